@@ -1,0 +1,1 @@
+"""The pure core: events in, actions out. No I/O, no clock, no global randomness, no logging."""

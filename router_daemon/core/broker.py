@@ -1,0 +1,310 @@
+"""The broker: events in, actions out, time as an argument.
+
+Rules:
+- `handle` and `on_timer` return every action in the order in which it is to be sent. They never wait, read no clock and
+  draw no randomness but what was injected, so a list of (event, now) replays a run.
+- `next_deadline` is the only thing the shell has to remember between two events.
+- `check` asserts the invariants; tests and the simulator call it after every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec import UNSET, Struct
+
+from router_daemon.core.actions import Action, Deliver, Piece
+from router_daemon.core.clients import Clients
+from router_daemon.core.counts import Counts
+from router_daemon.core.dispatch import Dispatcher
+from router_daemon.core.events import (
+    Ack,
+    Cancel,
+    Drain,
+    Event,
+    Feedback,
+    Gone,
+    Heartbeat,
+    Inbound,
+    Malformed,
+    Nack,
+    Part,
+    Ping,
+    Register,
+    Send,
+    Undelivered,
+    Unregister,
+    Update,
+)
+from router_daemon.core.membership import Claim, Membership
+from router_daemon.core.messages import Delivery, Message
+from router_daemon.core.ranking import Policy, RankingCache
+from router_daemon.core.registry import Backend, Registry
+from router_daemon.core.settings import Settings
+from router_daemon.core.settle import Settler
+from router_daemon.core.timers import Timers
+from router_daemon.core.types import Side
+
+HOUSEKEEPING_S: Final = 60.0
+
+
+class _Housekeeping(Struct, eq=False):
+    """The moment to forget what nobody came back for."""
+
+    bucket: dict[Any, None] | None = None
+
+
+class Broker:
+    """The whole of the daemon's behaviour.
+
+    Args:
+        settings: validated.
+        policy: how backends are scored and chosen.
+        timer: seconds, to time decisions; a constant in the simulator.
+        instance: prefix of every `message`, unique per process (at most 16 characters).
+        first_delivery_id: larger than any id used before under the same sockets.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        policy: Policy,
+        *,
+        timer: Callable[[], float],
+        instance: str,
+        first_delivery_id: int = 1,
+    ) -> None:
+        self.settings = settings
+        self.policy = policy
+        self.counts = Counts(settings.label_values)
+        self.registry = Registry(settings.profile, self.counts)
+        self.rankings = RankingCache(
+            self.registry,
+            policy,
+            self.counts,
+            ttl_s=settings.cache_ttl_s,
+            require_capability=settings.require_capability,
+        )
+        self._timers = Timers()
+        self._actions: list[Action] = []
+        emit = self._actions.append
+        self.dispatcher = Dispatcher(
+            settings, self.registry, self.rankings, policy, self._timers, self.counts, emit, timer, first_delivery_id
+        )
+        self._settler = Settler(self.dispatcher, self.counts, emit)
+        self._members = Membership(settings, self.registry, self.dispatcher, self._settler, self._timers, emit)
+        self._clients = Clients(settings, self.registry, self.dispatcher, self.counts, emit, instance)
+        self._housekeeping = _Housekeeping()
+        self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
+            Send: self._clients.send,
+            Ack: self._ack,
+            Nack: self._nack,
+            Part: self._part,
+            Cancel: self._clients.cancel,
+            Feedback: self._clients.feedback,
+            Ping: self._clients.ping,
+            Register: self._register,
+            Update: self._member(self._members.update),
+            Heartbeat: self._member(self._members.heartbeat),
+            Drain: self._member(self._members.drain),
+            Unregister: self._member(self._members.unregister),
+            Malformed: self._malformed,
+            Gone: self._gone,
+            Undelivered: self._undelivered,
+        }
+        self._due: dict[type[Any], Callable[[Any, float], None]] = {
+            Message: self._settler.message_due,
+            Delivery: self._delivery_due,
+            Backend: self._members.backend_due,
+            Claim: self._members.claim_due,
+            _Housekeeping: self._keep_house,
+        }
+
+    # --- what the shell calls ---
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take in one event and return what is to be sent."""
+        self._handlers[type(event)](event, now)
+        return self._take()
+
+    def on_timer(self, now: float) -> list[Action]:
+        """Do whatever is due and return what is to be sent."""
+        for item in self._timers.pop_due(now):
+            self._due[type(item)](item, now)
+        return self._take()
+
+    def next_deadline(self) -> float | None:
+        """Return when `on_timer` has something to do next; None while nothing is scheduled."""
+        return self._timers.next_due()
+
+    def start_drain(self) -> None:
+        """Refuse new SENDs from now on; what is open goes on."""
+        self._clients.draining = True
+
+    def stop(self, now: float) -> list[Action]:
+        """End every open message with `draining` and say BYE to every backend."""
+        self.start_drain()
+        for message in list(self.dispatcher.messages):
+            message.reason = "the daemon exits"
+            self.dispatcher.fail(message, "draining", now)
+        for backend in list(self.registry.by_name.values()):
+            self._members.bye(backend)
+            self._members.leave(backend, now)
+        return self._take()
+
+    def abandon(self, event: Event, now: float) -> list[Action]:
+        """After an exception in `handle`: end the message of a SEND with `internal`, so that it is not left open."""
+        self._actions.clear()
+        if isinstance(event, Send):
+            self._clients.abandon(event, now)
+        return self._take()
+
+    @property
+    def draining(self) -> bool:
+        """New SENDs are refused."""
+        return self._clients.draining
+
+    @property
+    def open_messages(self) -> int:
+        """How many messages have not had their last answer."""
+        return len(self.dispatcher.messages)
+
+    def check(self) -> None:
+        """Assert the invariants between all tables."""
+        self.registry.check()
+        self.dispatcher.waiting.check()
+        assert not self._actions
+        for message in self.dispatcher.messages:
+            assert not message.ended
+            assert message.out == sum(delivery.out for delivery in message.deliveries)
+            assert message.out > 0 or message.line is not None
+            assert message.bucket is not None
+            assert len(message.tried) <= message.heads
+            assert len(set(message.tried)) == len(message.tried)
+        self._clients.check()
+        for backend in self.registry.by_name.values():
+            assert backend.bucket is not None
+            assert all(d.open and d.backend is backend and d.id == key for key, d in backend.open.items())
+            assert all(not d.out or not d.message.ended for d in backend.open.values())
+            assert all(d.bucket is not None for d in backend.open.values() if d.message.ended)
+
+    def _take(self) -> list[Action]:
+        actions = self._actions.copy()
+        self._actions.clear()
+        return actions
+
+    # --- backends ---
+
+    def _register(self, event: Register, now: float) -> None:
+        self._members.register(event, now)
+
+    def _ack(self, event: Ack, now: float) -> None:
+        backend = self.registry.by_peer.get(event.peer)
+        if backend is None:
+            self._not_registered(event)
+            return
+        backend.last_seen = now
+        header = event.header
+        if header.queue is not UNSET:
+            backend.queue = header.queue
+        delivery = backend.open.get(header.id)
+        if delivery is None:
+            self.counts.stray_answers["unknown"] += 1
+            return
+        self._settler.acked(delivery, event.body, now)
+        if backend.draining:
+            self._members.end_drain(backend, now)
+
+    def _nack(self, event: Nack, now: float) -> None:
+        self._answered(event, now, lambda delivery: self._settler.nacked(delivery, event.header, now))
+
+    def _part(self, event: Part, now: float) -> None:
+        self._answered(event, now, lambda delivery: self._settler.part(delivery, event.body, now))
+
+    def _answered(self, event: Nack | Part, now: float, settle: Callable[[Delivery], None]) -> None:
+        backend = self.registry.by_peer.get(event.peer)
+        if backend is None:
+            self._not_registered(event)
+            return
+        backend.last_seen = now
+        delivery = backend.open.get(event.header.id)
+        if delivery is None:
+            self.counts.stray_answers["unknown"] += 1
+            return
+        settle(delivery)
+        self._members.end_drain(backend, now)
+
+    def _member(self, act: Callable[[Backend, Any, float], None]) -> Callable[[Any, float], None]:
+        """Return a handler for a command that only a registered backend may send."""
+
+        def handle(event: Inbound, now: float) -> None:
+            backend = self.registry.by_peer.get(event.peer)
+            if backend is None:
+                self._not_registered(event)
+            else:
+                backend.last_seen = now
+                act(backend, event, now)
+
+        return handle
+
+    def _not_registered(self, event: Inbound | Malformed) -> None:
+        self.counts.protocol_errors["not_registered"] += 1
+        self._members.error(event.peer, event.delimited, "not_registered", "REGISTER first")
+
+    def _delivery_due(self, delivery: Delivery, now: float) -> None:
+        self._settler.delivery_due(delivery, now)
+        self._members.end_drain(delivery.backend, now)
+
+    # --- faults of peers, news of the transport ---
+
+    def _malformed(self, event: Malformed, now: float) -> None:
+        self.counts.protocol_errors[event.code] += 1
+        if event.side is Side.CLIENT:
+            self._clients.malformed(event)
+            return
+        backend = self.registry.by_peer.get(event.peer)
+        if backend is None:
+            if event.verb == "REGISTER":
+                self._members.error(event.peer, event.delimited, event.code, event.detail)
+            else:
+                self._not_registered(event)
+            return
+        delivery = backend.open.get(event.id) if event.id is not None else None
+        self._members.error(
+            event.peer, event.delimited, event.code, event.detail, None if delivery is None else delivery.id
+        )
+        if delivery is not None:
+            self._settler.malformed(delivery, event.code, now)
+            self._members.end_drain(backend, now)
+
+    def _gone(self, event: Gone, now: float) -> None:
+        if event.side is Side.BACKEND:
+            self._members.gone(event.peer, now)
+            return
+        self._clients.gone(event.peer, now)
+
+    def _undelivered(self, event: Undelivered, now: float) -> None:
+        action = event.action
+        if isinstance(action, Deliver):
+            backend = self.registry.by_peer.get(action.peer)
+            delivery = backend.open.get(action.header.id) if backend is not None else None
+            if backend is not None and delivery is not None:
+                if not event.full:
+                    self._members.unreachable(backend, now)
+                self._settler.undelivered(delivery, now, full=event.full)
+                self._members.end_drain(backend, now)
+        elif action.side is Side.CLIENT:
+            self.counts.lost_answers["unread" if event.full else "gone"] += 1
+            if isinstance(action, Piece):
+                self._clients.piece_lost(action, now)
+
+    # --- housekeeping ---
+
+    def start(self, now: float) -> None:
+        """Schedule what recurs."""
+        self._timers.schedule(self._housekeeping, now + HOUSEKEEPING_S, now)
+
+    def _keep_house(self, item: _Housekeeping, now: float) -> None:
+        self.registry.forget(now)
+        self._timers.schedule(item, now + HOUSEKEEPING_S, now)

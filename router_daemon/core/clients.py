@@ -1,0 +1,177 @@
+"""The client side of the broker: who asks, what is admitted, what is refused before anybody is looked for.
+
+Rules:
+- Every SEND with a readable id ends in exactly one message with `last: true`: here where it is refused, in `dispatch`
+  where it is opened. A SEND with a taken id gets `duplicate_id` with `last: false`, whatever else is wrong with it.
+- A client exists from its first SEND until the transport says that its connection is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec import UNSET
+
+from router_daemon.core.actions import Action, Error, ErrorHeader, Piece, Pong, PongHeader
+from router_daemon.core.counts import UNKNOWN, CapabilityCounts, Counts
+from router_daemon.core.dispatch import Dispatcher
+from router_daemon.core.events import Cancel, Feedback, Inbound, Malformed, Ping, Send
+from router_daemon.core.messages import Client, Message
+from router_daemon.core.registry import Registry
+from router_daemon.core.settings import Settings
+from router_daemon.core.types import Peer
+from router_daemon.errors import RETRY
+
+FEATURES: Final = ["fanout", "single", "stream", "reply_all", "reply_none"]
+_CLIENT_FAULTS: Final = frozenset({"forbidden", "bad_frames", "bad_header"})
+_TAKEN: Final = "a message of this id is open"
+
+
+class Clients:
+    """The clients by connection; `instance` is the prefix of every `message`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        counts: Counts,
+        emit: Callable[[Action], None],
+        instance: str,
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._dispatcher = dispatcher
+        self._counts = counts
+        self._emit = emit
+        self._instance = instance
+        self._number = 0
+        self._uncounted = CapabilityCounts(UNKNOWN)
+        self._by_peer: dict[Peer, Client] = {}
+        self.draining = False
+
+    def send(self, event: Send, now: float) -> None:
+        """SEND: refuse it, or hand it to the dispatcher."""
+        request = event.header
+        client = self._by_peer.get(event.peer)
+        if client is None:
+            client = self._by_peer[event.peer] = Client(event.peer, {})
+        if request.id in client.open:
+            self._error(event, "duplicate_id", _TAKEN, request.id, last=False)
+            return
+        message = self._admit(event, client, now)
+        refusal = self._refusal(event, message)
+        if refusal is None:
+            self._dispatcher.submit(message, now)
+            return
+        code, detail = refusal
+        message.counts = self._counts.capability(
+            request.capability, offered=self._registry.was_offered(request.capability)
+        )
+        if code in _CLIENT_FAULTS:
+            self._counts.protocol_errors[code] += 1
+        self._dispatcher.refuse(message, code, detail)
+
+    def _admit(self, event: Send, client: Client, now: float) -> Message:
+        """Return the message, with what the configuration adds to what the client said."""
+        settings, request = self._settings, event.header
+        idempotent = request.idempotent
+        if idempotent is UNSET:
+            copies = settings.unsaid_idempotent == "copies"
+            reruns = copies or settings.unsaid_idempotent == "retries"
+        else:
+            copies = reruns = idempotent is True
+        ttl_ms = settings.default_ttl_ms if request.ttl_ms is UNSET else min(request.ttl_ms, settings.max_ttl_ms)
+        mode = settings.mode if request.mode is UNSET else request.mode
+        self._number += 1
+        return Message(
+            self._number,
+            f"{self._instance}{self._number:x}",
+            client,
+            event.delimited,
+            request,
+            event.body,
+            now,
+            now + ttl_ms / 1000.0,
+            settings.heads if request.heads is UNSET else min(request.heads, settings.heads),
+            request.reply == "all" or (copies and mode == "fanout"),
+            reruns,
+            self._uncounted,
+        )
+
+    def _refusal(self, event: Send, message: Message) -> tuple[str, str] | None:
+        """Return code and detail where the message may not be opened, whoever is there."""
+        request = event.header
+        if request.durable or request.policy is not UNSET or request.backend is not UNSET:
+            return "forbidden", "durable, policy and backend are not offered by this daemon"
+        if request.reply == "all":
+            if event.delimited:
+                return "bad_frames", "reply: all needs a peer that takes several answers (no empty delimiter)"
+            if request.mode == "single" or not message.reruns:
+                return "bad_header", "reply: all sends to several at once: not with single, nor with idempotent: false"
+        if self.draining:
+            return "draining", "the daemon is about to exit"
+        if len(self._dispatcher.messages) >= self._settings.open_messages:
+            return "overloaded", f"{self._settings.open_messages} messages are open, and no more are allowed"
+        return None
+
+    def cancel(self, event: Cancel, now: float) -> None:
+        """CANCEL: an open message ends; of any other nothing is said."""
+        message = self._open(event.peer, event.header.id)
+        if message is not None:
+            message.reason = "cancelled by the client"
+            self._dispatcher.fail(message, "cancelled", now)
+
+    def feedback(self, event: Feedback, now: float) -> None:
+        """FEEDBACK: accepted; nothing learns from it yet."""
+
+    def ping(self, event: Ping, now: float) -> None:  # noqa: ARG002 - one shape for all
+        """PING: what this daemon is."""
+        settings = self._settings
+        header = PongHeader(settings.version, FEATURES, settings.max_ttl_ms, settings.max_message_bytes, settings.heads)
+        self._emit(Pong(event.peer, event.delimited, header))
+
+    def gone(self, peer: Peer, now: float) -> None:
+        """The connection cannot be reached: what it waits for is cancelled."""
+        client = self._by_peer.pop(peer, None)
+        if client is not None:
+            for message in list(client.open.values()):
+                self._dispatcher.end(message, "client_gone", now)
+
+    def piece_lost(self, action: Piece, now: float) -> None:
+        """End a message whose stream would have a gap."""
+        message = self._open(action.peer, action.header.id)
+        if message is not None and message.name == action.header.message:
+            message.reason = "the client reads too slowly for this stream"
+            self._dispatcher.fail(message, "overloaded", now)
+
+    def malformed(self, event: Malformed) -> None:
+        """Answer frames that break the protocol; with a readable id that is the message's last answer."""
+        if event.id is not None and self._open(event.peer, event.id) is not None:
+            self._error(event, "duplicate_id", _TAKEN, event.id, last=False)
+        else:
+            self._error(event, event.code, event.detail, event.id, last=event.id is not None)
+
+    def abandon(self, event: Send, now: float) -> None:
+        """End a SEND that a fault of ours left in an unknown state."""
+        message = self._open(event.peer, event.header.id)
+        if message is None:
+            self._error(event, "internal", "a fault of the daemon", event.header.id, last=True)
+        else:
+            message.reason = "a fault of the daemon"
+            self._dispatcher.fail(message, "internal", now)
+
+    def check(self) -> None:
+        """Assert that the clients' tables and the dispatcher's agree."""
+        answered = [m for m in self._dispatcher.messages if m.request.reply != "none"]
+        assert all(message.client.open[message.request.id] is message for message in answered)
+        assert sum(len(client.open) for client in self._by_peer.values()) == len(answered)
+
+    def _open(self, peer: Peer, client_id: Any) -> Message | None:
+        client = self._by_peer.get(peer)
+        return None if client is None else client.open.get(client_id)
+
+    def _error(self, event: Inbound | Malformed, code: str, detail: str, client_id: Any, *, last: bool) -> None:
+        header = ErrorHeader(client_id, code, detail, retry=RETRY[code], last=last)
+        self._emit(Error(event.peer, event.delimited, header))

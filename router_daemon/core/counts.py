@@ -1,0 +1,133 @@
+"""What the core counts, for `metrics` to read. Plain integers and bucket arrays: a count costs an addition.
+
+Rules:
+- Series are found once (when a ranking is made, when a backend registers) and held, never looked up per message.
+- The number of series is bounded: a name beyond `label_values` is counted under `other`, a capability that no backend
+  ever offered under `unknown`. The bound is on live series: what is forgotten makes room.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import Final, TypeVar
+
+OTHER: Final = "other"
+UNKNOWN: Final = "unknown"
+
+SECONDS: Final = tuple(m * 10.0**e for e in range(-4, 2) for m in (1.0, 2.5, 5.0))
+"""100 us to 50 s: from a local call to a language model."""
+DECISION_SECONDS: Final = tuple(m * 1e-6 for m in (0.5, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 5000))
+HEADS: Final = (0.0, 1.0, 2.0, 3.0, 5.0)
+
+
+class Histogram:
+    """Counts per bucket (not cumulative; the last is +Inf) and the sum of what was observed."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class CapabilityCounts:
+    """The series of one capability label.
+
+    Attributes:
+        outcomes: how its messages ended: `answered`, `client_gone`, or an error code.
+        message_seconds: from reading the SEND to its last answer.
+        delivery_seconds: per group of the backend ("" for none), from sending to the ACK or first PART.
+    """
+
+    __slots__ = ("delivery_seconds", "label", "message_seconds", "outcomes")
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.outcomes: Counter[str] = Counter()
+        self.message_seconds = Histogram(SECONDS)
+        self.delivery_seconds: dict[str, Histogram] = {}
+
+
+class BackendCounts:
+    """The series of one backend label.
+
+    Attributes:
+        outcomes: how its deliveries ended: `acked`, `failed`, `busy`, `rejected`, `cancelled`, `timeout`, `lost`,
+            `malformed`, `undelivered`, `unanswered`.
+        failures: those that count against it, by cause.
+    """
+
+    __slots__ = ("failures", "label", "outcomes")
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.outcomes: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+
+
+_S = TypeVar("_S", CapabilityCounts, BackendCounts)
+
+
+class Counts:
+    """Everything that is counted, and the bounded tables of series."""
+
+    def __init__(self, label_values: int) -> None:
+        self._label_values = label_values
+        self.capabilities: dict[str, CapabilityCounts] = {}
+        self.backends: dict[str, BackendCounts] = {}
+        self.groups: set[str] = set()
+        self.decision_hit = Histogram(DECISION_SECONDS)
+        self.decision_miss = Histogram(DECISION_SECONDS)
+        self.heads = Histogram(HEADS)
+        self.protocol_errors: Counter[str] = Counter()
+        self.stray_answers: Counter[str] = Counter()
+        self.lost_answers: Counter[str] = Counter()
+        self.feedback_ignored = 0
+        self.label_overflow = 0
+
+    def capability(self, name: str, *, offered: bool) -> CapabilityCounts:
+        """Return the series for a capability, made where it is missing; `offered`: some backend has offered it."""
+        found = self.capabilities.get(name)
+        if found is not None:
+            return found
+        label = name if offered else UNKNOWN
+        return self._series(self.capabilities, label, CapabilityCounts)
+
+    def backend(self, name: str) -> BackendCounts:
+        """Return the series for a backend, made where it is missing."""
+        return self._series(self.backends, name, BackendCounts)
+
+    def group(self, name: str) -> str:
+        """Return the label for a group of backends; "" is a group like any other."""
+        if name in self.groups:
+            return name
+        if len(self.groups) < self._label_values:
+            self.groups.add(name)
+            return name
+        self.label_overflow += 1
+        return OTHER
+
+    def delivery_seconds(self, capability: CapabilityCounts, group: str) -> Histogram:
+        """Return the latency histogram for deliveries of that capability to that (already bounded) group."""
+        found = capability.delivery_seconds.get(group)
+        if found is None:
+            found = capability.delivery_seconds[group] = Histogram(SECONDS)
+        return found
+
+    def _series(self, table: dict[str, _S], label: str, make: type[_S]) -> _S:
+        found = table.get(label)
+        if found is not None:
+            return found
+        if label != UNKNOWN and len(table) - (OTHER in table) - (UNKNOWN in table) >= self._label_values:
+            self.label_overflow += 1
+            label = OTHER
+        if label not in table:
+            table[label] = make(label)
+        return table[label]

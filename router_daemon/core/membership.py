@@ -1,0 +1,200 @@
+"""Backends come, change, fall silent and leave.
+
+Rules:
+- A name belongs to one connection. Another connection gets it at once with the same `session` (the registration moves,
+  open deliveries stay), or where the holder's connection is gone; else it waits `CLAIM_S`, in which news of a
+  connection just closed may still arrive, and is then told `name_taken`.
+- A backend whose connection is gone is lost at once where it gave no session (nobody could answer for it any more),
+  else after three silent heartbeats like any other: until then it may come back with its session.
+- Whatever makes room (join, update, end of a pause, a move) serves the waiting room; whatever removes the last
+  backend for somebody who waits fails him at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec import UNSET, Struct
+
+from router_daemon.core.actions import (
+    Action,
+    BackendError,
+    Bye,
+    ErrorHeader,
+    HeartbeatReply,
+    Registered,
+    RegisteredHeader,
+)
+from router_daemon.core.dispatch import LOST_AFTER_HEARTBEATS, Dispatcher
+from router_daemon.core.events import Drain, EmptyHeader, Heartbeat, Register, Unregister, Update
+from router_daemon.core.registry import Backend, Registry
+from router_daemon.core.settings import Settings
+from router_daemon.core.settle import Settler
+from router_daemon.core.timers import Timers
+from router_daemon.core.types import Peer
+from router_daemon.errors import RETRY
+
+CLAIM_S: Final = 0.1
+
+
+class Claim(Struct, eq=False):
+    """A REGISTER for a name that another connection holds."""
+
+    event: Register
+    bucket: dict[Any, None] | None = None
+
+
+class Membership:
+    """The registration side of the broker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        settler: Settler,
+        timers: Timers,
+        emit: Callable[[Action], None],
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._dispatcher = dispatcher
+        self._settler = settler
+        self._timers = timers
+        self._emit = emit
+        self._claims: dict[str, Claim] = {}
+
+    # --- commands ---
+
+    def register(self, event: Register, now: float) -> None:
+        """REGISTER: a new name, the same again, one whose holder may be replaced, or a claim."""
+        info = event.header
+        own = self._registry.by_peer.get(event.peer)
+        holder = self._registry.by_name.get(info.name)
+        if own is not None and own.name != info.name:
+            self.error(event.peer, event.delimited, "bad_header", f"this connection is registered as {own.name!r}")
+        elif holder is None:
+            self._join(event, now)
+        elif holder is own:
+            holder.delimited = event.delimited
+            self._registry.replace(holder, info, now)
+            self._welcome(holder, now)
+        elif info.session is not UNSET and info.session == holder.info.session:
+            self._registry.move(holder, event.peer, event.delimited)
+            holder.connected = True
+            self._registry.replace(holder, info, now)
+            self._welcome(holder, now)
+        elif not holder.connected:
+            self.leave(holder, now)
+            self._join(event, now)
+        else:
+            self._claim(event, now)
+
+    def update(self, backend: Backend, event: Update, now: float) -> None:
+        """UPDATE: open deliveries go on; new and waiting messages see the new values."""
+        self._registry.revise(backend, event.header, now)
+        self._welcome(backend, now)
+
+    def heartbeat(self, backend: Backend, event: Heartbeat, now: float) -> None:  # noqa: ARG002 - one shape for all
+        """HEARTBEAT: answered by one."""
+        if event.header.queue is not UNSET:
+            backend.queue = event.header.queue
+        self._emit(HeartbeatReply(backend.peer, backend.delimited, EmptyHeader()))
+
+    def drain(self, backend: Backend, event: Drain, now: float) -> None:  # noqa: ARG002
+        """DRAIN: nothing new, and BYE once nothing is open."""
+        if not backend.draining:
+            self._registry.drain(backend, now)
+            self._dispatcher.give_up_hopeless(now)
+        self.end_drain(backend, now)
+
+    def unregister(self, backend: Backend, event: Unregister, now: float) -> None:  # noqa: ARG002
+        """UNREGISTER: leave now; what is open counts as lost."""
+        self.bye(backend)
+        self.leave(backend, now)
+
+    # --- what happens to backends ---
+
+    def end_drain(self, backend: Backend, now: float) -> None:
+        """Say BYE to a draining backend once its last delivery is settled."""
+        if backend.draining and not backend.open:
+            self.bye(backend)
+            self.leave(backend, now)
+
+    def bye(self, backend: Backend) -> None:
+        """Tell a backend that it is not registered any more."""
+        self._emit(Bye(backend.peer, backend.delimited, EmptyHeader()))
+
+    def leave(self, backend: Backend, now: float) -> None:
+        """Take a backend out; what is open there goes to other heads; a claim for its name is granted."""
+        self._timers.cancel(backend)
+        self._registry.remove(backend, now)
+        self._settler.lose(backend, now)
+        claim = self._claims.pop(backend.name, None)
+        if claim is not None:
+            self._timers.cancel(claim)
+            self.register(claim.event, now)
+
+    def gone(self, peer: Peer, now: float) -> None:
+        """The connection cannot be reached any more."""
+        backend = self._registry.by_peer.get(peer)
+        if backend is None:
+            return
+        self.unreachable(backend, now)
+        if backend.info.session is UNSET or backend.name in self._claims:
+            self.leave(backend, now)
+
+    def unreachable(self, backend: Backend, now: float) -> None:
+        """Send nothing to a backend until it comes back over another connection."""
+        backend.connected = False
+        backend.refresh(now)
+
+    def backend_due(self, backend: Backend, now: float) -> None:
+        """Look at a backend whose silence may have become too long, or whose pause ends."""
+        if now >= backend.last_seen + LOST_AFTER_HEARTBEATS * self._settings.heartbeat_s:
+            self.leave(backend, now)
+            return
+        backend.refresh(now)
+        self._dispatcher.watch(backend, now)
+        self._dispatcher.serve(backend, now)
+
+    def claim_due(self, claim: Claim, now: float) -> None:  # noqa: ARG002
+        """Nothing has freed the name in time."""
+        del self._claims[claim.event.header.name]
+        self._taken(claim.event)
+
+    def error(self, peer: Peer, delimited: bool, code: str, detail: str, delivery_id: int | None = None) -> None:
+        """Answer a backend's fault."""
+        header = ErrorHeader(delivery_id, code, detail, retry=RETRY[code])
+        self._emit(BackendError(peer, delimited, header))
+
+    # --- registering ---
+
+    def _join(self, event: Register, now: float) -> None:
+        if len(self._registry.by_name) >= self._settings.backends:
+            detail = f"{self._settings.backends} backends are registered, and no more are allowed"
+            self.error(event.peer, event.delimited, "overloaded", detail)
+            return
+        self._welcome(self._registry.add(event.peer, event.delimited, event.header, now), now)
+
+    def _welcome(self, backend: Backend, now: float) -> None:
+        header = RegisteredHeader(backend.name, round(self._settings.heartbeat_s * 1000))
+        self._emit(Registered(backend.peer, backend.delimited, header))
+        backend.last_seen = now
+        self._dispatcher.watch(backend, now)
+        self._dispatcher.give_up_hopeless(now)
+        self._dispatcher.serve(backend, now)
+
+    def _claim(self, event: Register, now: float) -> None:
+        earlier = self._claims.get(event.header.name)
+        if earlier is not None:
+            self._timers.cancel(earlier)
+            if earlier.event.peer != event.peer:
+                self._taken(earlier.event)
+        claim = self._claims[event.header.name] = Claim(event)
+        self._timers.schedule(claim, now + CLAIM_S, now)
+
+    def _taken(self, event: Register) -> None:
+        detail = f"{event.header.name!r} is registered over another connection"
+        self.error(event.peer, event.delimited, "name_taken", detail)

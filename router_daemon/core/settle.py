@@ -1,0 +1,258 @@
+"""What a backend's answer, its loss, or the clock does to a delivery and to the message behind it.
+
+Rules:
+- A delivery's outcome is counted exactly once: `blame` where the backend is at fault, `count` where it is not.
+- Latency ends at the ACK, of a stream at its first PART. A timed-out head was blamed and got a CANCEL, but keeps its
+  place and may still answer first.
+- With `reply` other than `all` the first head to send a PART is the answering one: the others are cancelled, and its
+  failure is the message's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Final
+
+from msgspec import UNSET
+
+from router_daemon.core.actions import Action, Error, ErrorHeader, Piece, PieceHeader, Reply, ReplyHeader
+from router_daemon.core.counts import Counts
+from router_daemon.core.dispatch import Dispatcher
+from router_daemon.core.events import NackHeader
+from router_daemon.core.messages import Delivery, Message
+from router_daemon.core.registry import Backend
+from router_daemon.core.types import Body
+
+FULL_PIPE_PAUSE_S: Final = 0.1
+REASON_CHARS: Final = 256
+
+
+class Settler:
+    """Settles deliveries and hands their messages back to the dispatcher."""
+
+    def __init__(self, dispatcher: Dispatcher, counts: Counts, emit: Callable[[Action], None]) -> None:
+        self._dispatcher = dispatcher
+        self._counts = counts
+        self._emit = emit
+
+    # --- what backends answer ---
+
+    def acked(self, delivery: Delivery, body: Body, now: float) -> None:
+        """Settle a delivery that succeeded; the first success answers."""
+        began = delivery.first_part_at
+        latency_s = (now if began is None else began) - delivery.sent_at
+        backend, message, dispatcher = delivery.backend, delivery.message, self._dispatcher
+        dispatcher.close(delivery)
+        if not delivery.counted:
+            delivery.counted = True
+            backend.profile.observe_success(latency_s)
+            self._counts.delivery_seconds(message.counts, backend.group_label).observe(latency_s)
+        if _may_answer(delivery):
+            self._answer(delivery, body, latency_s, now)
+        else:
+            self._counts.stray_answers["late"] += 1
+        if dispatcher.waiting.size:
+            dispatcher.serve(backend, now)
+
+    def nacked(self, delivery: Delivery, header: NackHeader, now: float) -> None:
+        """Settle a delivery that was refused or failed."""
+        backend, message, code = delivery.backend, delivery.message, header.code
+        self._dispatcher.close(delivery)
+        if code == "busy":
+            pause_s = backend.profile.latency_s if header.retry_after_ms is UNSET else header.retry_after_ms / 1000.0
+            self._dispatcher.pause(backend, pause_s, now)
+        if message.ended:
+            _count(delivery, "cancelled")
+        elif code == "failed":
+            _blame(delivery, "failed")
+        else:
+            _count(delivery, code)
+        message.rejected = message.rejected or code == "rejected"
+        reason = f"{code}: {header.reason[:REASON_CHARS]}" if header.reason else code
+        error = "rejected" if code == "rejected" else "failed"
+        self._head_failed(delivery, reason, now, code=error, begun=code != "busy")
+        self._dispatcher.serve(backend, now)
+
+    def part(self, delivery: Delivery, body: Body, now: float) -> None:
+        """Pass on a piece of a stream."""
+        if not _may_answer(delivery):
+            self._counts.stray_answers["late_part"] += 1
+            return
+        message, request = delivery.message, delivery.message.request
+        if delivery.first_part_at is None:
+            self._begin_stream(delivery, now)
+        seq = delivery.parts
+        delivery.parts += 1
+        if request.idle_ms is not UNSET:
+            delivery.limit_at, delivery.hard = now + request.idle_ms / 1000.0, True
+            self._dispatcher.arm(message, now)
+        if request.reply != "none" and not message.delimited:
+            header = PieceHeader(request.id, message.name, delivery.backend.info.name, delivery.head, seq)
+            self._emit(Piece(message.client.peer, message.delimited, header, body))
+
+    def malformed(self, delivery: Delivery, code: str, now: float) -> None:
+        """Settle a delivery whose answer breaks the protocol."""
+        self._dispatcher.close(delivery)
+        _blame(delivery, "malformed")
+        self._head_failed(delivery, f"malformed answer: {code}", now)
+        self._dispatcher.serve(delivery.backend, now)
+
+    def lose(self, backend: Backend, now: float) -> None:
+        """Settle every delivery open at a backend that has just left the registry."""
+        lost = list(backend.open.values())
+        for delivery in lost:
+            self._dispatcher.close(delivery)
+            if delivery.message.ended:
+                _count(delivery, "cancelled")
+            else:
+                _blame(delivery, "lost")
+        for delivery in lost:
+            self._head_failed(delivery, "lost", now)
+        self._dispatcher.give_up_hopeless(now)
+
+    def undelivered(self, delivery: Delivery, now: float, *, full: bool) -> None:
+        """Take back a delivery that never left the daemon; it counts for nothing."""
+        self._dispatcher.close(delivery)
+        _count(delivery, "undelivered")
+        if full:
+            self._dispatcher.pause(delivery.backend, FULL_PIPE_PAUSE_S, now)
+        delivery.unsent = True
+        self._head_failed(delivery, "could not be reached", now, begun=False)
+
+    # --- time ---
+
+    def message_due(self, message: Message, now: float) -> None:
+        """Look at a message whose moment has come: expire it, time heads out, or wait on."""
+        if now >= message.deadline:
+            self._expire(message, now)
+            return
+        for delivery in message.deliveries.copy():
+            if delivery.out and delivery.limit_at <= now:
+                self._head_due(delivery, now)
+        if not message.ended:
+            self._dispatcher.arm(message, now)
+
+    def delivery_due(self, delivery: Delivery, now: float) -> None:
+        """Free the place of a delivery that was not answered long after its message's deadline."""
+        self._dispatcher.close(delivery)
+        _count(delivery, "unanswered")
+        self._dispatcher.serve(delivery.backend, now)
+
+    def _head_due(self, delivery: Delivery, now: float) -> None:
+        message = delivery.message
+        if not delivery.hard and not self._dispatcher.has_alternative(message, now):
+            delivery.limit_at = inf
+            return
+        _blame(delivery, "timeout", now - delivery.sent_at)
+        self._dispatcher.cancel(delivery, now)
+        self._head_failed(delivery, "timed out", now)
+
+    def _expire(self, message: Message, now: float) -> None:
+        message.reason = "; ".join(filter(None, ("the time is up", message.reason)))
+        for delivery in message.deliveries:
+            if delivery.out:
+                _blame(delivery, "timeout", now - delivery.sent_at)
+        if message.request.reply != "all" or not message.out:
+            self._dispatcher.fail(message, "expired", now)
+            return
+        for delivery in message.deliveries:
+            if delivery.out:
+                delivery.out = False
+                message.out -= 1
+                self._head_error(delivery, "expired", "the time is up")
+        self._dispatcher.end(message, "answered" if message.answered else "expired", now)
+
+    # --- what it means for the message ---
+
+    def _begin_stream(self, delivery: Delivery, now: float) -> None:
+        message, dispatcher = delivery.message, self._dispatcher
+        delivery.first_part_at = now
+        delivery.limit_at = inf
+        if message.request.reply == "all":
+            return
+        message.answering = delivery
+        dispatcher.waiting.remove(message)
+        for other in message.deliveries:
+            if other is not delivery:
+                other.out = False
+                dispatcher.cancel(other, now)
+        delivery.out = True
+        message.out = 1
+
+    def _answer(self, delivery: Delivery, body: Body, latency_s: float, now: float) -> None:
+        message, request = delivery.message, delivery.message.request
+        message.answered = True
+        if delivery.out:
+            delivery.out = False
+            message.out -= 1
+        last = request.reply != "all" or message.out == 0
+        if request.reply != "none":
+            header = ReplyHeader(
+                request.id,
+                message.name,
+                delivery.backend.info.name,
+                delivery.head,
+                len(message.deliveries),
+                latency_s * 1000.0,
+                last,
+            )
+            self._emit(Reply(message.client.peer, message.delimited, header, body))
+        if last:
+            self._dispatcher.end(message, "answered", now)
+
+    def _head_failed(
+        self, delivery: Delivery, reason: str, now: float, *, code: str = "failed", begun: bool = True
+    ) -> None:
+        """Go on after a head has failed; one that had not begun counts for nothing."""
+        message = delivery.message
+        was_out, delivery.out = delivery.out, False
+        if message.ended or not was_out:
+            return
+        message.out -= 1
+        message.reason = f"{delivery.backend.name}: {reason}"
+        if begun:
+            message.spent = message.spent or not message.reruns
+        else:
+            message.tried.remove(delivery.backend.name)
+        if message.request.reply == "all":
+            self._head_error(delivery, code, message.reason)
+            if message.out == 0:
+                self._dispatcher.end(message, "answered" if message.answered else "failed", now)
+        elif message.answering is delivery:
+            self._dispatcher.fail(message, "failed", now)
+        elif message.out == 0:
+            self._dispatcher.try_next(message, now)
+
+    def _head_error(self, delivery: Delivery, code: str, detail: str) -> None:
+        message = delivery.message
+        header = ErrorHeader(
+            message.request.id,
+            code,
+            detail,
+            retry=code != "rejected" and message.retry(),
+            last=message.out == 0,
+            message=message.name,
+            backend=delivery.backend.name,
+            head=delivery.head,
+        )
+        self._emit(Error(message.client.peer, message.delimited, header))
+
+
+def _may_answer(delivery: Delivery) -> bool:
+    message = delivery.message
+    if message.ended or (message.answering is not None and message.answering is not delivery):
+        return False
+    return delivery.out or message.request.reply != "all"
+
+
+def _blame(delivery: Delivery, cause: str, full_length_s: float | None = None) -> None:
+    if not delivery.counted:
+        delivery.counted = True
+        delivery.backend.profile.observe_failure(cause, full_length_s)
+
+
+def _count(delivery: Delivery, outcome: str) -> None:
+    if not delivery.counted:
+        delivery.counted = True
+        delivery.backend.profile.count(outcome)

@@ -1,0 +1,98 @@
+"""Timer wheels: many deadlines, one wake-up, and nothing left behind by what ended early.
+
+Rules:
+- An item has at most one place in a wheel: the earliest moment somebody must look at it. Whoever looks decides what
+  is due and schedules it again.
+- Nothing fires early. A coarse wheel (50 ms) holds what is far away, a fine one (1 ms) what is near, so a deadline is
+  at most one tick late: a message ends by ttl + 50 ms, a hedge or an attempt timeout within a millisecond.
+- Scheduling and cancelling are one dictionary operation each, because every message does both.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import Any, Protocol
+
+COARSE_S = 0.050
+FINE_S = 0.001
+NEAR_S = 1.0
+
+
+class Timed(Protocol):
+    """Something with a place in a wheel; `bucket` is None while it has none."""
+
+    bucket: dict[Any, None] | None
+
+
+class Wheel:
+    """Buckets of one tick each, the ticks in a heap."""
+
+    __slots__ = ("_buckets", "_ticks", "tick_s")
+
+    def __init__(self, tick_s: float) -> None:
+        self.tick_s = tick_s
+        self._buckets: dict[int, dict[Any, None]] = {}
+        self._ticks: list[int] = []
+
+    def add(self, item: Timed, due: float) -> None:
+        """Put the item into the first tick that ends at or after `due`."""
+        tick = int(due / self.tick_s) + 1
+        bucket = self._buckets.get(tick)
+        if bucket is None:
+            bucket = self._buckets[tick] = {}
+            heappush(self._ticks, tick)
+        bucket[item] = None
+        item.bucket = bucket
+
+    def next_due(self) -> float | None:
+        """Return when the first tick with something in it ends, dropping empty ones on the way."""
+        ticks = self._ticks
+        while ticks:
+            if self._buckets[ticks[0]]:
+                return ticks[0] * self.tick_s
+            del self._buckets[heappop(ticks)]
+        return None
+
+    def pop_due(self, now: float, into: list[Any]) -> None:
+        """Move every item whose tick has ended into the list; they have no place afterwards."""
+        ticks = self._ticks
+        while ticks and ticks[0] * self.tick_s <= now:
+            for item in self._buckets.pop(heappop(ticks)):
+                item.bucket = None
+                into.append(item)
+
+
+class Timers:
+    """Both wheels behind one front."""
+
+    __slots__ = ("_coarse", "_fine")
+
+    def __init__(self) -> None:
+        self._coarse = Wheel(COARSE_S)
+        self._fine = Wheel(FINE_S)
+
+    def schedule(self, item: Timed, due: float, now: float) -> None:
+        """Give the item its one place, instead of the one it may have."""
+        if item.bucket is not None:
+            del item.bucket[item]
+        (self._fine if due - now < NEAR_S else self._coarse).add(item, due)
+
+    def cancel(self, item: Timed) -> None:
+        """Take the item out, where it is in."""
+        if item.bucket is not None:
+            del item.bucket[item]
+            item.bucket = None
+
+    def next_due(self) -> float | None:
+        """Return the next moment at which `pop_due` has something to return; None where there is none."""
+        coarse, fine = self._coarse.next_due(), self._fine.next_due()
+        if coarse is None or fine is None:
+            return fine if coarse is None else coarse
+        return min(coarse, fine)
+
+    def pop_due(self, now: float) -> list[Any]:
+        """Return what is due, in the order of its ticks; each item loses its place."""
+        due: list[Any] = []
+        self._fine.pop_due(now, due)
+        self._coarse.pop_due(now, due)
+        return due

@@ -1,0 +1,41 @@
+"""Policies by name: the one list that the configuration, the daemon and the lab choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+from typing import Final
+
+from router_daemon.core.ranking import Policy
+from router_daemon.core.settings import Settings
+from router_daemon.policies.baselines import CapabilityOnly, RoundRobin
+from router_daemon.policies.paper import Paper
+
+
+def _paper(settings: Settings, rng: Random) -> Policy:
+    return Paper("paper", settings.weights, settings.threshold, rng)
+
+
+def _paper_no_reliability(settings: Settings, rng: Random) -> Policy:
+    weights = replace(settings.weights, reliability=0.0)
+    return Paper("paper_no_reliability", weights, settings.threshold, rng)
+
+
+_MAKERS: Final[dict[str, Callable[[Settings, Random], Policy]]] = {
+    "paper": _paper,
+    "paper_no_reliability": _paper_no_reliability,
+    "round_robin": lambda _settings, _rng: RoundRobin(),
+    "capability_only": lambda _settings, rng: CapabilityOnly(rng),
+}
+
+NAMES: Final = tuple(_MAKERS)
+
+
+def make_policy(name: str, settings: Settings, rng: Random) -> Policy:
+    """Return the policy of that name.
+
+    Raises:
+        KeyError: there is none of that name; `config` has checked it before.
+    """
+    return _MAKERS[name](settings, rng)

@@ -1,0 +1,66 @@
+"""What the published rule is compared with: round robin and a uniform choice (cross-attention paper, Table I).
+
+Both take only what `require_capability` lets through. The paper's `rr` ignores capability: switch
+`require_capability` off for that. `cap-only` is uniform among the capable, whatever the switch says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
+from random import Random
+
+from router_daemon.core.ranking import MAX_ENTRIES, Candidate, Ranking
+from router_daemon.core.registry import Backend
+
+
+class RoundRobin:
+    """Each message of a capability starts one further along the list of candidates."""
+
+    name = "round_robin"
+    threshold = 0.0
+
+    def __init__(self) -> None:
+        self._turns: dict[str, int] = {}
+
+    def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:  # noqa: ARG002
+        """Return every backend with an equal score."""
+        share = 1.0 / max(1, len(backends))
+        return [Candidate(backend, share, {"turn": share}) for backend in backends]
+
+    def order(self, ranking: Ranking) -> Iterable[Candidate]:
+        """Try them from the next one on."""
+        candidates = ranking.candidates
+        if len(self._turns) >= MAX_ENTRIES:
+            self._turns.clear()
+        turn = self._turns[ranking.capability] = self._turns.get(ranking.capability, -1) + 1
+        start = turn % max(1, len(candidates))
+        return chain(islice(candidates, start, None), islice(candidates, start))
+
+
+class CapabilityOnly:
+    """Uniform among the capable."""
+
+    name = "capability_only"
+    threshold = 0.0
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+
+    def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:  # noqa: ARG002
+        """Return the capable with 1, the others with 0."""
+        able = [capability in backend.info.capabilities for backend in backends]
+        scored = [
+            Candidate(backend, float(yes), {"capability": float(yes)})
+            for backend, yes in zip(backends, able, strict=True)
+        ]
+        scored.sort(key=lambda candidate: candidate.score, reverse=True)
+        return scored
+
+    def order(self, ranking: Ranking) -> Iterable[Candidate]:
+        """Yield a random permutation, drawn only as far as it is asked for (Fisher and Yates)."""
+        pool = ranking.candidates.copy()
+        while pool:
+            index = self._rng.randrange(len(pool))
+            pool[index], pool[-1] = pool[-1], pool[index]
+            yield pool.pop()

@@ -1,0 +1,296 @@
+"""Frames <-> events and actions: CAR/1, its version and its limits. Pure.
+
+Rules:
+- Bytes from outside become an event or a `Malformed` event, never another exception (`_header` turns whatever the
+  codec raises into `ProtocolError`).
+- The types in `core.events` say what a header may hold; msgspec checks them in C. What they cannot say (an id is str,
+  int or bin; a binary embedding holds finite numbers; nesting) is checked here.
+- The body is never looked into: its frames are passed on as the transport gave them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from router_daemon.core import actions, events
+from router_daemon.core.actions import Action
+from router_daemon.core.events import Event, Malformed
+from router_daemon.core.types import ClientId, Side
+from router_daemon.errors import ProtocolError
+
+VERSION: Final = 1
+PREFIX: Final = b"CAR1."
+MAX_ID_BYTES: Final = 64
+MAX_NESTING: Final = 64
+MAX_DETAIL_CHARS: Final = 256
+
+_VERSIONED = re.compile(rb"CAR\d+\.")
+_NOT_CONTAINERS: Final = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
+
+
+class Limits(NamedTuple):
+    """What a message may be at most."""
+
+    body_frames: int = 64
+    header_bytes: int = 65_536
+    message_bytes: int = 16_777_216
+
+
+class _IdOnly(msgspec.Struct):
+    """What is read of a header that is wrong otherwise."""
+
+    id: Any
+
+
+class _Command(NamedTuple):
+    """How one verb is read."""
+
+    verb: str
+    event: Callable[..., Event]
+    decode: Callable[[Any], Any]
+    has_body: bool
+    check: Callable[[Any], None] | None
+
+
+def _check_request(request: events.Request) -> None:
+    _check_id(request.id)
+    if request.embedding is not msgspec.UNSET:
+        _check_embedding(request.embedding)
+
+
+def _check_key(header: events.CancelHeader | events.FeedbackHeader) -> None:
+    _check_id(header.id)
+
+
+def _check_profile(header: events.Registration | events.Revision) -> None:
+    if header.embedding is not msgspec.UNSET:
+        _check_embedding(header.embedding)
+
+
+def _check_id(value: object) -> None:
+    kind = type(value)
+    if kind is int:
+        return
+    if kind is str:
+        size = len(value.encode()) if len(value) * 4 > MAX_ID_BYTES else 0  # type: ignore[attr-defined,arg-type]
+    elif kind is bytes:
+        size = len(value)  # type: ignore[arg-type]
+    else:
+        raise ProtocolError("bad_header", f"id: expected str, int or bin, got {kind.__name__}")
+    if size > MAX_ID_BYTES:
+        raise ProtocolError("bad_header", f"id: at most {MAX_ID_BYTES} bytes, got {size}")
+
+
+def _check_embedding(value: list[float] | bytes) -> None:
+    if isinstance(value, bytes):
+        if len(value) % 4:
+            raise ProtocolError("bad_header", "embedding: a bin is little-endian float32, a multiple of 4 bytes")
+        if not np.isfinite(np.frombuffer(value, "<f4")).all():
+            raise ProtocolError("bad_header", "embedding: NaN or infinity")
+
+
+def _command(
+    verb: str,
+    event: Callable[..., Event],
+    header: type[msgspec.Struct],
+    *,
+    has_body: bool = False,
+    check: Callable[[Any], None] | None = None,
+) -> tuple[bytes, _Command]:
+    decode = msgspec.msgpack.Decoder(header).decode
+    return PREFIX + verb.encode(), _Command(verb, event, decode, has_body, check)
+
+
+_COMMANDS: Final[dict[Side, dict[bytes, _Command]]] = {
+    Side.CLIENT: dict(
+        (
+            _command("SEND", events.Send, events.Request, has_body=True, check=_check_request),
+            _command("CANCEL", events.Cancel, events.CancelHeader, check=_check_key),
+            _command("FEEDBACK", events.Feedback, events.FeedbackHeader, check=_check_key),
+            _command("PING", events.Ping, events.EmptyHeader),
+        )
+    ),
+    Side.BACKEND: dict(
+        (
+            _command("REGISTER", events.Register, events.Registration, check=_check_profile),
+            _command("UPDATE", events.Update, events.Revision, check=_check_profile),
+            _command("HEARTBEAT", events.Heartbeat, events.HeartbeatHeader),
+            _command("ACK", events.Ack, events.AckHeader, has_body=True),
+            _command("NACK", events.Nack, events.NackHeader),
+            _command("PART", events.Part, events.PartHeader, has_body=True),
+            _command("DRAIN", events.Drain, events.EmptyHeader),
+            _command("UNREGISTER", events.Unregister, events.EmptyHeader),
+        )
+    ),
+}
+
+_NAMES: Final[dict[type[Any], bytes]] = {
+    kind: PREFIX + verb
+    for kind, verb in (
+        (actions.Reply, b"REPLY"),
+        (actions.Piece, b"PART"),
+        (actions.Accept, b"ACCEPT"),
+        (actions.Error, b"ERROR"),
+        (actions.Pong, b"PONG"),
+        (actions.Registered, b"REGISTERED"),
+        (actions.Deliver, b"DELIVER"),
+        (actions.CancelDelivery, b"CANCEL"),
+        (actions.HeartbeatReply, b"HEARTBEAT"),
+        (actions.Bye, b"BYE"),
+        (actions.BackendError, b"ERROR"),
+    )
+}
+
+_NOT_FOR_DELIMITED: Final = frozenset({"CANCEL", "FEEDBACK"})
+_WITH_DELIVERY_ID: Final = frozenset({"ACK", "NACK", "PART"})
+
+_decode_id = msgspec.msgpack.Decoder(_IdOnly).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def encode(action: Action) -> list[Any]:
+    """Return the frames of an action, its peer first."""
+    if action.delimited:
+        return [action.peer, b"", _NAMES[type(action)], _encode(action.header), *action.body]
+    return [action.peer, _NAMES[type(action)], _encode(action.header), *action.body]
+
+
+class Decoder:
+    """Reads what one side sends, within the limits."""
+
+    def __init__(self, side: Side, limits: Limits) -> None:
+        self._side = side
+        self._limits = limits
+        self._commands = _COMMANDS[side]
+
+    def decode(self, frames: Sequence[Any]) -> Event:
+        """Return the event for one message: its peer, an empty delimiter or none, command, header, body frames."""
+        delimited = len(frames[1]) == 0
+        at = 2 if delimited else 1
+        command = self._commands.get(frames[at]) if len(frames) >= at + 2 else None
+        if command is None:
+            code, detail = _unreadable(frames, at)
+            return Malformed(self._side, frames[0], delimited, "", code, detail)
+        try:
+            self._check_size(frames, at + 2)
+            header = self._header(frames[at + 1], command)
+            if delimited and command.verb in _NOT_FOR_DELIMITED:
+                return self._malformed(frames, at, command, ProtocolError("bad_frames", "it has no answer"))
+        except ProtocolError as error:
+            return self._malformed(frames, at, command, error)
+        if command.has_body:
+            return command.event(frames[0], delimited, header, frames[at + 2 :])
+        return command.event(frames[0], delimited, header)
+
+    def _check_size(self, frames: Sequence[Any], body_at: int) -> None:
+        limits = self._limits
+        if len(frames) - body_at > limits.body_frames:
+            raise ProtocolError("too_large", f"at most {limits.body_frames} body frames")
+        if sum(map(len, frames)) - len(frames[0]) > limits.message_bytes:
+            raise ProtocolError("too_large", f"at most {limits.message_bytes} bytes in all")
+
+    def _header(self, frame: Any, command: _Command) -> Any:
+        if len(frame) > self._limits.header_bytes:
+            raise ProtocolError("too_large", f"at most {self._limits.header_bytes} bytes of header")
+        try:
+            header = command.decode(frame)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ProtocolError("bad_header", str(error)[:MAX_DETAIL_CHARS]) from None
+        if len(frame) > MAX_NESTING and _nests_too_deep(frame):
+            raise ProtocolError("bad_header", f"nested deeper than {MAX_NESTING}")
+        if command.check is not None:
+            command.check(header)
+        return header
+
+    def _malformed(self, frames: Sequence[Any], at: int, command: _Command, error: ProtocolError) -> Malformed:
+        found: Any = None
+        if command.verb == "SEND":
+            found = _readable_id(frames[at + 1])
+        elif command.verb in _WITH_DELIVERY_ID:
+            found = _readable_id(frames[at + 1])
+            found = found if type(found) is int else None
+        return Malformed(self._side, frames[0], at == 2, command.verb, error.code, error.detail, found)
+
+
+def _unreadable(frames: Sequence[Any], at: int) -> tuple[str, str]:
+    """Return code and detail for frames that hold no known command."""
+    if len(frames) < at + 2:
+        return "bad_frames", "a message is a command, a header, and body frames"
+    command = bytes(memoryview(frames[at])[:64])
+    if not command.isascii():
+        return "bad_frames", f"a command is ASCII, got {command!r}"
+    if _VERSIONED.match(command) and not command.startswith(PREFIX):
+        return "unsupported_version", f"this is CAR{VERSION}, got {command!r}"
+    return "unknown_command", f"got {command!r}"
+
+
+def _readable_id(frame: Any) -> ClientId | None:
+    """Return the id of a header that is one whole map with a legal id, whatever else is wrong with it."""
+    try:
+        found = _decode_id(frame).id
+        _check_id(found)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ProtocolError):
+        return None
+    return found  # type: ignore[no-any-return]
+
+
+def _nests_too_deep(header: Any) -> bool:
+    """Tell whether a well-formed header nests deeper than `MAX_NESTING`.
+
+    Only a header with more than `MAX_NESTING` bytes that could open a container can; most end there, for one pass in
+    C. The others are walked: typed keys nest at most four deep, so it is a key we skipped, or an innocent long value.
+    """
+    if len(bytes(header).translate(None, _NOT_CONTAINERS)) <= MAX_NESTING:
+        return False
+    return _depth(memoryview(header)) > MAX_NESTING
+
+
+def _depth(data: memoryview) -> int:
+    """Return how deep a well-formed MessagePack value nests; a scalar is 0 deep."""
+    left = [1]
+    deepest = at = 0
+    while left:
+        if left[-1] == 0:
+            left.pop()
+            continue
+        left[-1] -= 1
+        size, items = _step(data, at)
+        at += size
+        if items is not None:
+            left.append(items)
+            deepest = max(deepest, len(left) - 1)
+    return deepest
+
+
+_FIXED: Final = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9} | {
+    0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9, 0xD4: 3, 0xD5: 4, 0xD6: 6, 0xD7: 10, 0xD8: 18,
+}  # fmt: skip
+_SIZED: Final = {0xC4: (1, 2), 0xC5: (2, 3), 0xC6: (4, 5), 0xC7: (1, 3), 0xC8: (2, 4), 0xC9: (4, 6)} | {
+    0xD9: (1, 2), 0xDA: (2, 3), 0xDB: (4, 5),
+}  # fmt: skip
+_COUNTED: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
+
+
+def _step(data: memoryview, at: int) -> tuple[int, int | None]:
+    """Return how many bytes the token at that place takes, and of a container how many values follow (MessagePack)."""
+    tag = data[at]
+    if tag < 0x80 or tag >= 0xE0:
+        return 1, None
+    if tag < 0x90:
+        return 1, 2 * (tag & 0x0F)
+    if tag < 0xA0:
+        return 1, tag & 0x0F
+    if tag < 0xC0:
+        return 1 + (tag & 0x1F), None
+    if tag in _FIXED:
+        return _FIXED[tag], None
+    if tag in _SIZED:
+        width, head = _SIZED[tag]
+        return head + int.from_bytes(data[at + 1 : at + 1 + width], "big"), None
+    width, factor = _COUNTED[tag]
+    return 1 + width, factor * int.from_bytes(data[at + 1 : at + 1 + width], "big")

@@ -1,0 +1,18 @@
+"""`python -m demo_app`: the demo."""
+
+from __future__ import annotations
+
+import sys
+
+from demo_app import options
+
+
+def run() -> int:
+    chosen = options.parse(sys.argv[1:])
+    from demo_app import main  # noqa: PLC0415 - --help must work before anything is installed
+
+    return main.run(chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

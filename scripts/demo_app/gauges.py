@@ -1,0 +1,118 @@
+"""What the daemon says of itself: `/backends` and `/metrics` of its admin address, as numbers for the table.
+
+Rules:
+- Only public interfaces: the same JSON and the same Prometheus text that any operator gets.
+- A poll that fails leaves the last numbers as they are; whoever shows them sees how old they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+POLL_S: Final = 0.5
+TIMEOUT_S: Final = 2.0
+
+Buckets = dict[float, float]
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """One look at the daemon.
+
+    Attributes:
+        backends: name -> the entry of `/backends`.
+        messages: ended so far, of any outcome.
+        messages_per_s: since the look before.
+        hit_ratio: of the decision cache; None before the first decision.
+        decision_buckets: upper bound in seconds -> cumulated count, hits and misses together.
+    """
+
+    backends: dict[str, dict[str, Any]] = field(default_factory=dict)
+    messages: float = 0.0
+    messages_per_s: float = 0.0
+    hit_ratio: float | None = None
+    decision_buckets: Buckets = field(default_factory=dict)
+    read_at_s: float = 0.0
+
+    def decision_us(self, share: float) -> float | None:
+        """Return a quantile of the time that a routing decision took, over the whole run."""
+        seconds = bucket_quantile(self.decision_buckets, share)
+        return None if seconds is None else seconds * 1e6
+
+
+def bucket_quantile(buckets: Buckets, share: float) -> float | None:
+    """Return a quantile from cumulated bucket counts, linear inside a bucket; None for an empty histogram.
+
+    What lies beyond the last finite bound is reported as that bound, as Prometheus does.
+    """
+    bounds = sorted(buckets)
+    if not bounds or (total := buckets[bounds[-1]]) == 0:
+        return None
+    rank = share * total
+    lower_bound = lower_count = 0.0
+    for bound in bounds:
+        if buckets[bound] >= rank:
+            if bound == float("inf"):
+                return lower_bound
+            inside = buckets[bound] - lower_count
+            return lower_bound + (bound - lower_bound) * ((rank - lower_count) / inside if inside else 1.0)
+        lower_bound, lower_count = bound, buckets[bound]
+    return lower_bound
+
+
+def read_metrics(text: str, snapshot: Snapshot) -> None:
+    """Take what the table shows out of the exposition text."""
+    buckets: defaultdict[float, float] = defaultdict(float)
+    messages = 0.0
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "router_messages_total":
+                messages += sample.value
+            elif sample.name == "router_decision_cache_hit_ratio":
+                snapshot.hit_ratio = sample.value
+            elif sample.name == "router_decision_seconds_bucket":
+                buckets[float(sample.labels["le"])] += sample.value
+    snapshot.messages = messages
+    snapshot.decision_buckets = dict(buckets)
+
+
+class Gauges:
+    """Polls one daemon."""
+
+    def __init__(self, admin_address: str) -> None:
+        self._base = f"http://{admin_address}"
+        self.last = Snapshot()
+
+    async def poll(self, session: aiohttp.ClientSession) -> bool:
+        """Look once; returns False, and changes nothing, when the daemon does not answer."""
+        snapshot = Snapshot(hit_ratio=self.last.hit_ratio, read_at_s=time.monotonic())
+        try:
+            async with session.get(f"{self._base}/backends") as response:
+                listed = (await response.json())["backends"]
+            async with session.get(f"{self._base}/metrics") as response:
+                read_metrics(await response.text(), snapshot)
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError):
+            return False
+        snapshot.backends = {entry["name"]: entry for entry in listed}
+        elapsed_s = snapshot.read_at_s - self.last.read_at_s
+        snapshot.messages_per_s = (snapshot.messages - self.last.messages) / elapsed_s
+        self.last = snapshot
+        return True
+
+    async def follow(self) -> None:
+        """Look again and again, until cancelled."""
+        async with self.session() as session:
+            while True:
+                await self.poll(session)
+                await asyncio.sleep(POLL_S)
+
+    def session(self) -> aiohttp.ClientSession:
+        """Return a session for `poll`."""
+        return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))

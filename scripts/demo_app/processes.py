@@ -1,0 +1,181 @@
+"""The processes of the demo: one daemon and the backends, started, watched and ended by id.
+
+Rules:
+- Every child has a process group of its own (Ctrl-C is for the demo alone) and dies with the demo (`guard`).
+- Every child's output goes to a file in the demo's temporary directory; what it last said is shown when it fails.
+- Nothing that ends is started again: the demo shows what the daemon does about it.
+- Ending: backends first, so that they can say good-bye to the daemon; whoever does not end in time is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from demo_app.roster import ROSTER
+
+STOP_S: Final = 4.0
+HOME: Final = str(Path(__file__).resolve().parent.parent)
+"""Where the children find this package."""
+PORTS: Final = range(20_000, 32_000)
+"""Below the usual range of outgoing connections, which could take a port between the look and the daemon's bind."""
+
+CONFIG: Final = """\
+[frontend]
+bind = "tcp://127.0.0.1:{frontend}"
+
+[backend]
+bind = "tcp://127.0.0.1:{backend}"
+heartbeat_ms = 500
+
+[admin]
+bind = "127.0.0.1:{admin}"
+
+[routing]
+policy = "paper"
+mode = "fanout"
+unsaid_idempotent = "copies"
+
+[log]
+level = "info"
+format = "console"
+"""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return distinct ports of loopback that nobody listens on now: all are held until the last is found."""
+    with contextlib.ExitStack() as held:
+        found: list[int] = []
+        for port in random.sample(PORTS, len(PORTS)):
+            candidate = held.enter_context(socket.socket())
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                candidate.bind(("127.0.0.1", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise OSError("no free port on loopback")
+
+
+class Child:
+    """One process."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.name = name
+        self.process = process
+        self.pid = process.pid
+        self._log = log
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.process.returncode is None
+
+    def fate(self) -> str:
+        """Return how it ended, for a person."""
+        code = self.process.returncode
+        if code is None:
+            return "running"
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
+
+    def last_words(self, lines: int = 8) -> str:
+        """Return the end of what it printed."""
+        text = self._log.read_text(errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has ended."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+
+class Troupe:
+    """All children of one run; `directory` holds the configuration, the logs and the spool."""
+
+    def __init__(self, directory: Path, seed: int) -> None:
+        self._directory = directory
+        self._seed = seed
+        frontend, backend, admin = free_ports(3)
+        self.frontend = f"tcp://127.0.0.1:{frontend}"
+        self.admin = f"127.0.0.1:{admin}"
+        self.spool = directory / "findings.jsonl"
+        self._backend = f"tcp://127.0.0.1:{backend}"
+        self._config = directory / "router-daemon.toml"
+        self._config.write_text(CONFIG.format(frontend=frontend, backend=backend, admin=admin))
+        self.daemon: Child | None = None
+        self.backends: dict[str, Child] = {}
+
+    async def start_daemon(self) -> Child:
+        """Start the daemon, guarded."""
+        command = [sys.executable, "-m", "router_daemon", "run", "--config", str(self._config)]
+        self.daemon = await self._start(
+            "daemon", [sys.executable, "-m", "demo_app.guard", str(os.getpid()), "--", *command]
+        )
+        return self.daemon
+
+    async def start_backends(self, syslog_port: int) -> None:
+        """Start every backend of the roster."""
+        for spec in ROSTER:
+            command = [sys.executable, "-m", "demo_app.backends", "--name", spec.name]
+            command += ["--connect", self._backend, "--seed", str(self._seed), "--spool", str(self.spool)]
+            command += ["--syslog-port", str(syslog_port), "--parent", str(os.getpid())]
+            self.backends[spec.name] = await self._start(spec.name, command)
+
+    async def _start(self, name: str, command: list[str]) -> Child:
+        log = self._directory / f"{name}.log"
+        path = os.pathsep.join(filter(None, [HOME, os.environ.get("PYTHONPATH")]))
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=os.environ | {"PYTHONPATH": path},
+                start_new_session=True,
+            )
+        return Child(name, process, log)
+
+    async def watch(self, on_end: Callable[[Child], None]) -> None:
+        """Call `on_end` for each child that ends, until cancelled."""
+
+        async def wait_for(child: Child) -> None:
+            await child.process.wait()
+            on_end(child)
+
+        await asyncio.gather(*(wait_for(child) for child in self._all()))
+
+    def _all(self) -> list[Child]:
+        return [*self.backends.values(), *([self.daemon] if self.daemon else [])]
+
+    async def stop(self) -> None:
+        """End every child and wait for each."""
+        await _end(self.backends.values())
+        await _end([self.daemon] if self.daemon else [])
+
+    def kill(self) -> None:
+        """End every child at once, without waiting."""
+        for child in self._all():
+            child.signal(signal.SIGKILL)
+
+
+async def _end(children: Iterable[Child]) -> None:
+    ending = [child for child in children if child.running]
+    for child in ending:
+        child.signal(signal.SIGTERM)
+        child.signal(signal.SIGCONT)  # one that somebody stopped could not end otherwise
+    waits = [asyncio.create_task(child.process.wait()) for child in ending]
+    if waits and (await asyncio.wait(waits, timeout=STOP_S))[1]:
+        for child in ending:
+            child.signal(signal.SIGKILL)
+        await asyncio.wait(waits)

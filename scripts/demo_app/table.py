@@ -1,0 +1,151 @@
+"""The live table: who gets which messages, how each backend is doing, and what was found last.
+
+Rules:
+- Draws what `gauges`, `ledger` and `processes` hold at that moment; measures nothing.
+- The daemon's word decides about a backend, except that a process which ended is shown as such at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from demo_app.gauges import Snapshot
+from demo_app.ledger import Ledger
+from demo_app.processes import Child
+from demo_app.roster import ROSTER, Spec
+
+SHORT: Final = {
+    "data_processing": "processing",
+    "anomaly_detection": "anomalies",
+    "trend_analysis": "trends",
+    "alert_generation": "alerts",
+    "metric_aggregation": "aggregation",
+    "external_integration": "integration",
+}
+BAR_CELLS: Final = 10
+NO_VALUE: Final = "-"
+
+
+@dataclass(slots=True)
+class Scene:
+    """All that one drawing shows."""
+
+    title: str
+    elapsed_s: float
+    snapshot: Snapshot
+    ledger: Ledger
+    children: dict[str, Child]
+
+
+def deliveries(entry: dict[str, Any]) -> int:
+    """Return how many deliveries of a backend have ended, in whatever way."""
+    return sum(int(count) for count in entry.get("deliveries", {}).values())
+
+
+def number(value: float | None, unit: str, digits: int = 1) -> str:
+    return NO_VALUE if value is None else f"{value:,.{digits}f} {unit}"
+
+
+def state_of(entry: dict[str, Any] | None, child: Child | None) -> Text:
+    """Return the state of a backend: the process's end before the daemon's word, for it is known first."""
+    if child is not None and not child.running:
+        return Text(child.fate(), "bold red")
+    if entry is None:
+        return Text("starting", "yellow")
+    if entry.get("up"):
+        state = str(entry.get("state") or "up")
+        return Text("up", "green") if state in {"up", "active", "ready"} else Text(state, "yellow")
+    return Text("lost", "bold red")
+
+
+def vitals(scene: Scene) -> list[tuple[str, str]]:
+    """Return the numbers of the daemon and of the messages, by name."""
+    snapshot, ledger = scene.snapshot, scene.ledger
+    hits = None if snapshot.hit_ratio is None else snapshot.hit_ratio * 100
+    return [
+        ("elapsed", f"{scene.elapsed_s:.0f} s"),
+        ("messages", f"{ledger.sent:,} ({snapshot.messages_per_s:,.0f}/s)"),
+        ("cache hits", number(hits, "%")),
+        (
+            "decision p50 / p99",
+            f"{number(snapshot.decision_us(0.5), 'us')} / {number(snapshot.decision_us(0.99), 'us')}",
+        ),
+        ("end to end p50 / p99", f"{number(ledger.latency_ms(0.5), 'ms')} / {number(ledger.latency_ms(0.99), 'ms')}"),
+        ("errors", f"{ledger.errors.total():,}"),
+    ]
+
+
+def draw(scene: Scene) -> RenderableType:
+    """Return the whole picture."""
+    parts: list[RenderableType] = [_header(scene), _backends(scene)]
+    news = Text("\n".join(scene.ledger.news) or "nothing found yet", overflow="ellipsis", no_wrap=True)
+    parts.append(Panel(news, title="latest", title_align="left", border_style="dim"))
+    return Panel(
+        Group(*parts), title=f"[bold]router-daemon[/] on {escape(scene.title)}", border_style="cyan", padding=(0, 1)
+    )
+
+
+def _header(scene: Scene) -> Table:
+    grid = Table.grid(expand=True, padding=(0, 2))
+    named = vitals(scene)
+    for _ in named:
+        grid.add_column(justify="left")
+    grid.add_row(*(Text(name, "dim") for name, _ in named))
+    grid.add_row(*(Text(value, "bold") for _, value in named))
+    return grid
+
+
+def _backends(scene: Scene) -> Table:
+    table = Table(expand=True, border_style="dim", header_style="bold", padding=(0, 1))
+    table.add_column("backend", style="cyan", no_wrap=True)
+    table.add_column("pid", justify="right", style="dim", no_wrap=True)
+    table.add_column("can do", ratio=1)
+    table.add_column("state", no_wrap=True)
+    table.add_column("deliveries", no_wrap=True, min_width=BAR_CELLS + 7)
+    table.add_column("first", justify="right", no_wrap=True)
+    table.add_column("EWMA ms", justify="right", no_wrap=True)
+    table.add_column("success", justify="right", no_wrap=True)
+    table.add_column("open", justify="right", no_wrap=True)
+    total = sum(deliveries(entry) for entry in scene.snapshot.backends.values())
+    for spec in ROSTER:
+        table.add_row(*_row(spec, scene, total))
+    return table
+
+
+def _row(spec: Spec, scene: Scene, total: int) -> list[RenderableType]:
+    entry = scene.snapshot.backends.get(spec.name)
+    child = scene.children.get(spec.name)
+    known = entry or {}
+    share = deliveries(known) / total if total else 0.0
+    answered = scene.ledger.answers_of[spec.name] / (scene.ledger.answered or 1)
+    latency_ms, success = known.get("latency_ms"), known.get("success_ratio")
+    return [
+        spec.name,
+        str(child.pid) if child else NO_VALUE,
+        ", ".join(SHORT[capability] for capability in spec.work),
+        state_of(entry, child),
+        _bar(share),
+        f"{answered:.1%}",
+        NO_VALUE if latency_ms is None else f"{latency_ms:.1f}",
+        NO_VALUE if success is None else Text(f"{success:.1%}", "yellow" if success < 0.9 else ""),
+        str(known.get("in_flight", NO_VALUE)),
+    ]
+
+
+def _bar(share: float) -> Text:
+    cells = min(BAR_CELLS, round(share * BAR_CELLS * 3))  # a third of all deliveries fills it: twelve share them
+    return Text.assemble(("█" * cells, "blue"), ("·" * (BAR_CELLS - cells), "dim"), f" {share:5.1%}")
+
+
+def progress_line(scene: Scene) -> str:
+    """Return the same in one line, for where there is no terminal."""
+    up = sum(1 for child in scene.children.values() if child.running)
+    numbers = ", ".join(f"{name} {value}" for name, value in vitals(scene)[1:])
+    return f"{scene.elapsed_s:4.0f} s  {up} of {len(ROSTER)} backends run, {numbers}"
