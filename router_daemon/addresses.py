@@ -14,10 +14,8 @@ from typing import Final
 IPC_PATH_BYTES: Final = 107
 """What a Unix domain socket's path may be on Linux (sun_path, less its closing zero)."""
 
-ENDPOINT_RULE: Final = (
-    f"must be tcp://HOST:PORT (port 0: any free one) or ipc://PATH (1 to {IPC_PATH_BYTES} bytes)"
-)
-HOST_PORT_RULE: Final = 'must be HOST:PORT, or "" to switch it off'
+ENDPOINT_RULE: Final = f"tcp://HOST:PORT (port 0: any free one) or ipc://PATH (1 to {IPC_PATH_BYTES} bytes)"
+HOST_PORT_RULE: Final = 'HOST:PORT, or "" to switch it off'
 
 _HOST_PORT: Final = re.compile(r"(?P<host>\*|\[[^\]\s]+\]|[^\s\[\]/:;*@]+):(?P<port>\d{1,5}|\*)")
 _ANY: Final = frozenset({"*", "0.0.0.0", "[::]"})  # noqa: S104 - compared with, never bound to
@@ -50,10 +48,10 @@ def check_endpoint(text: str) -> str:
             split_host_port(rest)
             return text
     except ValueError:
-        raise ValueError(ENDPOINT_RULE) from None
+        raise ValueError(f"must be {ENDPOINT_RULE}") from None
     if separator and scheme == "ipc" and 1 <= len(rest.encode(errors="replace")) <= IPC_PATH_BYTES and "\0" not in rest:
         return text
-    raise ValueError(ENDPOINT_RULE)
+    raise ValueError(f"must be {ENDPOINT_RULE}")
 
 
 def check_host_port(text: str) -> str:
@@ -68,7 +66,7 @@ def check_host_port(text: str) -> str:
             if "*" in (host, port):
                 raise ValueError  # noqa: TRY301 - ZeroMQ's own way to say "any"
     except ValueError:
-        raise ValueError(HOST_PORT_RULE) from None
+        raise ValueError(f"must be {HOST_PORT_RULE}") from None
     return text
 
 

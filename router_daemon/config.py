@@ -1,310 +1,39 @@
 """The configuration: one frozen, typed object, and how it comes to be (`load_config`).
 
 Rules:
-- Every field says what it means, in which unit, and why its default is what it is; `config/schema.json` and
-  `config/router-daemon.toml` are written from these texts (`python -m router_daemon.config schema`, `... toml`).
-- No value is coerced: `"2"` is no number and `true` no integer; an integer does where a number is asked.
 - What must hold between fields is in `_broken_relations`; it holds for every `Config`, however it was made.
+- A wrong configuration is refused as a whole, with all its faults at once.
 - Nothing of the daemon is imported here: the daemon translates a `Config` into what its rooms need.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from router_daemon import addresses
-from router_daemon.config_faults import Broken, Unrelated, field_faults, relation_faults
-from router_daemon.config_sources import Fault, Flag, read_sources
+from router_daemon.config_faults import Broken, Unrelated, field_faults, relation_faults, without_faulty
+from router_daemon.config_sections import (
+    AdminSection,
+    BackendSection,
+    FrontendSection,
+    LimitsSection,
+    LogSection,
+    ProfileSection,
+    RoutingSection,
+    Section,
+    WeightsSection,
+)
+from router_daemon.config_sources import Flag, read_sources
 from router_daemon.config_text import commented_default
 from router_daemon.errors import ConfigError
-
-DAY_MS = 86_400_000
-TIB = 1 << 40
-
-
-def _endpoints(value: Any) -> tuple[str, ...]:
-    """Return one address or a list of them as a tuple, each checked."""
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{addresses.ENDPOINT_RULE}, one or a list of them")
-    return tuple(addresses.check_endpoint(text) for text in texts)
-
-
-_ENDPOINT_SCHEMA = {"type": "string", "pattern": "^(tcp|ipc)://.+$"}
-Endpoints = Annotated[
-    tuple[str, ...],
-    BeforeValidator(_endpoints),
-    WithJsonSchema({"anyOf": [_ENDPOINT_SCHEMA, {"type": "array", "items": _ENDPOINT_SCHEMA, "minItems": 1}]}),
-]
-HostPort = Annotated[str, AfterValidator(addresses.check_host_port)]
-Alpha = Annotated[float, Field(gt=0, le=1)]
-Weight = Annotated[float, Field(ge=0, le=1000)]
-Bytes = Annotated[int, Field(ge=256, le=TIB)]
-
-
-class Section(BaseModel):
-    """What all sections have in common."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class FrontendSection(Section):
-    """Where clients connect."""
-
-    bind: Endpoints = Field(
-        ("tcp://127.0.0.1:5570",),
-        description="Address, or list of addresses, that clients connect to: tcp://HOST:PORT or ipc://PATH. The default "
-        "is reachable from this machine only, because the protocol has no password.",
-    )
-
-
-class BackendSection(Section):
-    """Where backends connect, and how soon a silent one is given up."""
-
-    bind: Endpoints = Field(
-        ("tcp://127.0.0.1:5571",),
-        description="Address, or list of addresses, that backends connect to. A port of its own, so that a firewall can "
-        "keep clients from posing as backends; the default is reachable from this machine only.",
-    )
-    heartbeat_ms: int = Field(
-        1000,
-        ge=10,
-        le=3_600_000,
-        description="Backends say that they live at least this often, in milliseconds; silent for three of them, one is "
-        "lost and its messages go elsewhere. The default notices a loss within 3 s and costs a thousand backends "
-        "a thousand small messages a second.",
-    )
-
-
-class AdminSection(Section):
-    """The HTTP room for people and monitoring: /metrics, /livez, /readyz, /backends, /explain."""
-
-    bind: HostPort = Field(
-        "127.0.0.1:9575",
-        description='HOST:PORT of the HTTP server, or "" for none. It tells everything to whoever asks, hence loopback by '
-        "default; bind it wider only where Prometheus needs it and a firewall stands before it.",
-    )
-
-
-class RoutingSection(Section):
-    """How a message finds its backends."""
-
-    policy: Literal["paper", "round_robin", "capability_only", "paper_no_reliability"] = Field(
-        "paper",
-        description="How backends are scored. paper: the published cross-attention rule; paper_no_reliability: the same "
-        "without its reliability term; round_robin: in turn; capability_only: any capable one, by chance.",
-    )
-    mode: Literal["fanout", "single"] = Field(
-        "fanout",
-        description="For messages that do not say: fanout sends to all heads at once and takes the first success (as "
-        "published); single sends to the best and goes on to the next one when it fails, at a third of the work.",
-    )
-    heads: int = Field(
-        3,
-        ge=1,
-        le=3,
-        description="The most backends that may get one message, at once or one after the other; a message may ask for "
-        "fewer. Published: 3.",
-    )
-    threshold: float = Field(
-        0.3,
-        ge=0,
-        le=1000,
-        description="A backend must score more than this to be a head. Published: 0.3, which by itself lets most backends "
-        "without the capability through: see require_capability.",
-    )
-    cache_ttl_s: float = Field(
-        30.0,
-        ge=0,
-        le=86_400,
-        description="For how long, in seconds, a ranking of backends serves further messages of the same capability and "
-        "priority; 0 ranks anew for each. A backend that joins, leaves, drains or changes capabilities ends it sooner. "
-        "Published: 30.",
-    )
-    require_capability: bool = Field(
-        True,
-        description="Only backends that offer the capability may get a message. false: the published soft rule, where "
-        "capability is one term of the score and a fast backend without it can win.",
-    )
-    unsaid_idempotent: Literal["copies", "retries", "never"] = Field(
-        "copies",
-        description="What may happen to a message that does not say whether it is idempotent. copies: it may run on several "
-        "backends at once (needed for fanout); retries: a second time only after a failure, a loss or a timeout; never: "
-        "at most once.",
-    )
-    attempt_timeout_ms: int | None = Field(
-        None,
-        ge=1,
-        le=DAY_MS,
-        description="How long, in milliseconds, one head has before the next is tried, in single mode. Absent: half of the "
-        "time the message has left, so that a second head can still finish; the last permitted head gets all of it.",
-    )
-    default_ttl_ms: int = Field(
-        30_000,
-        ge=1,
-        le=DAY_MS,
-        description="How long, in milliseconds, a message that does not say may take in all before it ends as expired. The "
-        "default outlasts a slow language model, and a client notices a lost answer within half a minute.",
-    )
-    max_ttl_ms: int = Field(
-        300_000,
-        ge=1,
-        le=DAY_MS,
-        description="A longer time to live is lowered to this, in milliseconds: it bounds how long a message can hold memory "
-        "and a place at a backend.",
-    )
-    seed: int | None = Field(
-        None,
-        ge=0,
-        le=2**63 - 1,
-        description="Of the random choices (ties, capability_only), to repeat a run. Absent: random, and written to the log.",
-    )
-
-
-class WeightsSection(Section):
-    """Of the score's terms, in the policies paper and paper_no_reliability; the defaults are the published ones."""
-
-    capability: Weight = Field(0.4, description="Of offering the capability: 1 or 0.")
-    performance: Weight = Field(0.3, description="Of speed: 1 / (1 + the backend's mean latency in milliseconds).")
-    reliability: Weight = Field(0.2, description="Of the share of deliveries that succeeded lately.")
-    priority: Weight = Field(
-        0.1,
-        description="Of the message's priority: priority / 4. The same for all backends, so it moves the score against the "
-        "threshold and never the order.",
-    )
-
-
-class ProfileSection(Section):
-    """How measurements of a backend enter its profile, and what stands there before the first one."""
-
-    latency_alpha: Alpha = Field(
-        0.1,
-        description="Weight of a new latency in the moving average. Published: 0.1, about the last 20 deliveries.",
-    )
-    success_alpha: Alpha = Field(
-        0.05,
-        description="Weight of a new outcome in the success ratio. Published: 0.05, about the last 40 deliveries.",
-    )
-    initial_latency_ms: float = Field(
-        1.0,
-        gt=0,
-        le=DAY_MS,
-        description="Latency, in milliseconds, that a new backend is assumed to have. Low, so that it is tried and measured.",
-    )
-    initial_success: float = Field(
-        0.9,
-        ge=0,
-        le=1,
-        description="Success ratio that a new backend is assumed to have: below that of one known to be good, above that of "
-        "one known to fail.",
-    )
-
-
-class LimitsSection(Section):
-    """What the daemon takes before it refuses, and how it works through it. All memory is bounded by these."""
-
-    max_message_bytes: Bytes = Field(
-        16_777_216,
-        description="The largest message, all frames together, in bytes; larger: too_large. The memory that libzmq may use "
-        "grows with it: peers x high_water_mark x message size.",
-    )
-    max_header_bytes: Bytes = Field(
-        65_536,
-        description="The largest header, in bytes; larger: too_large. Room for an embedding of 16,000 numbers.",
-    )
-    max_body_frames: int = Field(
-        64, ge=1, le=65_536, description="The most body frames of a message; more: too_large. Each costs the daemon a call."
-    )
-    queue_messages: int = Field(
-        10_000,
-        ge=0,
-        le=100_000_000,
-        description="The most messages that wait for a place where all capable backends are full; more: overloaded. 0: none "
-        "waits. The default is about a second of work for a busy daemon; longer queues only make answers late.",
-    )
-    queue_bytes: int = Field(
-        268_435_456,
-        ge=0,
-        le=TIB,
-        description="The most bytes of waiting messages; more: overloaded. Keeps few large messages from taking the memory "
-        "that many small ones would not.",
-    )
-    open_messages: int = Field(
-        100_000,
-        ge=1,
-        le=100_000_000,
-        description="The most messages without a final answer; more: overloaded. Each costs about a kilobyte and its body.",
-    )
-    client_unread_bytes: Bytes = Field(
-        33_554_432,
-        description="What one client may leave unread, in bytes; further answers to it are dropped and counted. Room for two "
-        "messages of the largest size.",
-    )
-    backend_unread_bytes: Bytes = Field(
-        67_108_864,
-        description="What one backend may leave unread, in bytes, before it counts as full. Room for four messages of the "
-        "largest size, so that prefetch works with them.",
-    )
-    backends: int = Field(
-        10_000,
-        ge=1,
-        le=1_000_000,
-        description="The most registered backends; a further one is refused. Ranking all of them takes about 10 ms for the "
-        "default number.",
-    )
-    high_water_mark: int = Field(
-        32,
-        ge=1,
-        le=1_000_000,
-        description="The most messages that libzmq itself holds for one peer in each direction. Small, because it cannot be "
-        "told their size; what does not fit waits in the daemon, where it is counted.",
-    )
-    batch_messages: int = Field(
-        256,
-        ge=1,
-        le=65_536,
-        description="After this many received messages the daemon handles and sends before it receives more: larger batches "
-        "save calls, smaller ones answer sooner.",
-    )
-    batch_ms: float = Field(
-        5.0,
-        gt=0,
-        le=1000,
-        description="A batch also ends after this long, in milliseconds, so that timers and HTTP get their turn.",
-    )
-    label_values: int = Field(
-        200,
-        ge=1,
-        le=100_000,
-        description="The most capabilities, and the most backends, that have series of their own in /metrics; the rest are "
-        "counted as `other`. Bounds the page and what Prometheus stores.",
-    )
-    drain_timeout_s: float = Field(
-        10.0,
-        ge=0,
-        le=3600,
-        description="How long, in seconds, open messages may finish after SIGTERM before they end as draining. The default is "
-        "below the 30 s after which Kubernetes kills, and the 90 s of systemd.",
-    )
-
-
-class LogSection(Section):
-    """What the daemon says on stderr."""
-
-    level: Literal["debug", "info", "warning", "error", "critical"] = Field(
-        "info",
-        description="The least important lines to write. info: joins, losses, the life of the daemon, nothing per message.",
-    )
-    format: Literal["auto", "json", "console"] = Field(
-        "auto", description="auto: console where stderr is a terminal, else json (one object per line)."
-    )
 
 
 class Config(Section):
@@ -343,29 +72,27 @@ def value_of(config: Config, key: str) -> Any:
 
 def _broken_relations(config: Config) -> list[Broken]:
     """Return every relation between fields that does not hold."""
-    broken = [
-        Broken((low, high), f"must be at most {high}")
-        for low, high in _AT_MOST
-        if value_of(config, low) > value_of(config, high)
-    ]
-    weights = tuple(f"weights.{name}" for name in WeightsSection.model_fields)
-    if not any(value_of(config, key) for key in weights):
+    broken = []
+    for low, high in _AT_MOST:
+        small, large = value_of(config, low), value_of(config, high)
+        if small > large:
+            broken.append(Broken(((low, small),), "must be at most", (high, large)))
+    weights = tuple((f"weights.{name}", value) for name, value in config.weights)
+    if not any(value for _, value in weights):
         broken.append(Broken(weights, "one at least must be above 0"))
     return broken + _clashes(config)
 
 
 def _clashes(config: Config) -> list[Broken]:
     """Return each pair of addresses of which only one could be bound."""
-    binds = [("frontend.bind", bind) for bind in config.frontend.bind]
-    binds += [("backend.bind", bind) for bind in config.backend.bind]
+    binds = [("frontend.bind", bind) for bind in config.frontend.addresses]
+    binds += [("backend.bind", bind) for bind in config.backend.addresses]
     binds += [("admin.bind", config.admin.bind)] if config.admin.bind else []
-    broken = []
-    for index, (key, bind) in enumerate(binds):
-        for other_key, other in binds[:index]:
-            if addresses.clash(bind, other):
-                keys = tuple(dict.fromkeys((other_key, key)))
-                broken.append(Broken(keys, f"{other} and {bind} cannot both be bound"))
-    return broken
+    return [
+        Broken(pair, "cannot both be bound")
+        for pair in itertools.combinations(binds, 2)
+        if addresses.clash(pair[0][1], pair[1][1])
+    ]
 
 
 def load_config(
@@ -384,12 +111,35 @@ def load_config(
     """
     sources = read_sources(path, environ, overrides, flags)
     tree = sources.tree()
-    faults = list(sources.faults)
+    config, errors = _validate(tree)
+    faults = sources.faults + field_faults(errors, Config, sources)
+    if not any(fault.origin.rank == 0 for fault in sources.faults):  # an unread file may set what is compared
+        faults += relation_faults(_validate(without_faulty(tree, errors))[1], errors, sources)
+    if config is None or faults:
+        raise ConfigError("\n".join(map(str, sorted(set(faults)))))
+    return config
+
+
+def _validate(tree: dict[str, Any]) -> tuple[Config | None, list[ErrorDetails]]:
     try:
-        return _checked(Config.model_validate(tree), faults)
+        return Config.model_validate(tree), []
     except ValidationError as error:
-        faults += field_faults(error, Config, sources)
-        relations = _relations_beside(error, tree)
-    if not sources.faults:
-        faults += relation_faults(relations, sources, Config())
-    raise _config_error(faults)
+        return None, error.errors(include_url=False)
+
+
+def schema_text() -> str:
+    """Return the JSON schema of the file, as `config/schema.json` has it."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema()
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write `config/schema.json` or `config/router-daemon.toml` to stdout: `python -m router_daemon.config [toml]`."""
+    texts: dict[str, Callable[[], str]] = {"schema": schema_text, "toml": lambda: commented_default(Config())}
+    (wanted,) = arguments or ["schema"]
+    sys.stdout.write(texts[wanted]())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -79,17 +79,17 @@ class Sources:
     def origin(self, path: KeyPath) -> Origin | None:
         """Return where the value in force at `path` was made: there exactly, else in or around it; None: a default."""
         exact = [given.origin for given in self.given if given.path == path]
-        related = [given.origin for given in self.given if _related(given.path, path)]
-        return (exact or related or [None])[-1]
+        found = exact or [given.origin for given in self.given if _related(given.path, path)]
+        return found[-1] if found else None
 
-    def origins(self, path: KeyPath) -> list[Origin]:
-        """Return every place that made `path` or something in it, a table of the file as the line that opens it."""
-        found = [
-            self.file_lines.get(path, given.origin) if given.origin.rank == 0 else given.origin
-            for given in self.given
-            if given.path[: len(path)] == path
-        ]
-        return list(dict.fromkeys(found))
+    def made(self, path: KeyPath) -> list[Given]:
+        """Return each way in which `path` came to be: given itself, or (the value is `{}`) by something inside it."""
+        found: dict[Origin, Given] = {}
+        for given in self.given:
+            if given.path[: len(path)] == path:
+                origin = self.file_lines[path] if given.origin.rank == 0 else given.origin
+                found.setdefault(origin, Given(path, given.value if given.path == path else {}, origin))
+        return list(found.values())
 
 
 def read_sources(
@@ -109,13 +109,14 @@ def read_sources(
 
 def _put(tree: dict[str, Any], path: KeyPath, value: Any) -> None:
     """Set one setting; below something that is no table it has no effect (that something is the fault)."""
+    table: Any = tree
     for part in path[:-1]:
-        tree = tree.setdefault(part, {})
-        if not isinstance(tree, dict):
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
             return
-    if value == {} and isinstance(tree.get(path[-1]), dict):
-        return
-    tree[path[-1]] = dict(value) if value == {} else value
+    is_empty_table = value == {}
+    if not (is_empty_table and isinstance(table.get(path[-1]), dict)):
+        table[path[-1]] = {} if is_empty_table else value
 
 
 def _related(one: KeyPath, other: KeyPath) -> bool:

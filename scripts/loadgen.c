@@ -14,6 +14,7 @@
  * zmq.proxy and the workers behind it echo them. The result is one JSON object on standard output. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -512,7 +513,9 @@ static void read_options(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    struct sched_param no_priority = {0};
     read_options(argc, argv);
+    sched_setscheduler(0, SCHED_BATCH, &no_priority); /* else libzmq's thread interrupts this one at every send */
     body = malloc(opt.size);
     for (size_t i = 0; i < opt.size; i++) body[i] = (unsigned char)(i * 31 + 7);
     for (int i = 0; i < MAX_FRAMES; i++) zmq_msg_init(&frames[i]);

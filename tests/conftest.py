@@ -143,7 +143,7 @@ def write_config(path: Path, sections: Sections) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def merged(frontend: str | list[str], backend: str | list[str], sections: Sections) -> Sections:
+def merged(frontend: str, backend: str, sections: Sections) -> Sections:
     """Return the settings the tests start from, changed by `sections`."""
     base: Sections = {
         "frontend": {"bind": frontend},
@@ -156,7 +156,6 @@ def merged(frontend: str | list[str], backend: str | list[str], sections: Sectio
 
 def start_daemon(directory: Path, frontend: str, backend: str, sections: Sections) -> Daemon:
     """Start a daemon; its output goes to a file."""
-    directory.mkdir(parents=True, exist_ok=True)
     settings = merged(frontend, backend, sections)
     config = directory / "router.toml"
     write_config(config, settings)
@@ -196,16 +195,11 @@ class DaemonFactory:
         self._directory = directory
         self.daemons: list[Daemon] = []
 
-    def __call__(
-        self, *, frontend: str | None = None, backend: str | None = None, ipc: bool = False, **sections: Any
-    ) -> Daemon:
-        """Start a daemon with these addresses (default: free tcp ports) and sections, and wait until it answers."""
-        directory = self._directory()
-        if ipc:
-            frontend, backend = f"ipc://{directory}/front", f"ipc://{directory}/back"
-        frontend = frontend or f"tcp://127.0.0.1:{free_port()}"
-        backend = backend or f"tcp://127.0.0.1:{free_port()}"
-        daemon = start_daemon(directory, frontend, backend, sections)
+    def __call__(self, *, front: str | None = None, back: str | None = None, **sections: Any) -> Daemon:
+        """Start a daemon at these addresses (default: free tcp ports) with these sections; wait until it answers."""
+        front = front or f"tcp://127.0.0.1:{free_port()}"
+        back = back or f"tcp://127.0.0.1:{free_port()}"
+        daemon = start_daemon(self._directory(), front, back, sections)
         self.daemons.append(daemon)
         await_ready(daemon, self._context)
         return daemon

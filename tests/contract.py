@@ -13,11 +13,22 @@ from typing import Any, Final, NamedTuple
 import msgpack  # type: ignore[import-untyped, unused-ignore]
 
 NEVER_RETRY: Final = frozenset(
-    "bad_frames unsupported_version unknown_command bad_header too_large duplicate_id not_registered forbidden"
-    " unknown_policy cancelled rejected".split()
+    {
+        "bad_frames",
+        "unsupported_version",
+        "unknown_command",
+        "bad_header",
+        "too_large",
+        "duplicate_id",
+        "not_registered",
+        "forbidden",
+        "unknown_policy",
+        "cancelled",
+        "rejected",
+    }
 )
 ALWAYS_RETRY: Final = frozenset(
-    "name_taken internal no_capability no_backend overloaded draining unknown_backend".split()
+    {"name_taken", "internal", "no_capability", "no_backend", "overloaded", "draining", "unknown_backend"}
 )
 MAY_RETRY: Final = frozenset({"expired", "failed"})  # False where the message may not run twice
 

@@ -64,9 +64,7 @@ WRONG_VALUES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG_VALUES, ids=lambda value: repr(value)[:24])
-def test_a_wrong_value_in_register_is_bad_header_and_registers_nothing(
-    room: Room, key: str, value: Any
-) -> None:
+def test_a_wrong_value_in_register_is_bad_header_and_registers_nothing(room: Room, key: str, value: Any) -> None:
     backend = room.stranger()
     header = {"name": backend.name, "capabilities": [room.capability], key: value}
     backend.command("REGISTER", header)
@@ -111,9 +109,7 @@ def test_every_legal_value_in_register_is_taken(room: Room, keys: dict[str, Any]
     backend.expect("BYE")
 
 
-@pytest.mark.parametrize(
-    "verb", ["UPDATE", "HEARTBEAT", "ACK", "NACK", "PART", "DRAIN", "UNREGISTER", "NOPE", "SEND"]
-)
+@pytest.mark.parametrize("verb", ["UPDATE", "HEARTBEAT", "ACK", "NACK", "PART", "DRAIN", "UNREGISTER", "NOPE", "SEND"])
 def test_from_a_stranger_everything_is_not_registered_and_has_no_effect(room: Room, verb: str) -> None:
     client, backend, stranger = room.client(), room.backend(), room.stranger()
     ident = client.send(room.capability)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import zmq
 from conftest import Room
 from contract import Message, check_for_client, pack, parse
@@ -15,7 +17,7 @@ class Req:
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.connect(room.daemon.frontend)
 
-    def __enter__(self) -> Req:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -27,7 +27,8 @@ class Snapshot:
     """One look at the daemon.
 
     Attributes:
-        backends: name -> the entry of `/backends`.
+        backends: name -> the entry of `/backends`; of one that left, the last there was, with `up` false.
+        deliveries: name -> outcome -> count; it outlives a backend that was lost.
         messages: ended so far, of any outcome.
         messages_per_s: since the look before.
         hit_ratio: of the decision cache; None before the first decision.
@@ -35,11 +36,20 @@ class Snapshot:
     """
 
     backends: dict[str, dict[str, Any]] = field(default_factory=dict)
+    deliveries: dict[str, dict[str, int]] = field(default_factory=dict)
     messages: float = 0.0
     messages_per_s: float = 0.0
     hit_ratio: float | None = None
     decision_buckets: Buckets = field(default_factory=dict)
     read_at_s: float = 0.0
+
+    def delivered(self, backend: str) -> int:
+        """Return how many deliveries of a backend have ended, in whatever way."""
+        return sum(self.deliveries.get(backend, {}).values())
+
+    def all_delivered(self) -> int:
+        """Return how many deliveries have ended."""
+        return sum(map(self.delivered, self.deliveries))
 
     def decision_us(self, share: float) -> float | None:
         """Return a quantile of the time that a routing decision took, over the whole run."""
@@ -70,15 +80,19 @@ def bucket_quantile(buckets: Buckets, share: float) -> float | None:
 def read_metrics(text: str, snapshot: Snapshot) -> None:
     """Take what the table shows out of the exposition text."""
     buckets: defaultdict[float, float] = defaultdict(float)
+    deliveries: defaultdict[str, dict[str, int]] = defaultdict(dict)
     messages = 0.0
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == "router_messages_total":
                 messages += sample.value
+            elif sample.name == "router_deliveries_total":
+                deliveries[sample.labels["backend"]][sample.labels["outcome"]] = int(sample.value)
             elif sample.name == "router_decision_cache_hit_ratio":
                 snapshot.hit_ratio = sample.value
             elif sample.name == "router_decision_seconds_bucket":
                 buckets[float(sample.labels["le"])] += sample.value
+    snapshot.deliveries = dict(deliveries)
     snapshot.messages = messages
     snapshot.decision_buckets = dict(buckets)
 
@@ -100,7 +114,8 @@ class Gauges:
                 read_metrics(await response.text(), snapshot)
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError):
             return False
-        snapshot.backends = {entry["name"]: entry for entry in listed}
+        gone = {name: entry | {"up": False, "in_flight": 0} for name, entry in self.last.backends.items()}
+        snapshot.backends = gone | {entry["name"]: entry for entry in listed}
         elapsed_s = snapshot.read_at_s - self.last.read_at_s
         snapshot.messages_per_s = (snapshot.messages - self.last.messages) / elapsed_s
         self.last = snapshot

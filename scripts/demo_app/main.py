@@ -183,7 +183,7 @@ class Demo:
             self._say(loss)
 
     def _obituary(self, daemon: Child) -> str:
-        return f"the daemon did not run on, it {daemon.fate()}\n{_words(daemon)}"
+        return f"the daemon {daemon.fate()} before its time\n{_words(daemon)}"
 
     async def _show(self) -> None:
         """Draw until the stop."""

@@ -84,9 +84,12 @@ class Child:
         code = self.process.returncode
         if code is None:
             return "running"
-        if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
-        return f"ended with exit code {code}"
+        return f"killed by {self.cause()}" if code < 0 else f"ended with exit code {code}"
+
+    def cause(self) -> str:
+        """Return why it ended, in a word or two."""
+        code = self.process.returncode or 0
+        return signal.Signals(-code).name if code < 0 else f"exit {code}"
 
     def last_words(self, lines: int = 8) -> str:
         """Return the end of what it printed."""

@@ -43,7 +43,7 @@ class LiveStage:
 
     def draw(self, scene: Scene) -> None:
         """Show this scene."""
-        self._live.update(table.draw(scene), refresh=True)
+        self._live.update(table.draw(scene, self._live.console.width), refresh=True)
 
     def close(self) -> None:
         """Leave the last table standing."""
@@ -75,7 +75,7 @@ def save_picture(scene: Scene, path: Path) -> None:
     console = Console(
         record=True, width=PICTURE_WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor"
     )
-    console.print(table.draw(scene))
+    console.print(table.draw(scene, PICTURE_WIDTH))
     picture = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="./scripts/demo"), flags=re.DOTALL)
     picture = picture.replace("Fira Code, monospace", "'Fira Code', 'DejaVu Sans Mono', monospace")
     path.write_text(picture, encoding="utf-8")

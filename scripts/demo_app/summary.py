@@ -18,7 +18,7 @@ from rich.table import Table
 
 from demo_app.ledger import Ledger, Story
 from demo_app.roster import ROSTER
-from demo_app.table import NO_VALUE, Scene, deliveries, number, state_of
+from demo_app.table import NO_VALUE, Scene, number, state_of
 
 WIDTH: Final = 116
 EPISODES_SHOWN: Final = 10
@@ -164,20 +164,34 @@ def _tell_backends(console: Console, ending: Ending) -> None:
     scene = ending.scene
     console.print()
     console.rule("[bold]how the messages were shared", style="dim", align="left")
-    total = sum(deliveries(entry) for entry in scene.snapshot.backends.values()) or 1
+    snapshot = scene.snapshot
+    total = snapshot.all_delivered() or 1
     table = _table(
         f"by backend (extra times and failures from seed {ending.seed})",
-        *("backend", "state", "deliveries", "share", "acked", "not acked", "answered first", "EWMA", "success"),
+        *(
+            "backend",
+            "state",
+            "deliveries",
+            "share",
+            "acked",
+            "cancelled",
+            "failed",
+            "answered first",
+            "EWMA",
+            "success",
+        ),
         left=2,
     )
     for spec in ROSTER:
-        entry = scene.snapshot.backends.get(spec.name)
+        entry = snapshot.backends.get(spec.name)
         known = entry or {}
-        count, acked = deliveries(known), int(known.get("deliveries", {}).get("acked", 0))
+        outcomes = snapshot.deliveries.get(spec.name, {})
+        count, acked, cancelled = sum(outcomes.values()), outcomes.get("acked", 0), outcomes.get("cancelled", 0)
         table.add_row(
             spec.name,
             state_of(entry, scene.children.get(spec.name)),
-            *(f"{count:,}", f"{count / total:.1%}", f"{acked:,}", f"{count - acked:,}"),
+            *(f"{count:,}", f"{count / total:.1%}"),
+            *(f"{acked:,}", f"{cancelled:,}", f"{count - acked - cancelled:,}"),
             f"{scene.ledger.answers_of[spec.name]:,}",
             number(known.get("latency_ms"), "ms"),
             number(None if "success_ratio" not in known else known["success_ratio"] * 100, "%"),

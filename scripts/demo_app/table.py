@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.panel import Panel
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
@@ -29,7 +30,10 @@ SHORT: Final = {
     "metric_aggregation": "aggregation",
     "external_integration": "integration",
 }
+WIDE: Final = 120
+"""Columns from which on there is room for what each backend can do."""
 BAR_CELLS: Final = 10
+NARROW_BAR_CELLS: Final = 4
 NO_VALUE: Final = "-"
 
 
@@ -44,11 +48,6 @@ class Scene:
     children: dict[str, Child]
 
 
-def deliveries(entry: dict[str, Any]) -> int:
-    """Return how many deliveries of a backend have ended, in whatever way."""
-    return sum(int(count) for count in entry.get("deliveries", {}).values())
-
-
 def number(value: float | None, unit: str, digits: int = 1) -> str:
     return NO_VALUE if value is None else f"{value:,.{digits}f} {unit}"
 
@@ -56,12 +55,12 @@ def number(value: float | None, unit: str, digits: int = 1) -> str:
 def state_of(entry: dict[str, Any] | None, child: Child | None) -> Text:
     """Return the state of a backend: the process's end before the daemon's word, for it is known first."""
     if child is not None and not child.running:
-        return Text(child.fate(), "bold red")
+        return Text(f"lost: {child.cause()}", "bold red")
     if entry is None:
         return Text("starting", "yellow")
     if entry.get("up"):
         state = str(entry.get("state") or "up")
-        return Text("up", "green") if state in {"up", "active", "ready"} else Text(state, "yellow")
+        return Text(state, "green" if state == "up" else "yellow")
     return Text("lost", "bold red")
 
 
@@ -74,64 +73,67 @@ def vitals(scene: Scene) -> list[tuple[str, str]]:
         ("messages", f"{ledger.sent:,} ({snapshot.messages_per_s:,.0f}/s)"),
         ("cache hits", number(hits, "%")),
         (
-            "decision p50 / p99",
+            "decision p50/p99",
             f"{number(snapshot.decision_us(0.5), 'us')} / {number(snapshot.decision_us(0.99), 'us')}",
         ),
-        ("end to end p50 / p99", f"{number(ledger.latency_ms(0.5), 'ms')} / {number(ledger.latency_ms(0.99), 'ms')}"),
+        ("end to end p50/p99", f"{number(ledger.latency_ms(0.5), 'ms')} / {number(ledger.latency_ms(0.99), 'ms')}"),
         ("errors", f"{ledger.errors.total():,}"),
     ]
 
 
-def draw(scene: Scene) -> RenderableType:
-    """Return the whole picture."""
-    parts: list[RenderableType] = [_header(scene), _backends(scene)]
-    news = Text("\n".join(scene.ledger.news) or "nothing found yet", overflow="ellipsis", no_wrap=True)
-    parts.append(Panel(news, title="latest", title_align="left", border_style="dim"))
-    return Panel(
-        Group(*parts), title=f"[bold]router-daemon[/] on {escape(scene.title)}", border_style="cyan", padding=(0, 1)
+def draw(scene: Scene, width: int) -> RenderableType:
+    """Return the whole picture for a console of that width."""
+    news = "\n".join(scene.ledger.news) or "nothing yet"
+    return Group(
+        Rule(f"[bold]router-daemon[/] on {escape(scene.title)}", style="cyan", align="left"),
+        _header(scene, width),
+        _backends(scene, width),
+        Rule("found last", style="dim", align="left"),
+        Text(news, overflow="ellipsis", no_wrap=True),
     )
 
 
-def _header(scene: Scene) -> Table:
-    grid = Table.grid(expand=True, padding=(0, 2))
+def _header(scene: Scene, width: int) -> Table:
+    grid = Table.grid(padding=(0, 3 if width >= WIDE else 1))
     named = vitals(scene)
     for _ in named:
-        grid.add_column(justify="left")
+        grid.add_column(justify="left", no_wrap=True)
     grid.add_row(*(Text(name, "dim") for name, _ in named))
     grid.add_row(*(Text(value, "bold") for _, value in named))
     return grid
 
 
-def _backends(scene: Scene) -> Table:
-    table = Table(expand=True, border_style="dim", header_style="bold", padding=(0, 1))
+def _backends(scene: Scene, width: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1 if width >= WIDE else 0))
     table.add_column("backend", style="cyan", no_wrap=True)
     table.add_column("pid", justify="right", style="dim", no_wrap=True)
-    table.add_column("can do", ratio=1)
+    if width >= WIDE:
+        table.add_column("can do", ratio=1)
     table.add_column("state", no_wrap=True)
-    table.add_column("deliveries", no_wrap=True, min_width=BAR_CELLS + 7)
-    table.add_column("first", justify="right", no_wrap=True)
+    table.add_column("share", no_wrap=True)
+    table.add_column("answers", justify="right", no_wrap=True)
     table.add_column("EWMA ms", justify="right", no_wrap=True)
     table.add_column("success", justify="right", no_wrap=True)
     table.add_column("open", justify="right", no_wrap=True)
-    total = sum(deliveries(entry) for entry in scene.snapshot.backends.values())
     for spec in ROSTER:
-        table.add_row(*_row(spec, scene, total))
+        table.add_row(*_row(spec, scene, width))
     return table
 
 
-def _row(spec: Spec, scene: Scene, total: int) -> list[RenderableType]:
+def _row(spec: Spec, scene: Scene, width: int) -> list[RenderableType]:
     entry = scene.snapshot.backends.get(spec.name)
     child = scene.children.get(spec.name)
     known = entry or {}
-    share = deliveries(known) / total if total else 0.0
+    share = scene.snapshot.delivered(spec.name) / (scene.snapshot.all_delivered() or 1)
+    abilities = ", ".join(SHORT[capability] for capability in spec.work)
     answered = scene.ledger.answers_of[spec.name] / (scene.ledger.answered or 1)
     latency_ms, success = known.get("latency_ms"), known.get("success_ratio")
     return [
         spec.name,
         str(child.pid) if child else NO_VALUE,
-        ", ".join(SHORT[capability] for capability in spec.work),
+        *([abilities] if width >= WIDE else []),
         state_of(entry, child),
-        _bar(share),
+        _bar(share, BAR_CELLS if width >= WIDE else NARROW_BAR_CELLS),
         f"{answered:.1%}",
         NO_VALUE if latency_ms is None else f"{latency_ms:.1f}",
         NO_VALUE if success is None else Text(f"{success:.1%}", "yellow" if success < 0.9 else ""),
@@ -139,9 +141,9 @@ def _row(spec: Spec, scene: Scene, total: int) -> list[RenderableType]:
     ]
 
 
-def _bar(share: float) -> Text:
-    cells = min(BAR_CELLS, round(share * BAR_CELLS * 3))  # a third of all deliveries fills it: twelve share them
-    return Text.assemble(("█" * cells, "blue"), ("·" * (BAR_CELLS - cells), "dim"), f" {share:5.1%}")
+def _bar(share: float, cells: int) -> Text:
+    full = min(cells, round(share * cells * 3))  # a third of all deliveries fills it: twelve share them
+    return Text.assemble(("█" * full, "blue"), ("·" * (cells - full), "dim"), f" {share:5.1%}")
 
 
 def progress_line(scene: Scene) -> str:

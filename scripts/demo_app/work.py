@@ -65,12 +65,12 @@ def spool_to(path: Path) -> Work:
 
 def syslog_to(port: int) -> Work:
     """Send each finding as a datagram in the form of RFC 5424 to loopback."""
-    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     def syslog(body: Body) -> Body:
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = f"<{SYSLOG_PRIORITY}>1 {when} demo router-demo {os.getpid()} {body['kind']} - {body['text']}"
-        sent = sender.sendto(line.encode(), ("127.0.0.1", port))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sent = sender.sendto(line.encode(), ("127.0.0.1", port))
         return {"sink": "syslog", "bytes": sent}
 
     return syslog

@@ -1,0 +1,1 @@
+"""HTTP for people and monitoring: what is, and why."""

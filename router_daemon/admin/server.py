@@ -1,0 +1,100 @@
+"""The admin HTTP server: /livez /readyz /metrics /backends /explain, read-only.
+
+Rules: handlers read the broker on the loop it lives on, so they see a consistent state; what takes long (rendering
+/metrics) runs in a thread on a copy. Errors are JSON with one clear sentence. /livez and /readyz say one word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from aiohttp import web
+
+from router_daemon import __version__
+from router_daemon.core import views
+from router_daemon.core.broker import Broker
+from router_daemon.errors import StartError
+from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
+
+SHUTDOWN_S: Final = 1.0
+
+
+class AdminServer:
+    """Serves one broker; `bind` is HOST:PORT, or "" for no server."""
+
+    def __init__(self, broker: Broker, bind: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._broker = broker
+        self._bind = bind
+        self._clock = clock
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            StartError: the address cannot be listened on.
+        """
+        if not self._bind:
+            return
+        host, _, port = self._bind.rpartition(":")
+        self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, host.strip("[]"), int(port)).start()
+        except OSError as error:
+            await self.stop()
+            raise StartError(f"cannot listen on {self._bind} (admin): {error.strerror}") from None
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def _app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/", self._index)
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/backends", self._backends)
+        app.router.add_get("/explain", self._explain)
+        return app
+
+    async def _index(self, _: web.Request) -> web.Response:
+        return _json({"router-daemon": __version__, "see": ["/metrics", "/backends", "/explain", "/livez", "/readyz"]})
+
+    async def _livez(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        if self._broker.draining:
+            return web.Response(text="draining\n", status=503)
+        return web.Response(text="ok\n")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
+        snapshot = Snapshot(self._broker)
+        loop = asyncio.get_running_loop()
+        body = await loop.run_in_executor(None, lambda: render(snapshot, openmetrics=openmetrics))
+        return web.Response(body=body, headers={"Content-Type": OPENMETRICS if openmetrics else TEXT})
+
+    async def _backends(self, _: web.Request) -> web.Response:
+        return _json({"backends": views.backends(self._broker, self._clock())})
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        capability = request.query.get("capability", "")
+        priority = request.query.get("priority", "2")
+        if not capability:
+            return _json({"error": "capability is missing: /explain?capability=NAME&priority=1..4"}, 400)
+        if priority not in {"1", "2", "3", "4"}:
+            return _json({"error": f"priority must be 1, 2, 3 or 4, got {priority!r}"}, 400)
+        return _json(views.explain(self._broker, capability, int(priority), self._clock()))
+
+
+def _json(data: Any, status: int = 200) -> web.Response:
+    return web.json_response(data, status=status, dumps=lambda value: json.dumps(value, indent=2) + "\n")

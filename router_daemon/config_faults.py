@@ -1,0 +1,168 @@
+"""What is wrong with a configuration, in words: one line per fault, with place, key, value and what is allowed.
+
+Rules:
+- What is allowed is read off the field (`config_text.allowed`), never written a second time.
+- An unknown name is answered with the nearest right one, also one that stands in another section.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from router_daemon.config_lines import KeyPath
+from router_daemon.config_sources import Fault, Given, Origin, Sources
+from router_daemon.config_text import allowed, plain_type, toml_value_text
+
+SHOWN_CHARACTERS: Final = 80
+"""The most of a wrong value that a fault repeats."""
+
+
+Setting = tuple[str, Any]
+
+
+class Broken(NamedTuple):
+    """A relation between fields that does not hold: these settings, the rule, what it compares with."""
+
+    settings: tuple[Setting, ...]
+    rule: str
+    other: Setting | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """Every key involved."""
+        return [key for key, _ in (*self.settings, *([self.other] if self.other else []))]
+
+
+class Unrelated(ValueError):  # noqa: N818 - never seen by a user: pydantic wraps it
+    """Fields that are right by themselves and wrong together."""
+
+    def __init__(self, broken: Sequence[Broken]) -> None:
+        super().__init__("; ".join(_relation_text(relation, None) for relation in broken))
+        self.broken = broken
+
+
+def field_faults(errors: Sequence[ErrorDetails], model: type[BaseModel], sources: Sources) -> list[Fault]:
+    """Return the faults of single keys among pydantic's errors."""
+    return [fault for error in errors if error["loc"] for fault in _faults_of(error, model, sources)]
+
+
+def relation_faults(
+    errors: Sequence[ErrorDetails], field_errors: Sequence[ErrorDetails], sources: Sources
+) -> list[Fault]:
+    """Return the faults between keys, without those in which a key takes part that is at fault itself."""
+    faulty = [_path(error) for error in field_errors if error["loc"]]
+    return [
+        Fault(_relation_origin(relation, sources), _relation_text(relation, sources))
+        for error in errors
+        for relation in _broken(error)
+        if not any(tuple(key.split("."))[: len(path)] == path for key in relation.keys for path in faulty)
+    ]
+
+
+def without_faulty(tree: dict[str, Any], errors: Sequence[ErrorDetails]) -> dict[str, Any]:
+    """Return a copy of `tree` without what pydantic refused, so that the rest can be looked at."""
+    rest = copy.deepcopy(tree)
+    for error in errors:
+        *parents, last = _path(error) or ("",)
+        table = rest
+        for part in parents:
+            table = table.get(part, {})
+        table.pop(last, None)
+    return rest
+
+
+def _path(error: ErrorDetails) -> KeyPath:
+    """Return section and key of an error; what lies deeper belongs to the key."""
+    return tuple(str(part) for part in error["loc"][:2])
+
+
+def _faults_of(error: ErrorDetails, model: type[BaseModel], sources: Sources) -> Iterator[Fault]:
+    path = _path(error)
+    if error["type"] == "extra_forbidden":
+        for given in sources.made(path):
+            yield Fault(given.origin, _unknown(given, model))
+        return
+    field = model.model_fields[path[0]]
+    if len(path) == 2:
+        section = plain_type(field.annotation)
+        field = section.model_fields[path[1]]
+    must = f"must be {allowed(field)}{_nearest_choice(error['input'], field)}"
+    yield Fault(_origin(path, sources), f"{'.'.join(path)} = {_shown(error['input'])}: {must}")
+
+
+def _origin(path: KeyPath, sources: Sources) -> Origin:
+    origin = sources.origin(path)
+    assert origin is not None, f"a default is at fault: {path}"
+    return origin
+
+
+def _shown(value: Any) -> str:
+    text = "a table" if isinstance(value, dict) else toml_value_text(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
+def _nearest_choice(value: Any, field: FieldInfo) -> str:
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
+    return f"; did you mean {toml_value_text(near[0])}?" if near else ""
+
+
+def _unknown(given: Given, model: type[BaseModel]) -> str:
+    """Say that a section or key is unknown, and what it may have been meant to be."""
+    sections = {name: list(plain_type(field.annotation).model_fields) for name, field in model.model_fields.items()}
+    path = given.path
+    if isinstance(given.value, dict):
+        what = f"{'.'.join(path)}: unknown {'section' if len(path) == 1 else 'table'}"
+    else:
+        what = (
+            f"{'.'.join(path)} = {_shown(given.value)}: {'outside of any section' if len(path) == 1 else 'unknown key'}"
+        )
+    near = _nearest_names(path, sections)
+    if near:
+        return f"{what}; did you mean {' or '.join(near)}?"
+    known = sections if len(path) == 1 else sections[path[0]]
+    return f"{what}; known are {', '.join(known)}"
+
+
+def _nearest_names(path: KeyPath, sections: dict[str, list[str]]) -> list[str]:
+    """Return the names most like an unknown one: in its place first, else the same or nearly the same elsewhere."""
+    name = path[-1]
+    if len(path) == 1:
+        near = difflib.get_close_matches(name, sections, 1)
+    else:
+        near = [f"{path[0]}.{key}" for key in difflib.get_close_matches(name, sections[path[0]], 1)]
+    if near:
+        return near
+    elsewhere = {key for keys in sections.values() for key in keys}
+    wanted = difflib.get_close_matches(name, sorted(elsewhere), 1, 0.8)
+    return [f"{section}.{key}" for section, keys in sections.items() for key in keys if key in wanted]
+
+
+def _broken(error: ErrorDetails) -> Sequence[Broken]:
+    cause = error.get("ctx", {}).get("error")
+    return cause.broken if isinstance(cause, Unrelated) else ()
+
+
+def _relation_origin(relation: Broken, sources: Sources) -> Origin:
+    """Return one origin that names every place where a key of the relation was set."""
+    found = [sources.origin(tuple(key.split("."))) for key in relation.keys]
+    places = sorted({origin for origin in found if origin is not None})
+    labels = dict.fromkeys(place.label for place in places)
+    return places[-1]._replace(label=", ".join(labels))
+
+
+def _relation_text(relation: Broken, sources: Sources | None) -> str:
+    def shown(setting: Setting) -> str:
+        key, value = setting
+        default = sources is not None and sources.origin(tuple(key.split("."))) is None
+        return f"{key} = {_shown(value)}{' (default)' if default else ''}"
+
+    text = f"{', '.join(map(shown, relation.settings))}: {relation.rule}"
+    return f"{text} {shown(relation.other)}" if relation.other else text

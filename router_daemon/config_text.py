@@ -1,0 +1,118 @@
+"""A configuration in words and as TOML: what a field allows, what is in force, the default with each key explained."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+import types
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+COLUMNS: Final = 110
+
+PREAMBLE: Final = """\
+#:schema ./schema.json
+
+# The configuration of router-daemon, with every key at its default: delete what you do not change.
+# Check it with `router-daemon check --config FILE`. Each key can also be set by the environment
+# (ROUTER_DAEMON__ROUTING__HEADS=2) and, stronger still, by a flag (--set routing.heads=2).
+# Written by `python -m router_daemon.config toml`.
+"""
+
+
+class Rule(NamedTuple):
+    """Stands in a field's annotation and says what is allowed, where type and bounds do not."""
+
+    text: str
+
+
+def toml_value_text(value: Any) -> str:
+    """Return a value as TOML writes it; what TOML has no form for, as Python writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_value_text, value))}]"
+    if isinstance(value, float) and math.isfinite(value):
+        return repr(value)
+    return str(value)
+
+
+def allowed(field: FieldInfo) -> str:
+    """Return what may be given for a field, to be read after "must be".
+
+    Example:
+        >>> from pydantic import Field
+        >>> allowed(FieldInfo.from_annotated_attribute(int, Field(3, ge=1, le=3)))
+        'an integer from 1 to 3'
+    """
+    for item in field.metadata:
+        if isinstance(item, Rule):
+            return item.text
+    kind = plain_type(field.annotation)
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(toml_value_text(choice) for choice in get_args(kind))
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+    return " ".join(filter(None, [names.get(kind, "a table"), _bounds(field.metadata)]))
+
+
+def plain_type(annotation: Any) -> Any:
+    """Return the type without its `| None`."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        (annotation,) = (kind for kind in get_args(annotation) if kind is not type(None))
+    return annotation
+
+
+def _bounds(metadata: Sequence[Any]) -> str:
+    """Return the bounds in words."""
+    found = {name: getattr(item, name) for item in metadata for name in ("ge", "gt", "le") if hasattr(item, name)}
+    if "ge" in found and "le" in found:
+        return f"from {found['ge']} to {found['le']}"
+    words = {"ge": "from", "gt": "above", "le": "up to"}
+    return ", ".join(f"{words[name]} {bound}" for name, bound in found.items())
+
+
+def _setting_text(name: str, value: Any) -> str:
+    return f"{name} = {toml_value_text(value)}"
+
+
+def effective_text(config: BaseModel) -> str:
+    """Return every setting in force as TOML; absent ones are left out, so that it reads back as the same."""
+    lines = []
+    for section, settings in config:
+        lines.append(f"[{section}]")
+        lines += [_setting_text(name, value) for name, value in settings if value is not None]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def commented_default(config: BaseModel) -> str:
+    """Return the defaults as TOML, each key under its explanation; absent ones commented out, with an example."""
+    return "\n".join([PREAMBLE, *_commented_lines(config)])
+
+
+def _commented_lines(config: BaseModel) -> Iterator[str]:
+    for section, settings in config:
+        yield from _comment((type(settings).__doc__ or "").split("\n")[0])
+        yield f"[{section}]"
+        for name, field in type(settings).model_fields.items():
+            yield from _field_lines(name, field)
+        yield ""
+
+
+def _field_lines(name: str, field: FieldInfo) -> Iterator[str]:
+    yield from _comment(f"{field.description} Allowed: {allowed(field)}.")
+    if field.default is None:
+        assert field.examples, f"{name} has no default and needs an example"
+        yield f"# {_setting_text(name, field.examples[0])}"
+    else:
+        yield _setting_text(name, field.default)
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(text, COLUMNS - 2)]

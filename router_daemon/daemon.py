@@ -1,0 +1,321 @@
+"""The shell around the broker: receive a batch, handle it, send, arm one timer; and the life cycle of the process.
+
+Rules:
+- `turn` is the only place where messages move. It reads the clock once per batch and never waits; while input may
+  remain it asks to be called again, so that timers, HTTP and signals get their turn between two batches.
+- One loop timer serves all deadlines. It is armed again only for an earlier one: a wake-up for nothing is cheaper than
+  re-arming per message.
+- An exception while handling an event is a fault of ours: it is logged, a SEND is answered with `internal`, and the
+  daemon goes on.
+- First signal: no new SENDs, the open ones have `drain_timeout_s`. Second signal: exit at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final
+
+import structlog
+
+from router_daemon import __version__
+from router_daemon.admin.server import AdminServer
+from router_daemon.config import Config
+from router_daemon.core.actions import Action
+from router_daemon.core.broker import Broker
+from router_daemon.core.events import Event
+from router_daemon.core.settings import ProfileSettings, Settings, Weights
+from router_daemon.core.types import Side
+from router_daemon.policies.base import make_policy
+from router_daemon.transport import LINGER_MS, SocketLimits, Transport, ZmqTransport
+from router_daemon.wire import Limits
+
+FLUSH_EVERY_S: Final = 0.005
+GC_YOUNG_OBJECTS: Final = 20_000
+"""Per message a dozen short-lived objects; the default of 700 would scan every open message many times a second."""
+
+_log = structlog.get_logger("router_daemon")
+
+
+class Loop:
+    """Moves messages between a transport and a broker, on an event loop.
+
+    Args:
+        broker: decides.
+        transport: receives and sends.
+        batch_messages, batch_s: a batch ends with whichever comes first.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        transport: Transport,
+        *,
+        batch_messages: int,
+        batch_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.broker = broker
+        self._transport = transport
+        self._batch_messages = batch_messages
+        self._batch_s = batch_s
+        self._clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._again = False
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to look at the clock, and at what has come."""
+        self._loop = loop
+        self.broker.start(self._clock())
+        self.wake()
+
+    def wake(self) -> None:
+        """Something may have come."""
+        if self._loop is not None and not self._again:
+            self._again = True
+            self._loop.call_soon(self.turn)
+
+    def turn(self) -> None:
+        """Receive one batch, handle it, send what comes of it, and arm the timer."""
+        self._again = False
+        events = self._transport.receive(self._batch_messages, self._batch_s)
+        now = self._clock()
+        actions: list[Action] = []
+        for event in events:
+            actions += self._handle(event, now)
+        deadline = self.broker.next_deadline()
+        if deadline is not None and deadline <= now:
+            actions += self.broker.on_timer(now)
+        self._send(actions, now)
+        if events:
+            self.wake()
+        else:
+            self._arm(now)
+
+    def stop(self) -> None:
+        """End everything open and say goodbye; nothing is handled after this."""
+        now = self._clock()
+        self._send(self.broker.stop(now), now)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop = None
+
+    def _handle(self, event: Event, now: float) -> list[Action]:
+        try:
+            return self.broker.handle(event, now)
+        except Exception:  # noqa: BLE001 - one faulty event must not end the daemon
+            _log.exception("fault while handling an event", event=type(event).__name__)
+            return self.broker.abandon(event, now)
+
+    def _send(self, actions: list[Action], now: float) -> None:
+        problems = self._transport.flush() if self._transport.parked else []
+        problems += self._transport.send(actions)
+        while problems:
+            answers: list[Action] = []
+            for problem in problems:
+                answers += self._handle(problem, now)
+            problems = self._transport.send(answers)
+
+    def _arm(self, now: float) -> None:
+        """Set the one timer to the next moment at which something is due, unless it rings before that anyway."""
+        deadline = self.broker.next_deadline()
+        due = float("inf") if deadline is None else deadline
+        if self._transport.parked:
+            due = min(due, now + FLUSH_EVERY_S)
+        if due >= self._timer_at or self._loop is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = self._loop.call_later(max(0.0, due - now), self._rang)
+
+    def _rang(self) -> None:
+        self._timer = None
+        self._timer_at = float("inf")
+        self.turn()
+
+
+class Daemon:
+    """One process: sockets, broker, admin HTTP, signals.
+
+    Raises:
+        StartError: from `start`, where an address cannot be listened on.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        seed = config.routing.seed
+        self.seed = secrets.randbits(32) if seed is None else seed
+        self.broker = make_broker(config, self.seed)
+        self.transport = make_transport(config)
+        self.loop = Loop(
+            self.broker,
+            self.transport,
+            batch_messages=config.limits.batch_messages,
+            batch_s=config.limits.batch_ms / 1000.0,
+        )
+        self.admin = AdminServer(self.broker, config.admin.bind)
+        self._signals = 0
+        self._drained = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until a signal; return the exit code."""
+        try:
+            await self._start()
+            await self._until_drained()
+            self.loop.stop()
+        finally:
+            await self._close()
+        _log.info("stopped", forced=self._signals > 1)
+        return 0 if self._signals < 2 else 1
+
+    async def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.transport.bind(Side.CLIENT, self.config.frontend.addresses)
+        self.transport.bind(Side.BACKEND, self.config.backend.addresses)
+        await self.admin.start()
+        self.transport.watch(loop.add_reader, self.loop.wake)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        self.loop.start(loop)
+        gc.freeze()
+        gc.set_threshold(GC_YOUNG_OBJECTS, 20, 50)
+        notify_systemd("READY=1")
+        self._log_start()
+
+    async def _close(self) -> None:
+        self.transport.unwatch(asyncio.get_running_loop().remove_reader)
+        await self.admin.stop()
+        self.transport.close(LINGER_MS if self._signals < 2 else 0)
+
+    def _signalled(self) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            notify_systemd("STOPPING=1")
+            _log.info("draining", open_messages=self.broker.open_messages)
+            self.broker.start_drain()
+        self._drained.set()
+
+    async def _until_drained(self) -> None:
+        """Wait for the first signal, then until nothing is open, the time is up, or a second signal comes."""
+        await self._drained.wait()
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self.config.limits.drain_timeout_s
+        while (self.broker.open_messages or self.transport.parked) and self._signals == 1:
+            if loop.time() >= give_up_at:
+                _log.warning("drain timeout", open_messages=self.broker.open_messages)
+                return
+            await asyncio.sleep(0.01)
+
+    def _log_start(self) -> None:
+        config = self.config
+        _log.info(
+            "serving",
+            version=__version__,
+            frontend=config.frontend.addresses,
+            backend=config.backend.addresses,
+            admin=config.admin.bind,
+            policy=config.routing.policy,
+            mode=config.routing.mode,
+            seed=self.seed,
+            loop=type(asyncio.get_running_loop()).__module__,
+        )
+
+
+def make_settings(config: Config) -> Settings:
+    """Return what the core is told of a configuration."""
+    routing, profile, limits = config.routing, config.profile, config.limits
+    timeout_ms = routing.attempt_timeout_ms
+    return Settings(
+        mode=routing.mode,
+        heads=routing.heads,
+        threshold=routing.threshold,
+        cache_ttl_s=routing.cache_ttl_s,
+        require_capability=routing.require_capability,
+        unsaid_idempotent=routing.unsaid_idempotent,
+        attempt_timeout_s=None if timeout_ms is None else timeout_ms / 1000.0,
+        default_ttl_ms=routing.default_ttl_ms,
+        max_ttl_ms=routing.max_ttl_ms,
+        heartbeat_s=config.backend.heartbeat_ms / 1000.0,
+        weights=Weights(**config.weights.model_dump()),
+        profile=ProfileSettings(
+            latency_alpha=profile.latency_alpha,
+            success_alpha=profile.success_alpha,
+            initial_latency_s=profile.initial_latency_ms / 1000.0,
+            initial_success=profile.initial_success,
+        ),
+        queue_messages=limits.queue_messages,
+        queue_bytes=limits.queue_bytes,
+        open_messages=limits.open_messages,
+        backends=limits.backends,
+        label_values=limits.label_values,
+        max_message_bytes=limits.max_message_bytes,
+        version=__version__,
+    )
+
+
+def make_broker(config: Config, seed: int) -> Broker:
+    """Return the broker that a configuration describes."""
+    settings = make_settings(config)
+    return Broker(
+        settings,
+        make_policy(config.routing.policy, settings, Random(seed)),
+        timer=time.perf_counter,
+        instance=secrets.token_hex(8),
+        # Microseconds since 1970: above every id of an earlier process, as long as none made a million a second.
+        first_delivery_id=time.time_ns() // 1000,
+    )
+
+
+def make_transport(config: Config) -> ZmqTransport:
+    """Return the sockets that a configuration describes, not yet bound."""
+    limits = config.limits
+    message = Limits(limits.max_body_frames, limits.max_header_bytes, limits.max_message_bytes)
+    mark = limits.high_water_mark
+    return ZmqTransport(
+        SocketLimits(message, mark, limits.client_unread_bytes),
+        SocketLimits(message, mark, limits.backend_unread_bytes),
+    )
+
+
+def notify_systemd(state: str) -> None:
+    """Tell systemd (`Type=notify`), where it started us; see sd_notify(3)."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if path:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+            notifier.connect("\0" + path[1:] if path.startswith("@") else path)
+            notifier.sendall(state.encode())
+
+
+def run(config: Config) -> int:
+    """Run a daemon in this thread until a signal; return the exit code.
+
+    Raises:
+        StartError: it cannot listen.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_main(config))
+
+
+async def _main(config: Config) -> int:
+    return await Daemon(config).run()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's factory, or None (asyncio's own) where there is no uvloop."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    factory: Any = uvloop.new_event_loop
+    return factory  # type: ignore[no-any-return]

@@ -1,0 +1,335 @@
+"""The ZeroMQ sockets on the event loop: events in by bounded batches, actions out, news of peers that are gone.
+
+Rules, each measured (docs/benchmarks.md):
+- Plain sockets whose file descriptors the loop watches; no future, task or timer per message. The descriptors are
+  edge-triggered and any call may consume the edge, so whoever was woken calls `receive` until it returns nothing.
+- Frames are received one by one, never a fixed number of them: `.more` alone says where a message ends.
+- ROUTER_MANDATORY: a full pipe raises EAGAIN and a peer that left EHOSTUNREACH, both at the identity frame. What a full
+  pipe refuses is parked per peer, in order, bounded in bytes, and sent when `flush` finds room.
+- Which connection is which peer is read off its first message (SRCFD); when the monitor reports that connection's end,
+  the peer is gone. The monitor is read before a new peer is noted, so a descriptor in use again is never mistaken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import zmq
+from zmq.backend import Socket as BackendSocket
+
+from router_daemon.core.actions import Action, Deliver, Piece
+from router_daemon.core.events import Event, Gone, Undelivered
+from router_daemon.core.types import Peer, Side
+from router_daemon.errors import StartError
+from router_daemon.wire import Decoder, Limits, encode
+
+HEARTBEAT_IVL_MS: Final = 2_000
+HEARTBEAT_TIMEOUT_MS: Final = 10_000
+ZERO_COPY_BYTES: Final = 8_192
+PARKED_OVERHEAD_BYTES: Final = 512
+PARKED_RESERVE_BYTES: Final = 65_536
+CLOCK_EVERY: Final = 16
+GONE_AFTER_S: Final = 0.05
+LINGER_MS: Final = 1_000
+
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+_POLLIN: Final = int(zmq.POLLIN)
+_SRCFD: Final = 2  # ZMQ_SRCFD: the descriptor of the connection that a received frame came by
+_MONITOR_EVENT: Final = struct.Struct("=HI")
+_recv = BackendSocket.recv
+_send = BackendSocket.send
+
+
+class Transport(Protocol):
+    """What the daemon needs of a transport: batches of events in, lists of actions out."""
+
+    def receive(self, limit: int, budget_s: float) -> list[Event]:
+        """Return what has come, at most `limit` messages a side and `budget_s` of reading; empty: nothing is left."""
+
+    def send(self, actions: Iterable[Action]) -> list[Event]:
+        """Send, never waiting; return what could not be delivered and who is gone."""
+
+    def flush(self) -> list[Event]:
+        """Try again to send what is parked; as `send`."""
+
+    @property
+    def parked(self) -> int:
+        """How many actions wait for a peer to read."""
+
+
+class _Parked:
+    """Actions that a full pipe refused, for one peer, in order."""
+
+    __slots__ = ("bytes", "queue")
+
+    def __init__(self) -> None:
+        self.queue: deque[tuple[Action, list[Any], int]] = deque()
+        self.bytes = 0
+
+
+class _Socket:
+    """One ROUTER socket, its monitor, and what is parked behind it."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], side: Side, limits: SocketLimits) -> None:
+        self.side = side
+        self.raw = context.socket(zmq.ROUTER)
+        self.limits = limits
+        self.decoder = Decoder(side, limits.message)
+        self.parked: dict[Peer, _Parked] = {}
+        self._gone: list[Peer] = []
+        self._news_at: float | None = None
+        self._descriptors: dict[int, Peer] = {}
+        self._known: set[Peer] = set()
+        self._most_frames = limits.message.body_frames + 5
+        raw = self.raw
+        raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        raw.setsockopt(zmq.SNDHWM, limits.high_water_mark)
+        raw.setsockopt(zmq.RCVHWM, limits.high_water_mark)
+        raw.setsockopt(zmq.MAXMSGSIZE, 4 * limits.message.message_bytes)
+        raw.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
+        raw.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        raw.setsockopt(zmq.LINGER, LINGER_MS)
+        self.monitor = raw.get_monitor_socket(zmq.Event.DISCONNECTED)
+
+    def bind(self, address: str) -> None:
+        try:
+            self.raw.bind(address)
+        except zmq.ZMQError as error:
+            raise StartError(f"cannot listen on {address}: {error.strerror}") from None
+
+    def receive(self, limit: int, until: float, into: list[Event]) -> None:
+        """Append the events of at most `limit` messages, or fewer where the time is up; then who is gone.
+
+        Who is gone is told once all that he sent has been read, or after `GONE_AFTER_S` of a flood.
+        """
+        drained = not int(self.raw.get(zmq.EVENTS)) & _POLLIN or self._drain(limit, until, into)
+        if self._news_at is not None and (drained or time.monotonic() > self._news_at + GONE_AFTER_S):
+            self._read_monitor()
+            self._news_at = None
+            for peer in self._gone:
+                self._forget(peer, into)
+            self._gone.clear()
+
+    def news(self) -> None:
+        """The monitor has something to tell."""
+        if self._news_at is None:
+            self._news_at = time.monotonic()
+
+    def _drain(self, limit: int, until: float, into: list[Event]) -> bool:
+        """Append events; return whether nothing is left."""
+        raw, known, decode, most = self.raw, self._known, self.decoder.decode, self._most_frames
+        try:
+            for count in range(limit):
+                if count % CLOCK_EVERY == CLOCK_EVERY - 1 and time.monotonic() > until:
+                    return False
+                peer = _recv(raw, _NOBLOCK)
+                frame = _recv(raw, _NOBLOCK, False)
+                if peer not in known:
+                    self._meet(peer, frame)
+                frames: list[Any] = [peer, frame.bytes]
+                while frame.more:
+                    frame = _recv(raw, _NOBLOCK, False)
+                    if len(frames) < most:
+                        frames.append(frame.bytes if len(frame) < ZERO_COPY_BYTES else frame)
+                into.append(decode(frames))
+        except zmq.Again:
+            return True
+        return False
+
+    def _meet(self, peer: Peer, frame: zmq.Frame) -> None:
+        self._read_monitor()
+        self._known.add(peer)
+        with contextlib.suppress(zmq.ZMQError):
+            self._descriptors[frame.get(_SRCFD)] = peer
+
+    def _read_monitor(self) -> None:
+        """Note which peers' connections have ended."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                frames = self.monitor.recv_multipart(zmq.NOBLOCK)
+                _, descriptor = _MONITOR_EVENT.unpack(frames[0])
+                peer = self._descriptors.pop(descriptor, None)
+                if peer is not None:
+                    self._gone.append(peer)
+        if self._gone:
+            self.news()
+
+    def _forget(self, peer: Peer, into: list[Event]) -> None:
+        """Append that a peer is gone, after what cannot reach it any more."""
+        self._known.discard(peer)
+        parked = self.parked.pop(peer, None)
+        if parked is not None:
+            into.extend(Undelivered(action, full=False) for action, _, _ in parked.queue)
+        into.append(Gone(self.side, peer))
+
+    def send(self, action: Action, problems: list[Event]) -> None:
+        frames = encode(action)
+        if self.parked and frames[0] in self.parked:
+            self._park(action, frames, problems)
+            return
+        error = self._try(frames)
+        if error == errno.EAGAIN:
+            self._park(action, frames, problems)
+        elif error:
+            problems.append(Undelivered(action, full=False))
+            self._forget(action.peer, problems)
+
+    def _try(self, frames: Sequence[Any]) -> int:
+        """Send one message; return 0, or the error that its identity frame met."""
+        raw = self.raw
+        try:
+            _send(raw, frames[0], _MORE)
+        except zmq.ZMQError as error:
+            if error.errno in (errno.EAGAIN, errno.EHOSTUNREACH):
+                return error.errno
+            raise
+        for frame in frames[1:-1]:
+            _send(raw, frame, _MORE)
+        _send(raw, frames[-1], _NOBLOCK)
+        return 0
+
+    def _park(self, action: Action, frames: list[Any], problems: list[Event]) -> None:
+        size = sum(map(len, frames)) + PARKED_OVERHEAD_BYTES
+        allowed = self.limits.unread_bytes
+        if not isinstance(action, Deliver | Piece) and not action.body:
+            allowed += PARKED_RESERVE_BYTES  # so that the end of a message that is too much still gets through
+        parked = self.parked.setdefault(action.peer, _Parked())
+        if parked.bytes + size > allowed:
+            problems.append(Undelivered(action, full=True))
+            return
+        parked.queue.append((action, frames, size))
+        parked.bytes += size
+
+    def flush(self, problems: list[Event]) -> None:
+        """Send what is parked, as far as the pipes take it."""
+        for peer, parked in list(self.parked.items()):
+            while parked.queue:
+                _, frames, size = parked.queue[0]
+                error = self._try(frames)
+                if error == errno.EAGAIN:
+                    break
+                if error:
+                    self._forget(peer, problems)
+                    break
+                parked.queue.popleft()
+                parked.bytes -= size
+            else:
+                del self.parked[peer]
+
+    def close(self, linger_ms: int) -> None:
+        self.raw.disable_monitor()
+        self.monitor.close(0)
+        self.raw.close(linger_ms)
+
+
+class SocketLimits:
+    """What one socket may hold: per message, in libzmq's queues (messages per peer), and parked per peer (bytes)."""
+
+    __slots__ = ("high_water_mark", "message", "unread_bytes")
+
+    def __init__(self, message: Limits, high_water_mark: int, unread_bytes: int) -> None:
+        self.message = message
+        self.high_water_mark = high_water_mark
+        self.unread_bytes = unread_bytes
+
+
+class ZmqTransport:
+    """Two ROUTER sockets of libzmq; libzmq's memory is bounded by peers x high-water mark x message size."""
+
+    def __init__(self, clients: SocketLimits, backends: SocketLimits) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._sockets = (
+            _Socket(self._context, Side.CLIENT, clients),
+            _Socket(self._context, Side.BACKEND, backends),
+        )
+
+    def bind(self, side: Side, addresses: Sequence[str]) -> None:
+        """Listen.
+
+        Raises:
+            StartError: an address cannot be listened on.
+        """
+        for address in addresses:
+            if address.startswith("ipc://"):
+                _free_path(address)
+            self._sockets[side].bind(address)
+
+    def watch(self, add_reader: Callable[[int, Callable[[], None]], None], wake: Callable[[], None]) -> None:
+        """Have `wake` called whenever something may have come."""
+        for socket in self._sockets:
+            add_reader(int(socket.raw.FD), wake)
+            add_reader(int(socket.monitor.FD), partial(_news, socket, wake))
+
+    def unwatch(self, remove_reader: Callable[[int], Any]) -> None:
+        """Undo `watch`."""
+        for socket in self._sockets:
+            remove_reader(int(socket.raw.FD))
+            remove_reader(int(socket.monitor.FD))
+
+    def receive(self, limit: int, budget_s: float) -> list[Event]:
+        """Return what has come; see `Transport`. Backends first, since their answers make room."""
+        clients, backends = self._sockets
+        until = time.monotonic() + budget_s
+        received: list[Event] = []
+        backends.receive(limit, until, received)
+        clients.receive(limit, until, received)
+        return received
+
+    def send(self, actions: Iterable[Action]) -> list[Event]:
+        """Send, or park, or say why not; see `Transport`."""
+        problems: list[Event] = []
+        sockets = self._sockets
+        for action in actions:
+            sockets[action.side].send(action, problems)
+        return problems
+
+    def flush(self) -> list[Event]:
+        """Try again what is parked; see `Transport`."""
+        problems: list[Event] = []
+        for socket in self._sockets:
+            if socket.parked:
+                socket.flush(problems)
+        return problems
+
+    @property
+    def parked(self) -> int:
+        """How many actions wait for a peer to read."""
+        return sum(len(parked.queue) for socket in self._sockets for parked in socket.parked.values())
+
+    def close(self, linger_ms: int = LINGER_MS) -> None:
+        """Close both sockets; what libzmq still holds has `linger_ms` to leave."""
+        for socket in self._sockets:
+            socket.close(linger_ms)
+        self._context.term()
+
+
+def _news(socket: _Socket, wake: Callable[[], None]) -> None:
+    socket.news()
+    wake()
+
+
+def _free_path(address: str) -> None:
+    """Remove the socket file of a process that is gone; libzmq would take over that of a living one, too."""
+    path = Path(address.removeprefix("ipc://"))
+    if not path.is_socket():
+        return
+    import socket  # noqa: PLC0415 - only for ipc
+
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        except OSError as error:
+            raise StartError(f"cannot listen on {address}: {error.strerror}") from None
+        else:
+            raise StartError(f"cannot listen on {address}: Address already in use")
