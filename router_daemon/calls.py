@@ -35,7 +35,6 @@ class Call:
         kind: what the caller waits for; `stream` is `reply: first` with its pieces.
         header: the keys of SEND with id and ttl_ms, ready to pack.
         body: the caller's frames.
-        ttl_s: the ttl that the daemon will go by, in seconds.
 
     Attributes:
         id: taken until `freed`.
@@ -64,7 +63,7 @@ class Call:
 
     outlives_connection = True
 
-    def __init__(self, kind: Kind, header: dict[str, Any], body: list[bytes], ttl_s: float) -> None:
+    def __init__(self, kind: Kind, header: dict[str, Any], body: list[bytes]) -> None:
         self._loop = asyncio.get_running_loop()
         self._header = header
         self._frames = pack("SEND", header, body)
@@ -75,7 +74,7 @@ class Call:
         self._waiter: asyncio.Future[None] | None = None
         self.id: Id = header["id"]
         self.kind = kind
-        self.expires_at = self._loop.time() + ttl_s
+        self.expires_at = self._loop.time() + header["ttl_ms"] / 1000
         self.sent = False
         self.freed = False
         self.outcome: Any = None

@@ -240,8 +240,9 @@ class Client:
         header = send_header(kind, capability, keys, self.ttl_ms)
         if "id" not in header:
             header["id"] = next(number for number in self._ids if number not in self._calls)
-        ttl_ms = min(header["ttl_ms"], self._max_ttl_ms or header["ttl_ms"])
-        call = Call(kind, header, body_frames(body), ttl_ms / 1000)
+        if self._max_ttl_ms:
+            header["ttl_ms"] = min(header["ttl_ms"], self._max_ttl_ms)
+        call = Call(kind, header, body_frames(body))
         if call.id in self._calls:
             raise router_error("duplicate_id", f"a send with id {call.id!r} is open", retry=False)
         self._calls[call.id] = call

@@ -76,11 +76,11 @@ def _renderers(format: Format, stream: TextIO) -> list[Processor]:  # noqa: A002
 
 
 def printable(text: str) -> str:
-    """Return `text` with everything escaped that would move a terminal's cursor or change its colours.
+    r"""Return `text` with everything escaped that would move a terminal's cursor or change its colours.
 
     Example:
-        >>> printable("a\\x1b[2Jb")
-        'a\\\\x1b[2Jb'
+        >>> print(printable("a\x1b[2Jb"))
+        a\x1b[2Jb
     """
     if text.isprintable():
         return text

@@ -7,7 +7,7 @@ bounded table does not name is under the label value `other`, a capability that 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from router_daemon.core.counts import OTHER, Histogram
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+HEADS: Final = (0.0, 1.0, 2.0, 3.0, 5.0)
 
 
 class Series:
@@ -34,6 +35,13 @@ class Series:
         cumulative = accumulate(histogram.counts)
         self.buckets = [(_bound(b), n) for b, n in zip((*histogram.bounds, float("inf")), cumulative, strict=True)]
         self.total = histogram.total
+
+
+def _heads(counts: Mapping[int, int]) -> Series:
+    histogram = Histogram(HEADS)
+    for heads, count in counts.items():
+        histogram.add(heads, count)
+    return Series(histogram)
 
 
 def _bound(value: float) -> str:
@@ -54,7 +62,7 @@ class Snapshot:
         ]
         self.deliveries = [(b.label, dict(b.outcomes), dict(b.failures)) for b in counts.backends.values()]
         self.decisions = {"hit": Series(counts.decision_hit), "miss": Series(counts.decision_miss)}
-        self.heads = Series(counts.heads)
+        self.heads = _heads(counts.heads)
         self.cache = {"hit": cache.hits, "miss": cache.misses, "expired": cache.expired}
         self.cache["invalidated"] = cache.invalidated
         self.protocol_errors = dict(counts.protocol_errors)

@@ -28,6 +28,7 @@ PREFIX: Final = b"CAR1."
 MAX_ID_BYTES: Final = 64
 MAX_NESTING: Final = 64
 MAX_DETAIL_CHARS: Final = 256
+MAX_COMMAND_BYTES: Final = 32
 
 _VERSIONED = re.compile(rb"CAR\d+\.")
 _NOT_CONTAINERS: Final = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
@@ -47,18 +48,30 @@ class _IdOnly(msgspec.Struct):
     id: Any
 
 
-class _Command(NamedTuple):
+class _Command:
     """How one verb is read."""
 
-    verb: str
-    event: Callable[..., Event]
-    decode: Callable[[Any], Any]
-    has_body: bool
-    check: Callable[[Any], None] | None
+    __slots__ = ("check", "decode", "event", "has_body", "verb")
+
+    def __init__(
+        self,
+        verb: str,
+        event: Callable[..., Event],
+        header: type[msgspec.Struct],
+        *,
+        has_body: bool = False,
+        check: Callable[[Any], None] | None = None,
+    ) -> None:
+        self.verb = verb
+        self.event = event
+        self.decode: Callable[[Any], Any] = msgspec.msgpack.Decoder(header).decode
+        self.has_body = has_body
+        self.check = check
 
 
 def _check_request(request: events.Request) -> None:
-    _check_id(request.id)
+    if type(request.id) is not int:
+        _check_id(request.id)
     if request.embedding is not msgspec.UNSET:
         _check_embedding(request.embedding)
 
@@ -94,39 +107,26 @@ def _check_embedding(value: list[float] | bytes) -> None:
             raise ProtocolError("bad_header", "embedding: NaN or infinity")
 
 
-def _command(
-    verb: str,
-    event: Callable[..., Event],
-    header: type[msgspec.Struct],
-    *,
-    has_body: bool = False,
-    check: Callable[[Any], None] | None = None,
-) -> tuple[bytes, _Command]:
-    decode = msgspec.msgpack.Decoder(header).decode
-    return PREFIX + verb.encode(), _Command(verb, event, decode, has_body, check)
-
-
 _COMMANDS: Final[dict[Side, dict[bytes, _Command]]] = {
-    Side.CLIENT: dict(
-        (
-            _command("SEND", events.Send, events.Request, has_body=True, check=_check_request),
-            _command("CANCEL", events.Cancel, events.CancelHeader, check=_check_key),
-            _command("FEEDBACK", events.Feedback, events.FeedbackHeader, check=_check_key),
-            _command("PING", events.Ping, events.EmptyHeader),
-        )
-    ),
-    Side.BACKEND: dict(
-        (
-            _command("REGISTER", events.Register, events.Registration, check=_check_profile),
-            _command("UPDATE", events.Update, events.Revision, check=_check_profile),
-            _command("HEARTBEAT", events.Heartbeat, events.HeartbeatHeader),
-            _command("ACK", events.Ack, events.AckHeader, has_body=True),
-            _command("NACK", events.Nack, events.NackHeader),
-            _command("PART", events.Part, events.PartHeader, has_body=True),
-            _command("DRAIN", events.Drain, events.EmptyHeader),
-            _command("UNREGISTER", events.Unregister, events.EmptyHeader),
-        )
-    ),
+    side: {PREFIX + command.verb.encode(): command for command in commands}
+    for side, commands in {
+        Side.CLIENT: (
+            _Command("SEND", events.Send, events.Request, has_body=True, check=_check_request),
+            _Command("CANCEL", events.Cancel, events.CancelHeader, check=_check_key),
+            _Command("FEEDBACK", events.Feedback, events.FeedbackHeader, check=_check_key),
+            _Command("PING", events.Ping, events.EmptyHeader),
+        ),
+        Side.BACKEND: (
+            _Command("REGISTER", events.Register, events.Registration, check=_check_profile),
+            _Command("UPDATE", events.Update, events.Revision, check=_check_profile),
+            _Command("HEARTBEAT", events.Heartbeat, events.HeartbeatHeader),
+            _Command("ACK", events.Ack, events.AckHeader, has_body=True),
+            _Command("NACK", events.Nack, events.NackHeader),
+            _Command("PART", events.Part, events.PartHeader, has_body=True),
+            _Command("DRAIN", events.Drain, events.EmptyHeader),
+            _Command("UNREGISTER", events.Unregister, events.EmptyHeader),
+        ),
+    }.items()
 }
 
 _NAMES: Final[dict[type[Any], bytes]] = {
@@ -167,25 +167,43 @@ class Decoder:
         self._side = side
         self._limits = limits
         self._commands = _COMMANDS[side]
+        self._header_bytes = limits.header_bytes
+        # One body frame of at most this is within the limit whatever the header.
+        self._surely_bytes = limits.message_bytes - limits.header_bytes - MAX_COMMAND_BYTES
 
     def decode(self, frames: Sequence[Any]) -> Event:
         """Return the event for one message: its peer, an empty delimiter or none, command, header, body frames."""
-        delimited = len(frames[1]) == 0
-        at = 2 if delimited else 1
-        command = self._commands.get(frames[at]) if len(frames) >= at + 2 else None
-        if command is None:
-            code, detail = _unreadable(frames, at)
-            return Malformed(self._side, frames[0], delimited, "", code, detail)
+        command = self._commands.get(frames[1])
+        if command is not None and len(frames) >= 3:
+            return self._decode(frames, 1, command)
+        at = 1 if frames[1] else 2
+        command = self._commands.get(frames[2]) if at == 2 and len(frames) >= 4 else None
+        if command is not None:
+            return self._decode(frames, 2, command)
+        code, detail = _unreadable(frames, at)
+        return Malformed(self._side, frames[0], at == 2, "", code, detail)
+
+    def _decode(self, frames: Sequence[Any], at: int, command: _Command) -> Event:
+        frame = frames[at + 1]
         try:
-            self._check_size(frames, at + 2)
-            header = self._header(frames[at + 1], command)
-            if delimited and command.verb in _NOT_FOR_DELIMITED:
-                return self._malformed(frames, at, command, ProtocolError("bad_frames", "it has no answer"))
+            if len(frames) > at + 3 or len(frames[-1]) > self._surely_bytes:
+                self._check_size(frames, at + 2)
+            if len(frame) > self._header_bytes:
+                raise ProtocolError("too_large", f"at most {self._header_bytes} bytes of header")
+            header = command.decode(frame)
+            if len(frame) > MAX_NESTING and _nests_too_deep(frame):
+                raise ProtocolError("bad_header", f"nested deeper than {MAX_NESTING}")
+            if command.check is not None:
+                command.check(header)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            return self._malformed(frames, at, command, ProtocolError("bad_header", str(error)[:MAX_DETAIL_CHARS]))
         except ProtocolError as error:
             return self._malformed(frames, at, command, error)
         if command.has_body:
-            return command.event(frames[0], delimited, header, frames[at + 2 :])
-        return command.event(frames[0], delimited, header)
+            return command.event(frames[0], at == 2, header, frames[at + 2 :])
+        if at == 2 and command.verb in _NOT_FOR_DELIMITED:
+            return self._malformed(frames, at, command, ProtocolError("bad_frames", "not with the empty delimiter"))
+        return command.event(frames[0], at == 2, header)
 
     def _check_size(self, frames: Sequence[Any], body_at: int) -> None:
         limits = self._limits
@@ -193,19 +211,6 @@ class Decoder:
             raise ProtocolError("too_large", f"at most {limits.body_frames} body frames")
         if sum(map(len, frames)) - len(frames[0]) > limits.message_bytes:
             raise ProtocolError("too_large", f"at most {limits.message_bytes} bytes in all")
-
-    def _header(self, frame: Any, command: _Command) -> Any:
-        if len(frame) > self._limits.header_bytes:
-            raise ProtocolError("too_large", f"at most {self._limits.header_bytes} bytes of header")
-        try:
-            header = command.decode(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise ProtocolError("bad_header", str(error)[:MAX_DETAIL_CHARS]) from None
-        if len(frame) > MAX_NESTING and _nests_too_deep(frame):
-            raise ProtocolError("bad_header", f"nested deeper than {MAX_NESTING}")
-        if command.check is not None:
-            command.check(header)
-        return header
 
     def _malformed(self, frames: Sequence[Any], at: int, command: _Command, error: ProtocolError) -> Malformed:
         found: Any = None

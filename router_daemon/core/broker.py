@@ -180,8 +180,8 @@ class Broker:
             assert message.out == sum(delivery.out for delivery in message.deliveries)
             assert message.out > 0 or message.line is not None
             assert message.bucket is not None
-            assert len(message.tried) <= message.heads
-            assert len(set(message.tried)) == len(message.tried)
+            tried = message.tried()
+            assert len(set(tried)) == len(tried) <= message.heads
         self._clients.check()
         for backend in self.registry.by_name.values():
             assert backend.bucket is not None

@@ -18,7 +18,6 @@ UNKNOWN: Final = "unknown"
 SECONDS: Final = tuple(m * 10.0**e for e in range(-4, 2) for m in (1.0, 2.5, 5.0))
 """100 us to 50 s: from a local call to a language model."""
 DECISION_SECONDS: Final = tuple(m * 1e-6 for m in (0.5, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 5000))
-HEADS: Final = (0.0, 1.0, 2.0, 3.0, 5.0)
 
 
 class Histogram:
@@ -35,6 +34,11 @@ class Histogram:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def add(self, value: float, count: int) -> None:
+        """Count the same value several times."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.total += value * count
 
 
 class CapabilityCounts:
@@ -85,7 +89,7 @@ class Counts:
         self.groups: set[str] = set()
         self.decision_hit = Histogram(DECISION_SECONDS)
         self.decision_miss = Histogram(DECISION_SECONDS)
-        self.heads = Histogram(HEADS)
+        self.heads: Counter[int] = Counter()
         self.protocol_errors: Counter[str] = Counter()
         self.stray_answers: Counter[str] = Counter()
         self.lost_answers: Counter[str] = Counter()

@@ -103,7 +103,7 @@ class Dispatcher:
         if message.rejected:
             self.fail(message, "rejected", now)
             return
-        if message.spent or len(message.tried) >= message.heads:
+        if message.spent or len(message.tried()) >= message.heads:
             self.fail(message, "failed", now)
             return
         ranking, chosen = self._decide(message, now)
@@ -117,7 +117,8 @@ class Dispatcher:
     def has_alternative(self, message: Message, now: float) -> bool:
         """Tell whether there is a candidate that the message has not been sent to."""
         ranking = self._rankings.get(message.request.capability, message.request.priority, now)
-        return any(candidate.backend.name not in message.tried for candidate in ranking.candidates)
+        tried = message.tried()
+        return any(candidate.backend.name not in tried for candidate in ranking.candidates)
 
     def _decide(self, message: Message, now: float) -> tuple[Ranking, list[Backend]]:
         """Return the ranking in force and the heads to send to now, timed as one decision."""
@@ -132,7 +133,7 @@ class Dispatcher:
 
     def _choose(self, message: Message, ranking: Ranking) -> list[Backend]:
         """Return untried candidates with room, as many as may get the message at once."""
-        tried = message.tried
+        tried = message.tried() if message.deliveries else ()
         count = message.heads - len(tried) if message.fan_out else 1
         chosen: list[Backend] = []
         for candidate in self._policy.order(ranking):
@@ -145,7 +146,8 @@ class Dispatcher:
 
     def _wait(self, message: Message, ranking: Ranking) -> str | None:
         """Nobody has room: let the message wait and return None, or return the code of why it cannot."""
-        if all(candidate.backend.name in message.tried for candidate in ranking.candidates):
+        tried = message.tried()
+        if all(candidate.backend.name in tried for candidate in ranking.candidates):
             if message.deliveries:
                 return "failed"
             return "no_backend" if self._registry.was_offered(message.request.capability) else "no_capability"
@@ -153,16 +155,18 @@ class Dispatcher:
 
     def _deliver(self, message: Message, ranking: Ranking, backends: list[Backend], now: float) -> None:
         request, deliveries = message.request, message.deliveries
-        ttl_ms = max(1, int((message.deadline - now) * 1000.0))
+        ttl_ms = int((message.deadline - now) * 1000.0) or 1
         heads = len(deliveries) + len(backends)
         due = message.deadline
+        patient = message.fan_out and request.first_ms is UNSET
         for backend in backends:
-            message.tried.append(backend.info.name)
             attempt = len(deliveries) + 1
             delivery = Delivery(self._next_id, message, backend, attempt, now)
             self._next_id += 1
-            if not message.fan_out or request.first_ms is not UNSET:
-                due = min(due, self._limit(delivery, ranking, now))
+            if not patient:
+                self._limit(delivery, len(ranking.candidates), now)
+                if delivery.limit_at < due:
+                    due = delivery.limit_at
             deliveries.append(delivery)
             backend.open[delivery.id] = delivery
             header = DeliverHeader(
@@ -181,17 +185,17 @@ class Dispatcher:
         message.out += len(backends)
         self._timers.schedule(message, due, now)
 
-    def _limit(self, delivery: Delivery, ranking: Ranking, now: float) -> float:
-        """Set and return when this head counts as timed out: all that is left for the last one that may be tried."""
+    def _limit(self, delivery: Delivery, candidates: int, now: float) -> None:
+        """Set when this head counts as timed out: all that is left for the last one that may be tried."""
         message = delivery.message
-        if not message.fan_out and message.reruns and len(message.tried) < min(message.heads, len(ranking.candidates)):
+        nth = len(message.deliveries) + 1
+        if nth < message.heads and nth < candidates and message.reruns and not message.fan_out:
             timeout_s = self._settings.attempt_timeout_s
-            delivery.limit_at = now + ((message.deadline - now) / 2.0 if timeout_s is None else timeout_s)
+            delivery.limit_at = now + (0.5 * (message.deadline - now) if timeout_s is None else timeout_s)
         first_ms = message.request.first_ms
         if first_ms is not UNSET and now + first_ms / 1000.0 < delivery.limit_at:
             delivery.limit_at = now + first_ms / 1000.0
             delivery.hard = True
-        return delivery.limit_at
 
     def arm(self, message: Message, now: float) -> None:
         """Wake up for a message when its next head counts as timed out, or at its deadline."""
@@ -253,7 +257,7 @@ class Dispatcher:
                 continue
             names = {candidate.backend.name for candidate in ranking.candidates}
             for message in messages:
-                if names.issubset(message.tried):
+                if names.issubset(message.tried()):
                     message.reason = message.reason or f"{capability}: {_REFUSALS['no_backend']}"
                     self.fail(message, "failed" if message.deliveries else "no_backend", now)
 
@@ -285,4 +289,4 @@ class Dispatcher:
                 self.cancel(delivery, now)
         message.counts.outcomes[outcome] += 1
         message.counts.message_seconds.observe(now - message.accepted_at)
-        self._counts.heads.observe(len(message.deliveries))
+        self._counts.heads[len(message.deliveries)] += 1

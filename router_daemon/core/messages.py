@@ -36,7 +36,6 @@ class Message(Struct, eq=False):
         heads: how many different backends may get it in all.
         fan_out: they get it at once; else one after the other.
         reruns: it may have a second delivery after one that may have run.
-        tried: names of the backends that count towards `heads`.
         out: deliveries that may still answer.
         answered: some head has answered (with `reply: all` others may be out still).
         answering: the head whose stream has begun, with `reply` other than `all`.
@@ -57,7 +56,6 @@ class Message(Struct, eq=False):
     fan_out: bool
     reruns: bool
     counts: CapabilityCounts
-    tried: list[str] = []
     deliveries: list[Delivery] = []
     out: int = 0
     answered: bool = False
@@ -74,6 +72,10 @@ class Message(Struct, eq=False):
         """Bytes of the body."""
         return sum(map(len, self.body))
 
+    def tried(self) -> list[str]:
+        """Names of the backends that count towards `heads`: all but those that did not begin."""
+        return [delivery.backend.info.name for delivery in self.deliveries if not delivery.excused]
+
     def retry(self) -> bool:
         """Tell the client whether sending it again is safe: not where it may have run and may not run twice."""
         return self.reruns or all(delivery.unsent for delivery in self.deliveries)
@@ -89,6 +91,7 @@ class Delivery(Struct, eq=False):
         parts: pieces passed on, the next one's `seq`.
         open: holds its place. out: may still answer. counted: its outcome is in the backend's counts.
         cancelled: it got a CANCEL. unsent: it never left the daemon.
+        excused: it had not begun (busy, or unsent), so it does not count towards the message's heads.
     """
 
     id: int
@@ -105,4 +108,5 @@ class Delivery(Struct, eq=False):
     counted: bool = False
     cancelled: bool = False
     unsent: bool = False
+    excused: bool = False
     bucket: dict[Any, None] | None = None

@@ -214,7 +214,7 @@ class Settler:
         if begun:
             message.spent = message.spent or not message.reruns
         else:
-            message.tried.remove(delivery.backend.name)
+            delivery.excused = True
         if message.request.reply == "all":
             self._head_error(delivery, code, message.reason)
             if message.out == 0:

@@ -44,7 +44,7 @@ class WaitingRoom:
         size = message.size
         if self.size >= self._max_messages or self.bytes + size > self._max_bytes:
             return False
-        key = (message.request.capability, message.request.priority, not message.tried)
+        key = (message.request.capability, message.request.priority, not message.deliveries)
         message.line = self._lines.setdefault(key, OrderedDict())
         message.line[message] = None
         self.size += 1

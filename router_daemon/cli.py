@@ -1,0 +1,268 @@
+"""The command line: what is typed becomes a call, and nothing is decided here.
+
+Rules:
+- A command loads only the rooms that it needs, so `--help`, completion and `check` start without the daemon.
+- Addresses left out come from the configuration (`--config`, environment, defaults), so that the commands of one
+  machine find its daemon without being told.
+- Expected trouble is one line and an exit code (`cli_exit.reported`): 0 done, 1 no daemon (or it cannot start),
+  2 wrong usage or configuration, 3 refused, 4 failed or expired, 130 interrupted.
+"""
+
+# ruff: noqa: PLC0415 - imports inside commands are this file's first rule
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from router_daemon import __version__, addresses
+from router_daemon.cli_exit import USAGE, CommandError, reported
+from router_daemon.config import Config, load_config
+from router_daemon.config_sources import Flag
+
+app = typer.Typer(
+    name="router-daemon",
+    help="Routes each message to the backends that can do it, soonest and most surely.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Mode(enum.StrEnum):
+    """How a message is spread over its heads."""
+
+    AUTO = "auto"
+    FANOUT = "fanout"
+    HEDGE = "hedge"
+    SINGLE = "single"
+
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file to read.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set one key, over file and environment; may be repeated."),
+]
+Admin = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The daemon's admin room. [default: configured]")]
+Capability = Annotated[str, typer.Option(metavar="C", help="What a backend must offer.")]
+Priority = Annotated[int, typer.Option(metavar="N", min=1, max=4, help="1 low, 2 medium, 3 high, 4 critical.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the daemon's JSON answer.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"router-daemon {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Routes each message to the backends that can do it, soonest and most surely."""
+
+
+@app.command()
+@reported
+def run(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    frontend: Annotated[str | None, typer.Option(metavar="ADDR", help="Where clients connect.")] = None,
+    backend: Annotated[str | None, typer.Option(metavar="ADDR", help="Where backends connect.")] = None,
+    admin: Annotated[str | None, typer.Option(metavar="HOST:PORT", help='The HTTP room, "" for none.')] = None,
+    log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning, error.")] = None,
+) -> None:
+    """Run the daemon.
+
+    SIGTERM and Ctrl-C let open messages finish, a second one does not wait.
+
+    Exit code: 0 after a drain, 1 where it cannot start (a port is taken), 2 for a wrong configuration.
+    """
+    options = (
+        ("--frontend", "frontend.bind", frontend),
+        ("--backend", "backend.bind", backend),
+        ("--admin", "admin.bind", admin),
+        ("--log-level", "log.level", log_level),
+    )
+    flags = [Flag(option, key, text) for option, key, text in options if text is not None]
+    loaded = load_config(config, os.environ, overrides or (), flags)
+
+    from router_daemon.logs import configure_logging
+
+    configure_logging(loaded.log.level, loaded.log.format)
+
+    from router_daemon.daemon import run as run_daemon
+
+    raise typer.Exit(run_daemon(loaded))
+
+
+@app.command()
+@reported
+def check(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    show: Annotated[bool, typer.Option("--show", help="Print what would be in force, as TOML.")] = False,
+) -> None:
+    """Check a configuration.
+
+    Checked is what file, environment and --set make together.
+
+    Exit code: 0 where it is right, else 2, with a line for every fault.
+    """
+    loaded = load_config(config, os.environ, overrides or ())
+    if show:
+        from router_daemon.config_text import effective_text
+
+        print(effective_text(loaded), end="")
+    else:
+        print(f"ok: {config or 'the defaults'}")
+
+
+@app.command()
+@reported
+def backends(config: ConfigFile = None, admin: Admin = None, as_json: AsJson = False) -> None:
+    """Show the backends of the running daemon.
+
+    State, open deliveries and places, measured profile, outcomes.
+
+    Exit code: 0, or 1 where no daemon answers.
+    """
+    from router_daemon import cli_admin
+
+    answer = cli_admin.fetch(_admin_address(admin, config), "/backends")
+    print(json.dumps(answer, indent=2) if as_json else cli_admin.backends_text(answer))
+
+
+@app.command()
+@reported
+def explain(
+    name: Annotated[str | None, typer.Argument(metavar="CAPABILITY", help="What a backend must offer.")] = None,
+    capability: Annotated[str | None, typer.Option(metavar="C", help="The same, as an option.")] = None,
+    priority: Priority = 2,
+    config: ConfigFile = None,
+    admin: Admin = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a message would be routed now.
+
+    Every candidate, its score term by term, and why the running daemon would or would not send to it.
+
+    Exit code: 0, 1 where no daemon answers, 3 where it would refuse the message (no such capability).
+    """
+    wanted = name or capability
+    if wanted is None or (name and capability):
+        raise CommandError(USAGE, "explain takes one CAPABILITY")
+
+    from router_daemon import cli_admin
+
+    answer = cli_admin.fetch(_admin_address(admin, config), "/explain", capability=wanted, priority=priority)
+    print(json.dumps(answer, indent=2) if as_json else cli_admin.explain_text(answer))
+    cli_admin.raise_error_of(answer)
+
+
+@app.command()
+@reported
+def send(
+    capability: Capability,
+    priority: Priority = 2,
+    body: Annotated[str | None, typer.Option(metavar="TEXT|-", help="The body; - reads standard input.")] = None,
+    ttl_ms: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Give up after this long. [default: 30000]")
+    ] = None,
+    heads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=3, help="At most this many backends get it.")
+    ] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Default: as the daemon is configured.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Wait for the answer of every head.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Write a streamed answer piece by piece.")] = False,
+    frontend: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="The daemon's frontend. [default: configured]")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Send one message and print the answer.
+
+    The answer's body goes to stdout as it is. With --all the bodies follow each other, each on a line of its own.
+
+    Exit code: 0 answered, 1 no daemon, 2 wrong usage, 3 refused or nobody can do it, 4 failed or expired; with --all
+    that of the first head that failed. The reason is one line on stderr, beginning with the protocol's error code.
+    """
+    if every and stream:
+        raise CommandError(USAGE, "--all and --stream cannot be had together")
+    if frontend is None:
+        frontend = addresses.reachable(_configured(config).frontend.addresses[0])
+    _check("--frontend", frontend)
+
+    from router_daemon import cli_send
+    from router_daemon.answers import SendKeys
+
+    keys = SendKeys(priority=priority, ttl_ms=ttl_ms, heads=heads, mode=mode and mode.value)
+    frames = cli_send.body_of(body)
+    code = cli_send.send(frontend, capability, frames, keys, every=every, stream=stream)
+    raise typer.Exit(code)
+
+
+@app.command()
+@reported
+def serve(
+    name: Annotated[str, typer.Option(metavar="N", help="Of the backend, 1 to 64 characters; one registration each.")],
+    capability: Annotated[list[str], typer.Option(metavar="C", help="What the command can do; may be repeated.")],
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="Program and arguments.")],
+    slots: Annotated[int, typer.Option(metavar="N", min=1, help="How many may run at once.")] = 1,
+    backend: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="The daemon's backend socket. [default: configured]")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Make any executable a backend.
+
+    The command gets a message's body on stdin and prints the result. Exit code 0 of the command is success; any other is a failure, with the last line of its stderr as the reason. It
+    finds CAR_CAPABILITY, CAR_PRIORITY, CAR_MESSAGE and CAR_ATTEMPT in its environment, and is killed when the answer
+    is no longer wanted or the message's time is over. SIGTERM or Ctrl-C: those running finish, then it exits.
+
+    Exit code: 0 after a drain, 2 for wrong usage or no such executable, 3 where the daemon refuses the registration.
+    """
+    if backend is None:
+        backend = addresses.reachable(_configured(config).backend.addresses[0])
+    _check("--backend", backend)
+
+    from router_daemon import serve as serving
+    from router_daemon.logs import configure_logging
+
+    configure_logging()
+    serving.serve(name, list(dict.fromkeys(capability)), command, backend, slots)
+
+
+def _configured(file: Path | None) -> Config:
+    return load_config(file, os.environ)
+
+
+def _admin_address(flag: str | None, file: Path | None) -> str:
+    address = addresses.reachable(_configured(file).admin.bind) if flag is None else flag
+    if not address:
+        raise CommandError(USAGE, "the admin room is switched off (admin.bind): say where it is with --admin HOST:PORT")
+    try:
+        return addresses.check_host_port(address)
+    except ValueError as error:
+        raise CommandError(USAGE, f"--admin {address}: {error}") from None
+
+
+def _check(option: str, address: str) -> None:
+    """Refuse what is no address to connect to."""
+    try:
+        addresses.check_endpoint(address)
+    except ValueError as error:
+        raise CommandError(USAGE, f"{option} {address}: {error}") from None
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    app(prog_name="router-daemon")
