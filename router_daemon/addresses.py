@@ -17,7 +17,7 @@ IPC_PATH_BYTES: Final = 107
 ENDPOINT_RULE: Final = f"tcp://HOST:PORT (port 0: any free one) or ipc://PATH (1 to {IPC_PATH_BYTES} bytes)"
 HOST_PORT_RULE: Final = 'HOST:PORT, or "" to switch it off'
 
-_HOST_PORT: Final = re.compile(r"(?P<host>\*|\[[^\]\s]+\]|[^\s\[\]/:;*@]+):(?P<port>\d{1,5}|\*)")
+_HOST_PORT: Final = re.compile(r"(?P<host>\*|\[[^\]\s]+\]|[^\s\[\]/:;*@]+):(?P<port>[0-9]{1,5}|\*)")
 _ANY: Final = frozenset({"*", "0.0.0.0", "[::]"})  # noqa: S104 - compared with, never bound to
 _FREE: Final = frozenset({"*", "0"})
 
@@ -31,9 +31,17 @@ def split_host_port(text: str) -> tuple[str, str]:
     match = _HOST_PORT.fullmatch(text)
     if match is None or (match["port"] != "*" and int(match["port"]) > 65_535):
         raise ValueError("must be HOST:PORT")
-    if match["host"].startswith("["):
-        ipaddress.IPv6Address(match["host"][1:-1])
+    if match["host"].startswith("[") and not _is_ipv6(match["host"][1:-1]):
+        raise ValueError("must be HOST:PORT")
     return match["host"], match["port"]
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_endpoint(text: str) -> str:
@@ -64,7 +72,7 @@ def check_host_port(text: str) -> str:
         if text:
             host, port = split_host_port(text)
             if "*" in (host, port):
-                raise ValueError  # noqa: TRY301 - ZeroMQ's own way to say "any"
+                raise ValueError
     except ValueError:
         raise ValueError(f"must be {HOST_PORT_RULE}") from None
     return text
@@ -80,17 +88,29 @@ def clash(one: str, other: str) -> bool:
     return host == other_host or host in _ANY or other_host in _ANY
 
 
-def reachable(bind: str) -> str:
-    """Return where a peer on this machine reaches what is bound to `bind`: "every interface" becomes the loopback.
+def reachable(address: str) -> str:
+    """Return where a peer on this machine reaches what is bound to `address`: "every interface" becomes the loopback.
+
+    Args:
+        address: an endpoint, or HOST:PORT.
 
     Example:
         >>> reachable("tcp://*:5570")
         'tcp://127.0.0.1:5570'
+
+    Raises:
+        ValueError: it is neither, or "any free port".
     """
-    if not bind or bind.startswith("ipc://"):
-        return bind
-    scheme = "tcp://" if bind.startswith("tcp://") else ""
-    host, port = _bound(bind)
+    if "://" in address:
+        check_endpoint(address)
+        if address.startswith("ipc://"):
+            return address
+    else:
+        split_host_port(address)
+    scheme = "tcp://" if address.startswith("tcp://") else ""
+    host, port = _bound(address)
+    if port in _FREE:
+        raise ValueError("must name a port, to be connected to")
     if host in _ANY:
         host = "[::1]" if host == "[::]" else "127.0.0.1"
     return f"{scheme}{host}:{port}"

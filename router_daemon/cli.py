@@ -22,7 +22,7 @@ import typer
 
 from router_daemon import __version__, addresses
 from router_daemon.cli_exit import USAGE, CommandError, reported
-from router_daemon.config import Config, load_config
+from router_daemon.config import load_config
 from router_daemon.config_sources import Flag
 
 app = typer.Typer(
@@ -197,16 +197,14 @@ def send(
     """
     if every and stream:
         raise CommandError(USAGE, "--all and --stream cannot be had together")
-    if frontend is None:
-        frontend = addresses.reachable(_configured(config).frontend.addresses[0])
-    _check("--frontend", frontend)
+    address = _socket("--frontend", frontend, config, "frontend")
 
     from router_daemon import cli_send
     from router_daemon.answers import SendKeys
 
     keys = SendKeys(priority=priority, ttl_ms=ttl_ms, heads=heads, mode=mode and mode.value)
     frames = cli_send.body_of(body)
-    code = cli_send.send(frontend, capability, frames, keys, every=every, stream=stream)
+    code = cli_send.send(address, capability, frames, keys, every=every, stream=stream)
     raise typer.Exit(code)
 
 
@@ -224,41 +222,42 @@ def serve(
 ) -> None:
     """Make any executable a backend.
 
-    The command gets a message's body on stdin and prints the result. Exit code 0 of the command is success; any other is a failure, with the last line of its stderr as the reason. It
-    finds CAR_CAPABILITY, CAR_PRIORITY, CAR_MESSAGE and CAR_ATTEMPT in its environment, and is killed when the answer
-    is no longer wanted or the message's time is over. SIGTERM or Ctrl-C: those running finish, then it exits.
+    The command gets a message's body on stdin and prints the result. Its exit code 0 is success; any other is a
+    failure, with the last line of its stderr as the reason. It finds CAR_CAPABILITY, CAR_PRIORITY, CAR_MESSAGE and
+    CAR_ATTEMPT in its environment, and is killed when the answer is no longer wanted or the message's time is over.
+    SIGTERM and Ctrl-C: what runs finishes, then it exits.
 
     Exit code: 0 after a drain, 2 for wrong usage or no such executable, 3 where the daemon refuses the registration.
     """
-    if backend is None:
-        backend = addresses.reachable(_configured(config).backend.addresses[0])
-    _check("--backend", backend)
+    address = _socket("--backend", backend, config, "backend")
 
     from router_daemon import serve as serving
     from router_daemon.logs import configure_logging
 
     configure_logging()
-    serving.serve(name, list(dict.fromkeys(capability)), command, backend, slots)
+    serving.serve(name, list(dict.fromkeys(capability)), command, address, slots)
 
 
-def _configured(file: Path | None) -> Config:
-    return load_config(file, os.environ)
+def _socket(option: str, flag: str | None, file: Path | None, section: str) -> str:
+    """Return where to connect to: what the flag says, else the first address that the daemon is configured to bind."""
+    if flag is None:
+        loaded = load_config(file, os.environ)
+        flag = (loaded.frontend if section == "frontend" else loaded.backend).addresses[0]
+    if "://" not in flag:
+        raise CommandError(USAGE, f"{option} {flag}: must be {addresses.ENDPOINT_RULE}")
+    return _reachable(option, flag)
 
 
 def _admin_address(flag: str | None, file: Path | None) -> str:
-    address = addresses.reachable(_configured(file).admin.bind) if flag is None else flag
+    address = load_config(file, os.environ).admin.bind if flag is None else flag
     if not address:
         raise CommandError(USAGE, "the admin room is switched off (admin.bind): say where it is with --admin HOST:PORT")
-    try:
-        return addresses.check_host_port(address)
-    except ValueError as error:
-        raise CommandError(USAGE, f"--admin {address}: {error}") from None
+    return _reachable("--admin", address)
 
 
-def _check(option: str, address: str) -> None:
-    """Refuse what is no address to connect to."""
+def _reachable(option: str, address: str) -> str:
     try:
-        addresses.check_endpoint(address)
+        return addresses.reachable(address)
     except ValueError as error:
         raise CommandError(USAGE, f"{option} {address}: {error}") from None
 

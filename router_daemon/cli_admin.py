@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import urllib.error
@@ -21,7 +22,7 @@ from router_daemon.logs import printable
 
 TIMEOUT_S: Final = 5.0
 ANSWER_BYTES: Final = 64 * 1024 * 1024
-DETAIL_CHARACTERS: Final = 200
+DETAIL_BYTES: Final = 500
 
 Row = Mapping[str, Any]
 
@@ -39,7 +40,7 @@ def fetch(admin: str, path: str, **query: str | int) -> dict[str, Any]:
             answer = json.loads(response.read(ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            detail = error.read(DETAIL_CHARACTERS).decode(errors="replace").strip()
+            detail = _detail(error.read(DETAIL_BYTES))
         raise CommandError(NO_DAEMON, f"http://{admin}{path} answered {error.code} {error.reason}: {detail}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
@@ -49,6 +50,13 @@ def fetch(admin: str, path: str, **query: str | int) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise CommandError(NO_DAEMON, f"http://{admin}{path} answered something that is no JSON object")
     return answer
+
+
+def _detail(body: bytes) -> str:
+    """Return what an answer that is an error says: the daemon's sentence, or whatever another server sent."""
+    with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
+        return str(json.loads(body)["error"])
+    return body.decode(errors="replace").strip()
 
 
 def _why(reason: object) -> str:
@@ -93,8 +101,10 @@ def _rows(answer: Row, key: str) -> list[Row]:
 
 
 def _total(counts: Row) -> int:
-    numbers: list[int] = [count for count in counts.values() if isinstance(count, int)]
-    return sum(numbers)
+    total = 0
+    for count in counts.values():
+        total += count if isinstance(count, int) else 0
+    return total
 
 
 def _list(row: Row, key: str) -> str:
@@ -114,12 +124,12 @@ def backends_text(answer: Row) -> str:
 
 
 def _backend_cells(row: Row, said: Sequence[str]) -> list[str]:
-    places = [row.get("slots"), row.get("prefetch")]
-    total = sum(places) if all(isinstance(count, int) for count in places) else "-"
+    slots, prefetch = row.get("slots"), row.get("prefetch")
+    places = slots + prefetch if isinstance(slots, int) and isinstance(prefetch, int) else "-"
     return [
         _text(row, "name"),
         _text(row, "state"),
-        f"{_text(row, 'in_flight')}/{total}",
+        f"{_text(row, 'in_flight')}/{places}",
         _text(row, "queue"),
         _text(row, "latency_ms"),
         _text(row, "success_ratio"),

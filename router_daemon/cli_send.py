@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import BinaryIO, Final
+from io import BufferedReader
+from typing import BinaryIO, Final, cast
 
 import zmq
 
@@ -19,13 +20,17 @@ from router_daemon.errors import ConnectionLost, RouterError
 from router_daemon.sync_client import SyncClient
 
 PING_TIMEOUT_S: Final = 2.0
+CHUNK_BYTES: Final = 64 * 1024
 
 
 def body_of(text: str | None) -> list[bytes]:
     """Return the frames of a message: none without a text, all of standard input for `-`, else the text."""
     if text is None:
         return []
-    return [sys.stdin.buffer.read()] if text == "-" else [os.fsencode(text)]
+    if text != "-":
+        return [os.fsencode(text)]
+    stdin = cast("BufferedReader", sys.stdin.buffer)
+    return [b"".join(iter(lambda: stdin.read1(CHUNK_BYTES), b""))]  # in pieces: in one read() Ctrl-C goes unheard
 
 
 def send(address: str, capability: str, body: list[bytes], keys: SendKeys, *, every: bool, stream: bool) -> int:

@@ -32,6 +32,8 @@ LINGER_MS: Final = 1_000
 """How long closing waits for what was already handed to libzmq (an unanswered FEEDBACK, a last ACK)."""
 CONNECT_TIMEOUT_MS: Final = 3_000
 """After that libzmq tries again; the system alone would hang on an unreachable host for two minutes."""
+HIGH_WATER_MARK: Final = 256
+"""Messages that libzmq may hold for a daemon that does not read; what is sent beyond it waits where it can be seen."""
 BATCH_MESSAGES: Final = 256
 """Messages taken from the socket before anybody else gets the loop."""
 
@@ -131,6 +133,7 @@ def open_dealer(context: Context, address: str) -> Socket:
     socket: Socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, LINGER_MS)
     socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
     if "[" in address:
         socket.setsockopt(zmq.IPV6, 1)
@@ -234,7 +237,7 @@ class ClientLink:
         self._loop.remove_reader(self._socket.FD)
         self._loop.remove_reader(self._monitor.FD)
         self._forget_waiting(everything=True)
-        close_dealer(self._socket, self._monitor, LINGER_MS)
+        close_dealer(self._socket, self._monitor, LINGER_MS if self.connected else 0)
 
     async def term(self) -> None:
         """Wait until what libzmq had when `shut` was called has left, `LINGER_MS` at most."""

@@ -7,7 +7,7 @@ bounded table does not name is under the label value `other`, a capability that 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
@@ -37,11 +37,17 @@ class Series:
         self.total = histogram.total
 
 
-def _heads(counts: Mapping[int, int]) -> Series:
+def _heads(counts: Sequence[int]) -> Series:
     histogram = Histogram(HEADS)
-    for heads, count in counts.items():
+    for heads, count in enumerate(counts):
         histogram.add(heads, count)
     return Series(histogram)
+
+
+def _seen(counts: dict[str, int]) -> dict[str, int]:
+    """Return what has happened, and the first key (the good outcome) in any case."""
+    first = next(iter(counts))
+    return {key: count for key, count in counts.items() if count or key == first}
 
 
 def _bound(value: float) -> str:
@@ -53,14 +59,14 @@ class Snapshot:
 
     def __init__(self, broker: Broker) -> None:
         counts, cache = broker.counts, broker.rankings
-        self.outcomes = [(c.label, dict(c.outcomes)) for c in counts.capabilities.values()]
+        self.outcomes = [(c.label, _seen(c.outcomes)) for c in counts.capabilities.values()]
         self.message_seconds = [(c.label, Series(c.message_seconds)) for c in counts.capabilities.values()]
         self.delivery_seconds = [
             (c.label, group, Series(histogram))
             for c in counts.capabilities.values()
             for group, histogram in c.delivery_seconds.items()
         ]
-        self.deliveries = [(b.label, dict(b.outcomes), dict(b.failures)) for b in counts.backends.values()]
+        self.deliveries = [(b.label, _seen(b.outcomes), _seen(b.failures)) for b in counts.backends.values()]
         self.decisions = {"hit": Series(counts.decision_hit), "miss": Series(counts.decision_miss)}
         self.heads = _heads(counts.heads)
         self.cache = {"hit": cache.hits, "miss": cache.misses, "expired": cache.expired}

@@ -12,22 +12,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import shlex
 import shutil
 import signal
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from typing import Final
 
+import structlog
 import zmq
 
-from router_daemon.backend import Backend, Delivery
+from router_daemon.backend import Backend
 from router_daemon.cli_exit import USAGE, CommandError
+from router_daemon.deliveries import Delivery
+
+log = structlog.get_logger(__name__)
 
 OUTPUT_BYTES: Final = 16 * 1024 * 1024
 """As much as a message may have by default."""
 COMPLAINT_BYTES: Final = 4096
-CHUNK_BYTES: Final = 64 * 1024
 KILL_TIMEOUT_S: Final = 1.0
 """How long a killed process is waited for; longer only where the kernel cannot end it."""
 
@@ -58,10 +62,21 @@ def serve(name: str, capabilities: Sequence[str], command: Sequence[str], addres
     async def work(delivery: Delivery) -> bytes:
         return await run_command(command, delivery)
 
+    logging.getLogger("router_daemon.runner").addFilter(_without_traceback)
+    log.info("serving", name=name, capabilities=capabilities, daemon=address, command=shlex.join(command))
     try:
         backend.serve()
     except zmq.ZMQError as error:
         raise CommandError(USAGE, f"{address}: {error.strerror}") from None
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Let a command's failure be one line: where in this program it came up says nothing."""
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if isinstance(error, CommandFailed):
+        record.msg, record.args = f"{record.getMessage()}: {error}", ()
+        record.exc_info = None
+    return True
 
 
 async def run_command(command: Sequence[str], delivery: Delivery) -> bytes:
@@ -70,27 +85,23 @@ async def run_command(command: Sequence[str], delivery: Delivery) -> bytes:
     Raises:
         CommandFailed: it could not be started, exited with another code than 0, printed too much, or took too long.
     """
+    loop = asyncio.get_running_loop()
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=_environment(delivery), start_new_session=True
+        transport, run = await loop.subprocess_exec(
+            lambda: _Run(loop), *command, env=_environment(delivery), start_new_session=True
         )
     except (OSError, ValueError) as error:
         raise CommandFailed(f"cannot start {command[0]}: {error}") from None
-    ended = False
     try:
         async with asyncio.timeout(delivery.time_left_s):
-            output, complaint = await _converse(process, delivery.data)
-        ended = True
+            await run.converse(delivery.data)
     except TimeoutError:
         raise CommandFailed(f"killed after its {delivery.ttl_ms} ms were over") from None
     finally:
-        if not ended:
-            await _end(process)
-    if output is None:
-        raise CommandFailed(f"printed more than {OUTPUT_BYTES} bytes")
-    if process.returncode != 0:
-        raise CommandFailed(_last_line(complaint) or _exit_text(process.returncode))
-    return output
+        if not run.ended.done():
+            await run.kill()
+        transport.close()
+    return run.result(transport.get_returncode())
 
 
 def _environment(delivery: Delivery) -> dict[str, str]:
@@ -102,60 +113,69 @@ def _environment(delivery: Delivery) -> dict[str, str]:
     }
 
 
-async def _converse(process: Process, body: bytes) -> tuple[bytes | None, bytes]:
-    """Feed a process, read it out and wait for its end; return its output (None: too much) and the end of stderr."""
-    _, output, complaint, _ = await asyncio.gather(
-        _feed(process, body), _read_output(process), _read_complaint(process), process.wait()
-    )
-    return output, complaint
+class _Run(asyncio.SubprocessProtocol):
+    """One process: what it printed so far, and its end.
 
+    A protocol instead of `asyncio.subprocess`, because there nothing closes the pipes of a process whose child lives on.
 
-async def _feed(process: Process, body: bytes) -> None:
-    """Write the body; a command need not read it."""
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(body)
-        await process.stdin.drain()
-    process.stdin.close()
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        await process.stdin.wait_closed()
+    Attributes:
+        ended: done once the process has exited and stdin, stdout and stderr are closed.
+    """
 
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.ended = loop.create_future()
+        self._output: list[bytes] = []
+        self._output_bytes = 0
+        self._complaint = b""
 
-async def _read_output(process: Process) -> bytes | None:
-    """Return all of stdout; None, and the process is killed, where that is too much (the rest is read and dropped)."""
-    assert process.stdout is not None
-    chunks: list[bytes] = []
-    size_bytes = 0
-    while chunk := await process.stdout.read(CHUNK_BYTES):
-        size_bytes += len(chunk)
-        if size_bytes <= OUTPUT_BYTES:
-            chunks.append(chunk)
-        elif chunks:
-            chunks.clear()
-            _kill(process)
-    return b"".join(chunks) if size_bytes <= OUTPUT_BYTES else None
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport = transport
 
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 2:
+            self._complaint = (self._complaint + data)[-COMPLAINT_BYTES:]
+            return
+        self._output_bytes += len(data)
+        self._output.append(data)
+        if self._output_bytes > OUTPUT_BYTES:
+            self._output.clear()
+            self._kill_group()
 
-async def _read_complaint(process: Process) -> bytes:
-    """Return the end of stderr."""
-    assert process.stderr is not None
-    kept = b""
-    while chunk := await process.stderr.read(CHUNK_BYTES):
-        kept = (kept + chunk)[-COMPLAINT_BYTES:]
-    return kept
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - of a pipe; the exit code says more
+        if not self.ended.done():
+            self.ended.set_result(None)
 
+    async def converse(self, body: bytes) -> None:
+        """Feed the process, which need not read it, and wait for its end."""
+        stdin = self._transport.get_pipe_transport(0)
+        assert isinstance(stdin, asyncio.WriteTransport)
+        stdin.write(body)
+        stdin.write_eof()
+        await asyncio.shield(self.ended)
 
-def _kill(process: Process) -> None:
-    """Kill a process and all in its group; the group may live on without its first process."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    async def kill(self) -> None:
+        """End the process and all in its group now, and wait for it."""
+        self._kill_group()
+        self._transport.close()
+        await asyncio.wait([self.ended], timeout=KILL_TIMEOUT_S)
 
+    def result(self, exit_code: int | None) -> bytes:
+        """Return what a process that has ended printed.
 
-async def _end(process: Process) -> None:
-    """Leave nothing of an unfinished command behind: kill it and wait for it."""
-    _kill(process)
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), KILL_TIMEOUT_S)
+        Raises:
+            CommandFailed: it did not do its work.
+        """
+        if self._output_bytes > OUTPUT_BYTES:
+            raise CommandFailed(f"printed more than {OUTPUT_BYTES} bytes")
+        if exit_code != 0:
+            raise CommandFailed(_last_line(self._complaint) or _exit_text(exit_code))
+        return b"".join(self._output)
+
+    def _kill_group(self) -> None:
+        """The group may live on without its first process, so that one's end is no reason not to."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._transport.get_pid(), signal.SIGKILL)
 
 
 def _last_line(complaint: bytes) -> str:

@@ -149,6 +149,7 @@ _NAMES: Final[dict[type[Any], bytes]] = {
 _NOT_FOR_DELIMITED: Final = frozenset({"CANCEL", "FEEDBACK"})
 _WITH_DELIVERY_ID: Final = frozenset({"ACK", "NACK", "PART"})
 
+_CODEC_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _decode_id = msgspec.msgpack.Decoder(_IdOnly).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -167,42 +168,47 @@ class Decoder:
         self._side = side
         self._limits = limits
         self._commands = _COMMANDS[side]
-        self._header_bytes = limits.header_bytes
         # One body frame of at most this is within the limit whatever the header.
         self._surely_bytes = limits.message_bytes - limits.header_bytes - MAX_COMMAND_BYTES
 
     def decode(self, frames: Sequence[Any]) -> Event:
         """Return the event for one message: its peer, an empty delimiter or none, command, header, body frames."""
         command = self._commands.get(frames[1])
-        if command is not None and len(frames) >= 3:
-            return self._decode(frames, 1, command)
-        at = 1 if frames[1] else 2
-        command = self._commands.get(frames[2]) if at == 2 and len(frames) >= 4 else None
-        if command is not None:
-            return self._decode(frames, 2, command)
-        code, detail = _unreadable(frames, at)
-        return Malformed(self._side, frames[0], at == 2, "", code, detail)
+        if command is None or len(frames) != 4 or len(frames[2]) > MAX_NESTING or len(frames[3]) > self._surely_bytes:
+            return self._decode_any(frames)
+        try:  # the common shape, one body frame: nothing in it can exceed a limit
+            header = command.decode(frames[2])
+            if command.check is not None:
+                command.check(header)
+        except _CODEC_ERRORS as error:
+            return self._malformed(frames, 1, command, "bad_header", str(error))
+        except ProtocolError as error:
+            return self._malformed(frames, 1, command, error.code, error.detail)
+        if command.has_body:
+            return command.event(frames[0], False, header, frames[3:])
+        return command.event(frames[0], False, header)
 
-    def _decode(self, frames: Sequence[Any], at: int, command: _Command) -> Event:
-        frame = frames[at + 1]
+    def _decode_any(self, frames: Sequence[Any]) -> Event:
+        at = 1 if len(frames[1]) else 2
+        command = self._commands.get(frames[at]) if len(frames) >= at + 2 else None
+        if command is None:
+            code, detail = _unreadable(frames, at)
+            return Malformed(self._side, frames[0], at == 2, "", code, detail)
         try:
-            if len(frames) > at + 3 or len(frames[-1]) > self._surely_bytes:
-                self._check_size(frames, at + 2)
-            if len(frame) > self._header_bytes:
-                raise ProtocolError("too_large", f"at most {self._header_bytes} bytes of header")
-            header = command.decode(frame)
-            if len(frame) > MAX_NESTING and _nests_too_deep(frame):
+            self._check_size(frames, at + 2)
+            header = command.decode(frames[at + 1])
+            if len(frames[at + 1]) > MAX_NESTING and _nests_too_deep(frames[at + 1]):
                 raise ProtocolError("bad_header", f"nested deeper than {MAX_NESTING}")
             if command.check is not None:
                 command.check(header)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            return self._malformed(frames, at, command, ProtocolError("bad_header", str(error)[:MAX_DETAIL_CHARS]))
+            if at == 2 and command.verb in _NOT_FOR_DELIMITED:
+                raise ProtocolError("bad_frames", f"{command.verb} is not for peers with the empty delimiter")
+        except _CODEC_ERRORS as error:
+            return self._malformed(frames, at, command, "bad_header", str(error))
         except ProtocolError as error:
-            return self._malformed(frames, at, command, error)
+            return self._malformed(frames, at, command, error.code, error.detail)
         if command.has_body:
             return command.event(frames[0], at == 2, header, frames[at + 2 :])
-        if at == 2 and command.verb in _NOT_FOR_DELIMITED:
-            return self._malformed(frames, at, command, ProtocolError("bad_frames", "not with the empty delimiter"))
         return command.event(frames[0], at == 2, header)
 
     def _check_size(self, frames: Sequence[Any], body_at: int) -> None:
@@ -211,15 +217,17 @@ class Decoder:
             raise ProtocolError("too_large", f"at most {limits.body_frames} body frames")
         if sum(map(len, frames)) - len(frames[0]) > limits.message_bytes:
             raise ProtocolError("too_large", f"at most {limits.message_bytes} bytes in all")
+        if len(frames[body_at - 1]) > limits.header_bytes:
+            raise ProtocolError("too_large", f"at most {limits.header_bytes} bytes of header")
 
-    def _malformed(self, frames: Sequence[Any], at: int, command: _Command, error: ProtocolError) -> Malformed:
+    def _malformed(self, frames: Sequence[Any], at: int, command: _Command, code: str, detail: str) -> Malformed:
         found: Any = None
         if command.verb == "SEND":
             found = _readable_id(frames[at + 1])
         elif command.verb in _WITH_DELIVERY_ID:
             found = _readable_id(frames[at + 1])
             found = found if type(found) is int else None
-        return Malformed(self._side, frames[0], at == 2, command.verb, error.code, error.detail, found)
+        return Malformed(self._side, frames[0], at == 2, command.verb, code, detail[:MAX_DETAIL_CHARS], found)
 
 
 def _unreadable(frames: Sequence[Any], at: int) -> tuple[str, str]:
@@ -239,7 +247,7 @@ def _readable_id(frame: Any) -> ClientId | None:
     try:
         found = _decode_id(frame).id
         _check_id(found)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ProtocolError):
+    except (*_CODEC_ERRORS, ProtocolError):
         return None
     return found  # type: ignore[no-any-return]
 

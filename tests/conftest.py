@@ -42,8 +42,10 @@ class Daemon:
     backend: str
     log: Path
     settings: Sections
+    signalled: bool = False
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.signalled = True
         self.process.send_signal(number)
 
     def wait(self, timeout_s: float = STOP_S) -> int:
@@ -59,7 +61,7 @@ class Daemon:
 
     def stop(self) -> None:
         """End it as an operator would and assert that it went well."""
-        if self.process.poll() is None:
+        if self.process.poll() is None and not self.signalled:
             self.signal()
         try:
             code = self.wait()
@@ -207,7 +209,7 @@ class DaemonFactory:
     def stop(self) -> None:
         """Stop all that still run; every one must have ended well."""
         for daemon in self.daemons:
-            if daemon.process.poll() is None:
+            if daemon.process.poll() is None and not daemon.signalled:
                 daemon.signal()
         faults = []
         for daemon in self.daemons:

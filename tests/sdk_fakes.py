@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import msgpack  # type: ignore[import-untyped]
 import zmq
 
-from router_daemon.backend import Backend
+from router_daemon.backend import Backend, Delivery
+from router_daemon.client import Client
 
 PATIENCE_S = 10.0
+
+Function = Callable[[Delivery], Any]
+Work = Callable[[Client, "FakeDaemon"], Coroutine[Any, Any, None]]
 
 
 class Message(NamedTuple):
@@ -60,8 +67,14 @@ class FakeDaemon:
         self.address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def vanish(self) -> None:
-        """Be gone without a word."""
+        """Be gone without a word, the listening socket too (libzmq closes it at its leisure)."""
         self.socket.close(0)
+        host, _, port = self.address.removeprefix("tcp://").rpartition(":")
+        give_up_at = time.monotonic() + PATIENCE_S
+        with contextlib.suppress(ConnectionRefusedError, ConnectionResetError):
+            while True:
+                assert time.monotonic() < give_up_at, "the listening socket stays open"
+                socket.create_connection((host, int(port))).close()
 
     def receive(self, *skip: str, timeout_s: float = PATIENCE_S) -> Message:
         """Return the next message, without those of the verbs to skip."""
@@ -132,12 +145,13 @@ class Running:
         self.backend = backend
         self.error: BaseException | None = None
         self.loop = asyncio.new_event_loop()
+        self.task = self.loop.create_task(backend.run())
         self.thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         try:
-            self.loop.run_until_complete(self.backend.run())
-        except Exception as error:  # the test asks for it
+            self.loop.run_until_complete(self.task)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the test asks for it
             self.error = error
 
     def __enter__(self) -> Self:
@@ -147,8 +161,7 @@ class Running:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if (link := self.backend._link) is not None:
-            link.abort()
+        self.loop.call_soon_threadsafe(self.task.cancel)
         self.thread.join(PATIENCE_S)
         assert not self.thread.is_alive()
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
@@ -167,5 +180,47 @@ class Running:
 async def until(condition: Callable[[], Any]) -> None:
     """Let the event loop turn until something holds."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - no wait: one turn of the loop
             await asyncio.sleep(0)
+
+
+def with_client(work: Work, **options: Any) -> None:
+    """Run a test's coroutine with a client and the daemon it talks to."""
+
+    async def main() -> None:
+        with FakeDaemon() as daemon:
+            async with asyncio.timeout(30), Client(daemon.address, **options) as client:
+                await work(client, daemon)
+
+    asyncio.run(main())
+
+
+@asynccontextmanager
+async def task_of(work: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Task[Any]]:
+    """Run a coroutine beside the test and leave nothing of it behind."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
+
+
+@contextmanager
+def serving(function: Function, **options: Any) -> Iterator[tuple[FakeDaemon, bytes, Running]]:
+    """Register a backend with one handler; yield the daemon, its name for the backend, and the backend."""
+    with FakeDaemon() as daemon:
+        backend = Backend("b1", daemon.address, **options)
+        backend.handler("work")(function)
+        with Running(backend) as running:
+            register = daemon.registered(heartbeat_ms=60_000)
+            yield daemon, register.peer, running
+
+
+def answers(function: Function, **keys: Any) -> Message:
+    """Return what a backend sends for one delivery to a handler."""
+    with serving(function) as (daemon, peer, _):
+        daemon.deliver(peer, 5, b"in", **keys)
+        return daemon.receive()

@@ -161,11 +161,14 @@ def alert_story(*scores: float) -> list[str]:
 
 
 def test_alerts_have_hysteresis_and_do_not_repeat_themselves() -> None:
+    calm = [0.0] * 5
     assert alert_story(7.9) == []
     assert alert_story(9, 20, 9, 5, 9) == ["RAISED"]
-    assert alert_story(9, 3) == ["RAISED", "CLEARED"]
-    assert alert_story(9, 3, 9, 3, 9) == ["RAISED", "CLEARED"]  # back within minutes: raised without a word
-    assert alert_story(9, 3, *[0] * 12, 9) == ["RAISED", "CLEARED", "RAISED"]
+    assert alert_story(9, *calm[:4]) == ["RAISED"]
+    assert alert_story(9, *calm) == ["RAISED", "CLEARED"]
+    assert alert_story(9, 3, 3, 5, *calm[:4]) == ["RAISED"]  # not calm for long enough at any time
+    assert alert_story(9, *calm, 9, *calm) == ["RAISED", "CLEARED"]  # back within minutes: without a word
+    assert alert_story(9, *calm, *calm, *calm, 9) == ["RAISED", "CLEARED", "RAISED"]
 
 
 def test_an_alert_says_what_when_and_how_far_and_its_copy_has_the_same_id() -> None:
@@ -273,6 +276,13 @@ def test_the_roster_has_two_for_each_of_the_six_capabilities() -> None:
         assert sum(capability in spec.work for spec in roster.ROSTER) >= 2
 
 
+def test_numbers_in_the_summary_are_short() -> None:
+    values = (0.0, -0.5, 777.0, 9999.0, 12_345.0, -6_816_745.0, 2.5e9, 1e13)
+    assert [analysis.short(value) for value in values] == (
+        ["0", "-0.5", "777", "9999", "12.3k", "-6.82M", "2.5G", "10T"]
+    )
+
+
 EXPOSITION = """\
 # TYPE router_messages_total counter
 router_messages_total{capability="a",outcome="replied"} 7
@@ -327,7 +337,7 @@ def test_the_table_shows_a_daemons_word_of_each_backend() -> None:
         deliveries={"zscore-mad": {"acked": 9, "failed": 1}, "old-box": {"acked": 30}},
     )
     console = Console(width=130, record=True, file=io.StringIO())
-    console.print(table.draw(table.Scene("a test", 3.0, snapshot, ledger.Ledger(), {}), 130))
+    console.print(table.draw(table.Scene("a test", 3.0, snapshot, ledger.Ledger(), {}), 130, 40))
     lines = {line.split()[0]: line for line in console.export_text().splitlines() if line.strip()}
     assert " up " in lines["zscore-mad"]
     assert "25.0%" in lines["zscore-mad"]

@@ -76,7 +76,7 @@ KEYS = [
 def random_header(dice: random.Random, capability: str) -> bytes:
     """Return a header: sensible but for a few keys, then perhaps cut, doubled or with a byte changed."""
     header: dict[str, Any] = {"id": dice.randrange(20), "capability": capability, "ttl_ms": 200}
-    header |= {"name": unique("garbage"), "capabilities": [capability], "score": 1}
+    header |= {"name": f"garbage-{dice.randrange(50)}", "capabilities": [capability], "score": 1}
     for key in dice.sample(KEYS, dice.randrange(4)):
         header[key] = random_value(dice)
     packed = bytearray(pack(header))
@@ -84,7 +84,7 @@ def random_header(dice: random.Random, capability: str) -> bytes:
     if fault == 0:
         del packed[dice.randrange(len(packed)) :]
     elif fault == 1:
-        packed += packed
+        packed *= 2
     elif fault == 2:
         packed[dice.randrange(len(packed))] = dice.randrange(256)
     elif fault == 3:

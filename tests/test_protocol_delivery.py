@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import Room
-from peers import RawBackend, RawClient, Stopwatch, recv_while_beating, unique
+from peers import RawBackend, RawClient, Stopwatch, unique
 
 
 def single(room: Room, client: RawClient, backends: list[RawBackend], **keys: Any) -> tuple[Any, ...]:
@@ -300,74 +300,36 @@ def test_delivery_and_message_ids_are_never_used_twice(room: Room) -> None:
     assert len({delivery.header["message"] for _, delivery in sent}) == 50
 
 
-def test_an_attempt_that_takes_half_of_the_time_is_followed_by_another_head(room: Room) -> None:
-    client, backends = room.client(), room.backends(2)
-    watch = Stopwatch()
-    ident, _, _, (second,) = single(room, client, backends, ttl_ms=600)
-    repeated = second.delivery(attempt=2, head=2)
-    assert 0.29 <= watch.elapsed_s < 1.3
-    second.ack(repeated, b"second")
-    client.expect("REPLY", id=ident, last=True, backend=second.name, heads=2)
+def test_large_bodies_reach_every_head_and_those_after_a_failure(room: Room) -> None:
+    client, backends = room.client(), room.backends(3)
+    body = [bytes([number]) * size for number, size in enumerate((0, 8_191, 8_192, 70_000, 300_000))]
+    client.send(room.capability, *body, id="fanout")
+    sent = room.sent_to(client, backends)
+    assert [delivery.body for _, delivery in sent] == [body] * 3
+    for backend, delivery in sent:
+        backend.nack(delivery)
+    client.error("failed", "fanout")
+    client.send(room.capability, *body, mode="single")
+    for _ in range(3):
+        ((backend, delivery),) = room.sent_to(client, backends)
+        assert delivery.body == body
+        backend.nack(delivery)
+        assert [told for told in backend.pending() if told.verb == "DELIVER"] == []
+        backends.remove(backend)
+    client.expect("ERROR", code="failed", last=True)
 
 
-def test_attempt_timeout_is_configured(careful: Room) -> None:
-    client, backends = careful.client(), careful.backends(3)
-    watch = Stopwatch()
-    ident, first, delivery, others = single(careful, client, backends, ttl_ms=1_200, idempotent=True)
-    while not (sent := careful.deliveries(others)):
-        assert watch.elapsed_s < 1.2
-        first.poll(0.02)
-    assert watch.elapsed_s >= 0.19
-    ((second, repeated),) = sent
-    assert repeated.header["attempt"] == 2
-    message = client.error("expired", ident, timeout_s=2.2)
-    assert watch.elapsed_s >= 1.19, "the last permitted head has all the time that is left"
-    assert message.header["retry"] is True
-    second.ack(repeated, b"late")
-    first.ack(delivery, b"later")
-    assert room_is_quiet(client, backends)
-
-
-def room_is_quiet(client: RawClient, backends: list[RawBackend]) -> bool:
-    """Tell whether nobody is told anything but that answers are not wanted any more."""
-    told = [message for backend in backends for message in backend.pending()]
-    return client.pending() == [] and all(message.verb == "CANCEL" for message in told)
-
-
-def test_the_only_head_has_all_the_time(careful: Room) -> None:
-    client, backends = careful.client(), careful.backends(2)
-    watch = Stopwatch()
-    ident, first, delivery, others = single(careful, client, backends, heads=1, idempotent=True)
-    assert first.poll(0.15) is None
-    while watch.elapsed_s < 0.4:
-        assert careful.deliveries([*others, first]) == []
-        assert client.poll(0.05) is None
-    first.ack(delivery, b"at last")
-    client.expect("REPLY", id=ident, last=True)
-
-
-def test_first_ms_is_how_long_a_head_may_be_silent(room: Room) -> None:
-    client, backends = room.client(), room.backends(2)
-    watch = Stopwatch()
-    ident, _, _, (second,) = single(room, client, backends, ttl_ms=20_000, first_ms=200)
-    repeated = second.delivery(attempt=2, timeout_s=1.3)
-    assert watch.elapsed_s >= 0.19
-    second.ack(repeated)
-    client.expect("REPLY", id=ident, last=True)
-
-
-def test_a_place_nobody_answers_for_is_free_after_ttl_and_three_heartbeats(nimble: Room) -> None:
-    client, backend = nimble.client(), nimble.backend()
-    watch = Stopwatch()
-    ident = client.send(nimble.capability, ttl_ms=200)
-    delivery = backend.delivery()
-    client.error("expired", ident, timeout_s=1.3)
-    backend.cancelled(delivery)
-    second = client.send(nimble.capability, ttl_ms=10_000)
-    repeated = recv_while_beating(backend, [backend], timeout_s=2)
-    assert repeated.verb == "DELIVER"
-    assert 0.9 <= watch.elapsed_s < 2.2
-    backend.ack(delivery, b"much too late")
-    assert client.pending() == []
-    backend.ack(repeated)
-    client.expect("REPLY", id=second, last=True)
+def test_peers_that_read_late_get_all_in_order(room: Room) -> None:
+    client = room.client(RCVHWM=1, RCVBUF=8_192)
+    backend = room.stranger(RCVHWM=1, RCVBUF=8_192)
+    backend.register(room.capability, slots=250)
+    body = bytes(50_000)
+    for number in range(250):
+        client.send(room.capability, number.to_bytes(2, "big"), body)
+    deliveries = [backend.delivery() for _ in range(250)]
+    assert [delivery.body for delivery in deliveries] == [[n.to_bytes(2, "big"), body] for n in range(250)]
+    for delivery in deliveries:
+        backend.ack(delivery, *delivery.body)
+    assert backend.pending() == []
+    replies = [client.expect("REPLY", last=True) for _ in range(250)]
+    assert [reply.body for reply in replies] == [delivery.body for delivery in deliveries]

@@ -75,6 +75,14 @@ def test_a_timeout_is_the_end(once: tuple[Room, dict[str, Any]]) -> None:
     first.cancelled(delivery)
 
 
+def test_a_head_silent_for_first_ms_is_the_end(once: tuple[Room, dict[str, Any]]) -> None:
+    room, keys = once
+    client, backends = room.client(), room.backends(2)
+    ident, _, _, others = only_delivery(room, client, backends, first_ms=150, ttl_ms=20_000, **keys)
+    assert client.error("failed", ident, timeout_s=1.4).header["retry"] is False
+    assert room.deliveries(others) == []
+
+
 def test_idempotent_said_wins_over_the_configuration(careful: Room) -> None:
     client, backends = careful.client(), careful.backends(2)
     client.send(careful.capability, idempotent=True)

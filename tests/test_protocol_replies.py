@@ -32,6 +32,16 @@ def test_all_brings_one_answer_per_head_and_the_last_is_marked(room: Room) -> No
     assert room.deliveries([one, two, three]) == [], "nobody is cancelled"
 
 
+def test_the_id_of_all_is_taken_until_its_last_answer(room: Room) -> None:
+    client, ident, ((one, first), (two, second)) = fanned_out(room, 2, reply="all")
+    one.ack(first)
+    client.expect("REPLY", id=ident, last=False)
+    client.send(room.capability, id=ident)
+    client.error("duplicate_id", ident, last=False)
+    two.ack(second)
+    client.expect("REPLY", id=ident, last=True)
+
+
 def test_all_counts_a_rejected_head_as_one_answer(room: Room) -> None:
     client, ident, sent = fanned_out(room, 2, reply="all")
     (one, first), (two, second) = sent

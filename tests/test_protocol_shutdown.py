@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -78,6 +79,44 @@ def test_what_is_still_open_at_the_drain_timeout_ends_as_draining(daemon: Daemon
     while (told := backend.recv()).verb != "BYE":
         assert told.verb == "CANCEL"
     assert running.wait() == 0
+
+
+def test_what_was_delivered_is_answered_when_the_daemon_ends_under_load(
+    daemon: DaemonFactory, open_room: OpenRoom
+) -> None:
+    running = daemon()
+    room = open_room(running)
+    client, backend = room.client(), room.backend(slots=20, prefetch=20)
+    answers: Counter[str] = Counter()
+    delivered: set[int] = set()
+    for number in range(600):
+        if number == 300:
+            running.signal()
+        client.send(room.capability, number.to_bytes(2, "big"), bytes(2_000), id=number, ttl_ms=20_000)
+        serve(backend, delivered)
+        count(client, answers)
+    while running.process.poll() is None:
+        serve(backend, delivered)
+        count(client, answers, 0.005)
+    assert running.wait() == 0
+    count(client, answers, 0.1)
+    assert {number for _, number in client.open} & delivered == set()
+    assert answers["REPLY"] >= len(delivered) > 0
+    assert set(answers) <= {"REPLY", "draining"}
+
+
+def serve(backend: RawBackend, delivered: set[int]) -> None:
+    """Do all the work that is there."""
+    while (message := backend.poll(0)) is not None:
+        if message.verb == "DELIVER":
+            delivered.add(int.from_bytes(message.body[0], "big"))
+            backend.ack(message, *message.body)
+
+
+def count(client: RawClient, answers: Counter[str], timeout_s: float = 0) -> None:
+    """Count what the client hears; it keeps the books itself."""
+    while (message := client.poll(timeout_s)) is not None:
+        answers[message.header.get("code", message.verb)] += 1
 
 
 def test_a_second_signal_ends_it_at_once(daemon: DaemonFactory, open_room: OpenRoom) -> None:

@@ -25,6 +25,9 @@ from router_daemon.errors import RETRY
 
 FEATURES: Final = ["fanout", "single", "stream", "reply_all", "reply_none"]
 _CLIENT_FAULTS: Final = frozenset({"forbidden", "bad_frames", "bad_header"})
+_SAID: Final = {True: (True, True), False: (False, False)}
+"""What `idempotent` allows: several copies at once; a second run after a failure, a loss or a timeout."""
+_UNSAID: Final = {"copies": (True, True), "retries": (False, True), "never": (False, False)}
 _TAKEN: Final = "a message of this id is open"
 
 
@@ -47,6 +50,11 @@ class Clients:
         self._emit = emit
         self._instance = instance
         self._number = 0
+        self._unsaid = _UNSAID[settings.unsaid_idempotent]
+        self._default_ttl_ms = settings.default_ttl_ms
+        self._max_ttl_ms = settings.max_ttl_ms
+        self._mode = settings.mode
+        self._heads = settings.heads
         self._uncounted = CapabilityCounts(UNKNOWN)
         self._by_peer: dict[Peer, Client] = {}
         self.draining = False
@@ -75,27 +83,22 @@ class Clients:
 
     def _admit(self, event: Send, client: Client, now: float) -> Message:
         """Return the message, with what the configuration adds to what the client said."""
-        settings, request = self._settings, event.header
-        idempotent = request.idempotent
-        if idempotent is UNSET:
-            copies = settings.unsaid_idempotent == "copies"
-            reruns = copies or settings.unsaid_idempotent == "retries"
-        else:
-            copies = reruns = idempotent is True
-        ttl_ms = settings.default_ttl_ms if request.ttl_ms is UNSET else min(request.ttl_ms, settings.max_ttl_ms)
-        mode = settings.mode if request.mode is UNSET else request.mode
-        self._number += 1
+        request = event.header
+        copies, reruns = self._unsaid if request.idempotent is UNSET else _SAID[request.idempotent]
+        ttl_ms = self._default_ttl_ms if request.ttl_ms is UNSET else min(request.ttl_ms, self._max_ttl_ms)
+        mode = self._mode if request.mode is UNSET else request.mode
+        number = self._number = self._number + 1
         return Message(
-            self._number,
-            f"{self._instance}{self._number:x}",
+            number,
+            f"{self._instance}{number:x}",
             client,
             event.delimited,
             request,
             event.body,
             now,
             now + ttl_ms / 1000.0,
-            settings.heads if request.heads is UNSET else min(request.heads, settings.heads),
-            request.reply == "all" or (copies and mode == "fanout"),
+            self._heads if request.heads is UNSET else min(request.heads, self._heads),
+            (copies and mode == "fanout") or request.reply == "all",
             reruns,
             self._uncounted,
         )

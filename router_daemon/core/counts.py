@@ -2,6 +2,7 @@
 
 Rules:
 - Series are found once (when a ranking is made, when a backend registers) and held, never looked up per message.
+- Outcomes are plain dictionaries with every key there from the start: half the price of a `Counter`.
 - The number of series is bounded: a name beyond `label_values` is counted under `other`, a capability that no backend
   ever offered under `unknown`. The bound is on live series: what is forgotten makes room.
 """
@@ -12,12 +13,31 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Final, TypeVar
 
+from router_daemon.errors import RETRY
+
 OTHER: Final = "other"
 UNKNOWN: Final = "unknown"
 
 SECONDS: Final = tuple(m * 10.0**e for e in range(-4, 2) for m in (1.0, 2.5, 5.0))
 """100 us to 50 s: from a local call to a language model."""
 DECISION_SECONDS: Final = tuple(m * 1e-6 for m in (0.5, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 5000))
+
+MOST_HEADS: Final = 15
+"""Deliveries of one message that are told apart; NACKs `busy` allow any number."""
+MESSAGE_OUTCOMES: Final = ("answered", "client_gone", *RETRY)
+DELIVERY_OUTCOMES: Final = (
+    "acked",
+    "failed",
+    "busy",
+    "rejected",
+    "cancelled",
+    "timeout",
+    "lost",
+    "malformed",
+    "undelivered",
+    "unanswered",
+)
+FAILURE_CAUSES: Final = ("failed", "timeout", "lost", "malformed")
 
 
 class Histogram:
@@ -54,26 +74,29 @@ class CapabilityCounts:
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes = dict.fromkeys(MESSAGE_OUTCOMES, 0)
         self.message_seconds = Histogram(SECONDS)
         self.delivery_seconds: dict[str, Histogram] = {}
+
+    def delivery_histogram(self, group: str) -> Histogram:
+        """Return the latency histogram of a (bounded) group, made where it is missing."""
+        return self.delivery_seconds.setdefault(group, Histogram(SECONDS))
 
 
 class BackendCounts:
     """The series of one backend label.
 
     Attributes:
-        outcomes: how its deliveries ended: `acked`, `failed`, `busy`, `rejected`, `cancelled`, `timeout`, `lost`,
-            `malformed`, `undelivered`, `unanswered`.
-        failures: those that count against it, by cause.
+        outcomes: how its deliveries ended (`DELIVERY_OUTCOMES`).
+        failures: those that count against it, by cause (`FAILURE_CAUSES`).
     """
 
     __slots__ = ("failures", "label", "outcomes")
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self.outcomes: Counter[str] = Counter()
-        self.failures: Counter[str] = Counter()
+        self.outcomes = dict.fromkeys(DELIVERY_OUTCOMES, 0)
+        self.failures = dict.fromkeys(FAILURE_CAUSES, 0)
 
 
 _S = TypeVar("_S", CapabilityCounts, BackendCounts)
@@ -89,7 +112,7 @@ class Counts:
         self.groups: set[str] = set()
         self.decision_hit = Histogram(DECISION_SECONDS)
         self.decision_miss = Histogram(DECISION_SECONDS)
-        self.heads: Counter[int] = Counter()
+        self.heads = [0] * (MOST_HEADS + 1)
         self.protocol_errors: Counter[str] = Counter()
         self.stray_answers: Counter[str] = Counter()
         self.lost_answers: Counter[str] = Counter()
@@ -117,13 +140,6 @@ class Counts:
             return name
         self.label_overflow += 1
         return OTHER
-
-    def delivery_seconds(self, capability: CapabilityCounts, group: str) -> Histogram:
-        """Return the latency histogram for deliveries of that capability to that (already bounded) group."""
-        found = capability.delivery_seconds.get(group)
-        if found is None:
-            found = capability.delivery_seconds[group] = Histogram(SECONDS)
-        return found
 
     def _series(self, table: dict[str, _S], label: str, make: type[_S]) -> _S:
         found = table.get(label)

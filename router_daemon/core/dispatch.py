@@ -26,7 +26,7 @@ from router_daemon.core.actions import (
     Error,
     ErrorHeader,
 )
-from router_daemon.core.counts import Counts
+from router_daemon.core.counts import MOST_HEADS, Counts
 from router_daemon.core.messages import Delivery, Message
 from router_daemon.core.ranking import Policy, Ranking, RankingCache
 from router_daemon.core.registry import Backend, Registry
@@ -289,4 +289,4 @@ class Dispatcher:
                 self.cancel(delivery, now)
         message.counts.outcomes[outcome] += 1
         message.counts.message_seconds.observe(now - message.accepted_at)
-        self._counts.heads[len(message.deliveries)] += 1
+        self._counts.heads[min(len(message.deliveries), MOST_HEADS)] += 1

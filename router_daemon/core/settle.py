@@ -40,20 +40,23 @@ class Settler:
 
     def acked(self, delivery: Delivery, body: Body, now: float) -> None:
         """Settle a delivery that succeeded; the first success answers."""
+        backend, message = delivery.backend, delivery.message
         began = delivery.first_part_at
         latency_s = (now if began is None else began) - delivery.sent_at
-        backend, message, dispatcher = delivery.backend, delivery.message, self._dispatcher
-        dispatcher.close(delivery)
+        self._dispatcher.close(delivery)
         if not delivery.counted:
             delivery.counted = True
             backend.profile.observe_success(latency_s)
-            self._counts.delivery_seconds(message.counts, backend.group_label).observe(latency_s)
-        if _may_answer(delivery):
+            histogram = message.counts.delivery_seconds.get(backend.group_label)
+            if histogram is None:
+                histogram = message.counts.delivery_histogram(backend.group_label)
+            histogram.observe(latency_s)
+        if (delivery.out and message.answering is None) or _may_answer(delivery):
             self._answer(delivery, body, latency_s, now)
         else:
             self._counts.stray_answers["late"] += 1
-        if dispatcher.waiting.size:
-            dispatcher.serve(backend, now)
+        if self._dispatcher.waiting.size:
+            self._dispatcher.serve(backend, now)
 
     def nacked(self, delivery: Delivery, header: NackHeader, now: float) -> None:
         """Settle a delivery that was refused or failed."""

@@ -27,36 +27,35 @@ class Timed(Protocol):
 class Wheel:
     """Buckets of one tick each, the ticks in a heap."""
 
-    __slots__ = ("_buckets", "_ticks", "tick_s")
+    __slots__ = ("_buckets", "_per_s", "_ticks")
 
     def __init__(self, tick_s: float) -> None:
-        self.tick_s = tick_s
+        self._per_s = 1.0 / tick_s
         self._buckets: dict[int, dict[Any, None]] = {}
         self._ticks: list[int] = []
 
-    def add(self, item: Timed, due: float) -> None:
-        """Put the item into the first tick that ends at or after `due`."""
-        tick = int(due / self.tick_s) + 1
+    def bucket(self, due: float) -> dict[Any, None]:
+        """Return the bucket of the first tick that ends after `due`."""
+        tick = int(due * self._per_s) + 1
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = {}
             heappush(self._ticks, tick)
-        bucket[item] = None
-        item.bucket = bucket
+        return bucket
 
     def next_due(self) -> float | None:
         """Return when the first tick with something in it ends, dropping empty ones on the way."""
         ticks = self._ticks
         while ticks:
             if self._buckets[ticks[0]]:
-                return ticks[0] * self.tick_s
+                return ticks[0] / self._per_s
             del self._buckets[heappop(ticks)]
         return None
 
     def pop_due(self, now: float, into: list[Any]) -> None:
         """Move every item whose tick has ended into the list; they have no place afterwards."""
         ticks = self._ticks
-        while ticks and ticks[0] * self.tick_s <= now:
+        while ticks and ticks[0] / self._per_s <= now:
             for item in self._buckets.pop(heappop(ticks)):
                 item.bucket = None
                 into.append(item)
@@ -75,7 +74,8 @@ class Timers:
         """Give the item its one place, instead of the one it may have."""
         if item.bucket is not None:
             del item.bucket[item]
-        (self._fine if due - now < NEAR_S else self._coarse).add(item, due)
+        item.bucket = bucket = (self._fine if due - now < NEAR_S else self._coarse).bucket(due)
+        bucket[item] = None
 
     def cancel(self, item: Timed) -> None:
         """Take the item out, where it is in."""

@@ -9,9 +9,13 @@ from demo_app import options
 
 def run() -> int:
     chosen = options.parse(sys.argv[1:])
-    from demo_app import main  # noqa: PLC0415 - --help must work before anything is installed
+    try:
+        from demo_app import main  # noqa: PLC0415 - --help must work before anything is installed
 
-    return main.run(chosen)
+        return main.run(chosen)
+    except KeyboardInterrupt:  # before the loop listens to it
+        print("Stopped by Ctrl-C before the start.")
+        return 0
 
 
 if __name__ == "__main__":

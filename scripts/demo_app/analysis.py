@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 ANOMALY_SCORE: Final = 6.0
@@ -29,6 +29,8 @@ THEIL_SEN_SAMPLES: Final = 96
 """Slopes of all pairs are quadratic: a longer window is thinned to this many samples."""
 RAISE_SCORE: Final = 8.0
 CLEAR_SCORE: Final = 4.0
+CLEAR_SAMPLES: Final = 5
+"""So long it must have been quiet before an alert is cleared."""
 REPEAT_SAMPLES: Final = 12
 """A series that alarmed less than this many samples ago does not alarm again."""
 
@@ -97,11 +99,19 @@ class Aggregate:
 
 @dataclass(slots=True)
 class AlertState:
-    """What an alert generator must know of the past; it travels with the message."""
+    """What an alert generator must know of the past; it travels with the message.
+
+    Attributes:
+        raised: whether the series has not been normal since it was raised.
+        announced: whether that was said.
+        raised_time: of the last alert that was said.
+        high_time: when the score was last above `CLEAR_SCORE`.
+    """
 
     raised: bool = False
     announced: bool = False
-    last_time: float = -math.inf
+    raised_time: float = -math.inf
+    high_time: float = -math.inf
 
 
 @dataclass(slots=True)
@@ -273,21 +283,31 @@ def aggregate(values: Sequence[float]) -> Aggregate:
     )
 
 
+def short(value: float) -> str:
+    """Return a number in at most seven characters, for finite values below 1e15."""
+    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if suffix == 'k' else size):.3g}{suffix}"
+    return f"{value:.4g}"
+
+
 def judge_alert(
     state: AlertState, series: str, point: Point, when: str, step_s: float
 ) -> tuple[AlertState, Alert | None]:
-    """Decide whether the newest top score raises, clears, repeats or changes nothing.
+    """Decide whether the newest top score raises, clears, or changes nothing worth a word.
 
-    Hysteresis: raised at `RAISE_SCORE`, cleared at `CLEAR_SCORE`. A series that comes back within `REPEAT_SAMPLES`
-    steps is raised without a word, and then cleared without a word.
+    Hysteresis: raised at `RAISE_SCORE`, cleared after `CLEAR_SAMPLES` steps at or below `CLEAR_SCORE`. A series that
+    comes back within `REPEAT_SAMPLES` steps of its last alert is raised without a word, then cleared without a word.
     """
     if not state.raised and point.score >= RAISE_SCORE:
-        if point.time - state.last_time < REPEAT_SAMPLES * step_s:
-            return AlertState(raised=True, announced=False, last_time=state.last_time), None
-        text = f"{series} = {point.value:.6g} at {when}, {point.score:.1f} sigma off"
-        return AlertState(raised=True, announced=True, last_time=point.time), _alert(series, "RAISED", point, text)
-    if state.raised and point.score <= CLEAR_SCORE:
-        after = AlertState(raised=False, announced=False, last_time=state.last_time)
+        if point.time - state.raised_time < REPEAT_SAMPLES * step_s:
+            return replace(state, raised=True, announced=False, high_time=point.time), None
+        text = f"{series} = {short(point.value)} at {when}, {point.score:.1f} sigma off"
+        return AlertState(True, True, point.time, point.time), _alert(series, "RAISED", point, text)
+    if state.raised and point.score > CLEAR_SCORE:
+        return replace(state, high_time=max(state.high_time, point.time)), None
+    if state.raised and point.time - state.high_time >= CLEAR_SAMPLES * step_s * 0.99:  # live steps vary a little
+        after = replace(state, raised=False, announced=False)
         if not state.announced:
             return after, None
         return after, _alert(series, "CLEARED", point, f"{series} is back to normal at {when}")

@@ -38,12 +38,20 @@ FILE_SHARE_OF_TIME: Final = 0.9
 
 @dataclass(slots=True)
 class Window:
-    """Consecutive samples of one series; `step_s` is their usual distance, `floor` as in `analysis`."""
+    """Consecutive samples of one series.
+
+    Attributes:
+        since: time of the first new sample; those before it are context.
+        new_samples: how many are new (times may repeat, so `since` cannot tell).
+        floor: as in `analysis`.
+        step_s: the usual distance of two samples.
+    """
 
     series: str
     times: list[float]
     values: list[float]
     since: float
+    new_samples: int
     floor: float
     step_s: float
 
@@ -128,29 +136,30 @@ class LiveFeed:
 
     def __init__(self, rate: float) -> None:
         self._metrics = Metrics()
-        series = len(self._metrics.sample(time.time()))
+        self._metrics.sample(time.time())
+        self._series = len(self._metrics.sample(time.time()))  # rates take two samples to appear
         low, high = LIVE_SAMPLES_PER_S
-        self._period_s = 1 / min(high, max(low, rate / MESSAGES_PER_WINDOW / series))
+        self._period_s = 1 / min(high, max(low, rate / MESSAGES_PER_WINDOW / self._series))
         self._history: dict[str, deque[tuple[float, float]]] = {}
         self.title = f"this machine's live metrics, {1 / self._period_s:.1f} samples/s of each series"
 
     async def windows(self) -> AsyncGenerator[Window, None]:
         """Yield windows when they are due."""
-        pace = Pace(self._period_s)
+        pace = Pace(self._period_s / self._series)  # spread: all at once would only queue up at the backends
         while True:
-            await pace.beat()
             now_s = time.time()
             for series, value in self._metrics.sample(now_s).items():
+                await pace.beat()
                 history = self._history.setdefault(series, deque(maxlen=LIVE_CONTEXT))
                 history.append((now_s, value))
                 if len(history) >= LIVE_MIN_SAMPLES:
                     times, values = map(list, zip(*history, strict=True))
                     floor = self._metrics.floor_of[series]
-                    yield Window(series, times, values, since=now_s, floor=floor, step_s=self._period_s)
+                    yield Window(series, times, values, now_s, 1, floor, self._period_s)
 
     def when(self, time_s: float) -> str:
         """Return the time for a person."""
-        return datetime.fromtimestamp(time_s).astimezone().strftime("%H:%M:%S")
+        return datetime.fromtimestamp(time_s).astimezone().strftime("%H:%M:%S.%f")[:-5]
 
     def notes(self) -> list[str]:
         """Live metrics need no word."""
@@ -184,7 +193,8 @@ class FileFeed:
             end = min(len(times), max(start + self._hop, MIN_ROWS))
             begin = max(0, end - self._context)
             await pace.beat()
-            yield Window(self._table.name, times[begin:end], values[begin:end], times[start], self._floor, self._step_s)
+            window = (self._table.name, times[begin:end], values[begin:end])
+            yield Window(*window, times[start], end - start, self._floor, self._step_s)
             self._replayed = start = end
 
     def when(self, time_s: float) -> str:

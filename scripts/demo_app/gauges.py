@@ -51,6 +51,16 @@ class Snapshot:
         """Return how many deliveries have ended."""
         return sum(map(self.delivered, self.deliveries))
 
+    def latency_ms(self, backend: str) -> float | None:
+        """Return the EWMA of a backend's latency; None while it is only the daemon's cold-start value."""
+        acked = self.deliveries.get(backend, {}).get("acked", 0)
+        return self.backends.get(backend, {}).get("latency_ms") if acked else None
+
+    def success_percent(self, backend: str) -> float | None:
+        """Return the EWMA of a backend's success; None before its first delivery ended."""
+        ratio = self.backends.get(backend, {}).get("success_ratio")
+        return None if ratio is None or not self.delivered(backend) else ratio * 100
+
     def decision_us(self, share: float) -> float | None:
         """Return a quantile of the time that a routing decision took, over the whole run."""
         seconds = bucket_quantile(self.decision_buckets, share)

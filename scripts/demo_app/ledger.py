@@ -48,7 +48,6 @@ class Story:
     minimum: float = float("inf")
     maximum: float = float("-inf")
     trend: dict[str, Any] | None = None
-    trends: Counter[str] = field(default_factory=Counter)
     episodes: list[Episode] = field(default_factory=list)
     episodes_forgotten: int = 0
 
@@ -102,9 +101,7 @@ class Ledger:
 
     def trended(self, series: str, result: dict[str, Any]) -> None:
         """Note a window's trend."""
-        story = self.stories[series]
-        story.trend = result
-        story.trends[result["direction"]] += 1
+        self.stories[series].trend = result
 
     def anomalous(self, series: str, result: dict[str, Any], step_s: float, backend: str) -> list[Episode]:
         """Note a verdict's points; returns the episodes that are new."""

@@ -20,8 +20,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
-
 from demo_app import csv_input, show
 from demo_app.feed import Feed, FileFeed, LiveFeed
 from demo_app.gauges import Gauges
@@ -57,7 +55,9 @@ class Datagrams(asyncio.DatagramProtocol):
 class Demo:
     """One run."""
 
-    def __init__(self, options: Options, feed: Feed, seconds: float | None, console: Console, directory: Path) -> None:
+    def __init__(
+        self, options: Options, feed: Feed, seconds: float | None, console: show.Output, directory: Path
+    ) -> None:
         self._options = options
         self._feed = feed
         self._seconds = math.inf if seconds is None else seconds
@@ -69,19 +69,20 @@ class Demo:
         self._stop = asyncio.Event()
         self._why = ""
         self._fault = ""
-        self._losses: list[str] = []
+        self._notes: list[str] = []
         self._began_s = math.nan
         self._ended_s = math.nan
 
     async def run(self) -> None:
         """Play from start to summary; raises `DemoError` when the daemon or the backends did not run."""
         self._listen_to_signals()
+        self._console.on_closed = self._on_output_closed
         try:
-            if not await self._unless_stopped(self._start()):
+            if await self._unless_stopped(self._start()):
+                await self._play()
+                self._tell()
+            else:
                 self._say(f"{self._why} before the feed began.")
-                return
-            await self._play()
-            self._tell()
         finally:
             await self._troupe.stop()
         if self._fault:
@@ -97,6 +98,10 @@ class Demo:
             self._troupe.kill()
             raise SystemExit(128 + number)
         self._end("Stopped by Ctrl-C" if number == signal.SIGINT else f"Stopped by {number.name}")
+
+    def _on_output_closed(self) -> None:
+        self._fault = "nobody reads the output any more"
+        self._end("The output was closed")
 
     def _end(self, why: str) -> None:
         if not self._stop.is_set():
@@ -176,14 +181,14 @@ class Demo:
             self._fault = self._obituary(child)
             self._end("The daemon died")
             return
-        loss = f"backend {child.name} (pid {child.pid}) was lost, {child.fate()}: the others get its messages"
-        self._losses.append(loss)
+        loss = f"backend {child.name} (pid {child.pid}) was lost, {child.fate()}; its messages go to the others"
+        self._notes.append(loss)
         self._ledger.news.append(loss)
         if not self._console.is_terminal:
             self._say(loss)
 
     def _obituary(self, daemon: Child) -> str:
-        return f"the daemon {daemon.fate()} before its time\n{_words(daemon)}"
+        return f"the daemon is gone: {daemon.fate()}\n{_words(daemon)}"
 
     async def _show(self) -> None:
         """Draw until the stop."""
@@ -202,7 +207,10 @@ class Demo:
         finally:
             stage.close()
         if self._options.picture is not None:
-            show.save_picture(self._scene(), self._options.picture)
+            try:
+                show.save_picture(self._scene(), self._options.picture)
+            except OSError as error:
+                self._notes.append(f"the picture was not saved: {error}")
 
     def _scene(self) -> Scene:
         now_s = time.monotonic() if math.isnan(self._ended_s) else self._ended_s
@@ -211,7 +219,7 @@ class Demo:
 
     def _tell(self) -> None:
         spool = self._troupe.spool
-        notes = [*self._losses, *self._feed.notes()]
+        notes = [*self._notes, *self._feed.notes()]
         if self._ledger.windows_delayed:
             notes.append(f"{self._ledger.windows_delayed} windows waited for earlier ones")
         ending = Ending(
@@ -249,7 +257,7 @@ def _feed_for(options: Options, seconds: float | None) -> Feed:
 
 def run(options: Options) -> int:
     """Run the demo; returns the exit code."""
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = show.Output(width=None if sys.stdout.isatty() else WIDTH)
     seconds = options.seconds if options.seconds is not None or console.is_terminal else PLAIN_SECONDS
     if options.picture is not None and not options.picture.parent.is_dir():
         print(f"demo: {options.picture.parent} is no directory for the picture", file=sys.stderr)

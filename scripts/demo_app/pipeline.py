@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 
 import msgpack
 
-from demo_app.analysis import AlertState
+from demo_app.analysis import AlertState, short
 from demo_app.feed import Feed, Window
 from demo_app.ledger import Ledger
 from router_daemon import Client
@@ -113,8 +113,7 @@ class Pipeline:
         if answer is None:
             return
         cleaned, _ = answer
-        new_samples = sum(1 for time_s in window.times if time_s >= window.since)
-        self._ledger.cleaned(window.series, new_samples, cleaned)
+        self._ledger.cleaned(window.series, window.new_samples, cleaned)
         body = asdict(window) | {"times": cleaned["times"], "values": cleaned["values"]}
         await asyncio.gather(
             self._aggregate(window.series, body), self._trend(window.series, body), self._detect(window, body)
@@ -134,7 +133,7 @@ class Pipeline:
         verdict, backend = answer
         for episode in self._ledger.anomalous(window.series, verdict, window.step_s, backend):
             self._ledger.news.append(
-                f"{self._when(episode.time)} anomaly in {window.series}: {episode.value:.6g}, "
+                f"{self._when(episode.time)} anomaly in {window.series}: {short(episode.value)}, "
                 f"{episode.score:.1f} sigma ({episode.method} on {backend})"
             )
         if verdict["points"] or self._alert_state[window.series].raised:

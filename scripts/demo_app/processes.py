@@ -97,10 +97,13 @@ class Child:
         return "\n".join(text.splitlines()[-lines:])
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless it has ended.
+
+        Not by `Popen.send_signal`, which would look for the exit code and take it away from asyncio.
+        """
         if self.running:
             with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(number)
+                os.kill(self.pid, number)
 
 
 class Troupe:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,6 +18,21 @@ from demo_app.table import Scene
 FRAME_S: Final = 0.25
 LINE_S: Final = 3.0
 PICTURE_WIDTH: Final = 128
+PICTURE_HEIGHT: Final = 40
+
+
+class Output(Console):
+    """The demo's standard output; when nobody reads it any more it says so once, and is silent from then on."""
+
+    def __init__(self, width: int | None = None) -> None:
+        super().__init__(width=width)
+        self.on_closed: Callable[[], None] = lambda: None
+
+    def on_broken_pipe(self) -> None:
+        """Go on without an output instead of leaving from the middle of a task, as rich would."""
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
+        self.on_closed()
 
 
 class Stage(Protocol):
@@ -43,7 +60,8 @@ class LiveStage:
 
     def draw(self, scene: Scene) -> None:
         """Show this scene."""
-        self._live.update(table.draw(scene, self._live.console.width), refresh=True)
+        size = self._live.console.size
+        self._live.update(table.draw(scene, size.width, size.height), refresh=True)
 
     def close(self) -> None:
         """Leave the last table standing."""
@@ -75,7 +93,7 @@ def save_picture(scene: Scene, path: Path) -> None:
     console = Console(
         record=True, width=PICTURE_WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor"
     )
-    console.print(table.draw(scene, PICTURE_WIDTH))
+    console.print(table.draw(scene, PICTURE_WIDTH, PICTURE_HEIGHT))
     picture = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="./scripts/demo"), flags=re.DOTALL)
     picture = picture.replace("Fira Code, monospace", "'Fira Code', 'DejaVu Sans Mono', monospace")
     path.write_text(picture, encoding="utf-8")

@@ -7,7 +7,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,9 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from demo_app.analysis import short
 from demo_app.ledger import Ledger, Story
 from demo_app.roster import ROSTER
 from demo_app.table import NO_VALUE, Scene, number, state_of
@@ -70,16 +72,31 @@ def _tell_errors(console: Console, ledger: Ledger) -> None:
         console.print(f"  {count} x {capability}: {code}, last: {escape(detail)}", highlight=False)
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
-    """Return a table whose first `left` columns are words and whose others are numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right")
-    return table
-
-
-def short(value: float) -> str:
-    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+def _print_table(
+    console: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str | Text]],
+    *,
+    words: int = 1,
+    wide_only: Sequence[str] = (),
+) -> None:
+    """Print rows; the first `words` columns hold words, the others numbers, `wide_only` needs `WIDTH` columns."""
+    wide = console.width >= WIDTH
+    shown = [index for index, name in enumerate(columns) if wide or name not in wide_only]
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1 if wide else 0),
+    )
+    for index in shown:
+        table.add_column(columns[index], justify="left" if index < words else "right")
+    for row in rows:
+        table.add_row(*(row[index] for index in shown))
+    console.print(table)
 
 
 def _tell_series(console: Console, ledger: Ledger) -> None:
@@ -88,19 +105,15 @@ def _tell_series(console: Console, ledger: Ledger) -> None:
     if not ledger.stories:
         console.print("Nothing: no window was analysed.")
         return
-    table = _table(
-        f"{len(ledger.stories)} series analysed: p50, p95 and mean of the last window, extremes and trends of all",
-        *("series", "windows", "samples", "p50", "p95", "mean", "min", "max", "anomalies", "last trend"),
-        *("rising/falling",),
+    _print_table(
+        console,
+        f"{len(ledger.stories)} series analysed: p50, p95 and mean of the last window, extremes of all",
+        ("series", "windows", "samples", "p50", "p95", "mean", "min", "max", "anomalies", "last trend"),
+        [[series, *_series_row(story)] for series, story in sorted(ledger.stories.items())],
+        wide_only=("samples", "p95"),
     )
-    for series, story in sorted(ledger.stories.items()):
-        table.add_row(series, *_series_row(story))
-    console.print(table)
-    filled = sum(story.filled for story in ledger.stories.values())
-    if filled:
-        console.print(
-            f"Gaps were filled by the cleaning backends, up to {filled} samples in a window.", highlight=False
-        )
+    if filled := max(story.filled for story in ledger.stories.values()):
+        console.print(f"Gaps were filled by the cleaning backends, at most {filled} in one window.", highlight=False)
 
 
 def _series_row(story: Story) -> list[str]:
@@ -112,14 +125,9 @@ def _series_row(story: Story) -> list[str]:
         cells += [short(story.minimum), short(story.maximum)]
     cells.append(str(len(story.episodes) + story.episodes_forgotten))
     if story.trend is None:
-        return [*cells, NO_VALUE, NO_VALUE]
-    direction = story.trend["direction"]
-    change = (
-        ""
-        if direction == "flat"
-        else f" {'+' if story.trend['change'] > 0 else '-'}{short(abs(story.trend['change']))}"
-    )
-    return [*cells, direction + change, f"{story.trends['rising']}/{story.trends['falling']}"]
+        return [*cells, NO_VALUE]
+    direction, change = story.trend["direction"], story.trend["change"]
+    return [*cells, direction if direction == "flat" else f"{'+' if change > 0 else ''}{short(change)}"]
 
 
 def _tell_episodes(console: Console, ending: Ending) -> None:
@@ -128,21 +136,19 @@ def _tell_episodes(console: Console, ending: Ending) -> None:
     if not episodes:
         console.print("Anomalies: none.")
         return
-    shown = min(EPISODES_SHOWN, len(episodes))
-    title = f"{ledger.episode_count()} anomalies" + (
-        f", the {shown} strongest" if ledger.episode_count() > shown else ""
-    )
-    table = _table(title, "time", "series", "found by", "value", "score", "samples", left=3)
-    for episode in episodes[:shown]:
-        table.add_row(
-            ending.when(episode.time),
-            episode.series,
-            f"{episode.method} ({episode.backend})",
-            short(episode.value),
-            f"{episode.score:.1f}",
-            str(episode.samples),
+    count, shown = ledger.episode_count(), min(EPISODES_SHOWN, len(episodes))
+    title = "1 anomaly" if count == 1 else f"{count} anomalies"
+    if count > shown:
+        title += f", the {shown} strongest"
+    rows = [
+        (
+            *(ending.when(episode.time), episode.series, episode.method, episode.backend),
+            *(short(episode.value), f"{episode.score:.1f}", str(episode.samples)),
         )
-    console.print(table)
+        for episode in episodes[:shown]
+    ]
+    columns = ("time", "series", "found by", "on", "value", "score", "samples")
+    _print_table(console, title, columns, rows, words=4, wide_only=("on", "samples"))
 
 
 def _tell_alerts(console: Console, ending: Ending) -> None:
@@ -164,39 +170,30 @@ def _tell_backends(console: Console, ending: Ending) -> None:
     scene = ending.scene
     console.print()
     console.rule("[bold]how the messages were shared", style="dim", align="left")
-    snapshot = scene.snapshot
-    total = snapshot.all_delivered() or 1
-    table = _table(
-        f"by backend (extra times and failures from seed {ending.seed})",
-        *(
-            "backend",
-            "state",
-            "deliveries",
-            "share",
-            "acked",
-            "cancelled",
-            "failed",
-            "answered first",
-            "EWMA",
-            "success",
-        ),
-        left=2,
+    _print_table(
+        console,
+        f"by backend, extra times and failures from seed {ending.seed}; cancelled are copies that came second",
+        ("backend", "state", "deliveries", "share", "acked", "cancelled", "failed", "answers", "EWMA ms", "success"),
+        [_backend_row(scene, spec.name) for spec in ROSTER],
+        words=2,
+        wide_only=("share", "success"),
     )
-    for spec in ROSTER:
-        entry = snapshot.backends.get(spec.name)
-        known = entry or {}
-        outcomes = snapshot.deliveries.get(spec.name, {})
-        count, acked, cancelled = sum(outcomes.values()), outcomes.get("acked", 0), outcomes.get("cancelled", 0)
-        table.add_row(
-            spec.name,
-            state_of(entry, scene.children.get(spec.name)),
-            *(f"{count:,}", f"{count / total:.1%}"),
-            *(f"{acked:,}", f"{cancelled:,}", f"{count - acked - cancelled:,}"),
-            f"{scene.ledger.answers_of[spec.name]:,}",
-            number(known.get("latency_ms"), "ms"),
-            number(None if "success_ratio" not in known else known["success_ratio"] * 100, "%"),
-        )
-    console.print(table)
+
+
+def _backend_row(scene: Scene, name: str) -> list[str | Text]:
+    snapshot = scene.snapshot
+    outcomes = snapshot.deliveries.get(name, {})
+    count, acked, cancelled = sum(outcomes.values()), outcomes.get("acked", 0), outcomes.get("cancelled", 0)
+    latency_ms = snapshot.latency_ms(name)
+    return [
+        name,
+        state_of(snapshot.backends.get(name), scene.children.get(name)),
+        *(f"{count:,}", f"{count / (snapshot.all_delivered() or 1):.1%}"),
+        *(f"{acked:,}", f"{cancelled:,}", f"{count - acked - cancelled:,}"),
+        f"{scene.ledger.answers_of[name]:,}",
+        NO_VALUE if latency_ms is None else f"{latency_ms:,.1f}",
+        number(snapshot.success_percent(name), "%"),
+    ]
 
 
 def _tell_daemon(console: Console, scene: Scene) -> None:

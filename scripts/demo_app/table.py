@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -32,6 +31,7 @@ SHORT: Final = {
 }
 WIDE: Final = 120
 """Columns from which on there is room for what each backend can do."""
+LINES_BESIDE_NEWS: Final = 22
 BAR_CELLS: Final = 10
 NARROW_BAR_CELLS: Final = 4
 NO_VALUE: Final = "-"
@@ -81,11 +81,12 @@ def vitals(scene: Scene) -> list[tuple[str, str]]:
     ]
 
 
-def draw(scene: Scene, width: int) -> RenderableType:
-    """Return the whole picture for a console of that width."""
-    news = "\n".join(scene.ledger.news) or "nothing yet"
+def draw(scene: Scene, width: int, height: int) -> RenderableType:
+    """Return the whole picture for a console of that size; a low one shows less of the news."""
+    news_lines = max(1, height - LINES_BESIDE_NEWS)
+    news = "\n".join(list(scene.ledger.news)[-news_lines:]) or "nothing yet"
     return Group(
-        Rule(f"[bold]router-daemon[/] on {escape(scene.title)}", style="cyan", align="left"),
+        Rule(Text.assemble(("router-daemon", "bold"), f" on {scene.title}"), style="cyan", align="left"),
         _header(scene, width),
         _backends(scene, width),
         Rule("found last", style="dim", align="left"),
@@ -123,11 +124,11 @@ def _backends(scene: Scene, width: int) -> Table:
 def _row(spec: Spec, scene: Scene, width: int) -> list[RenderableType]:
     entry = scene.snapshot.backends.get(spec.name)
     child = scene.children.get(spec.name)
-    known = entry or {}
-    share = scene.snapshot.delivered(spec.name) / (scene.snapshot.all_delivered() or 1)
+    snapshot = scene.snapshot
+    share = snapshot.delivered(spec.name) / (snapshot.all_delivered() or 1)
     abilities = ", ".join(SHORT[capability] for capability in spec.work)
     answered = scene.ledger.answers_of[spec.name] / (scene.ledger.answered or 1)
-    latency_ms, success = known.get("latency_ms"), known.get("success_ratio")
+    latency_ms, success = snapshot.latency_ms(spec.name), snapshot.success_percent(spec.name)
     return [
         spec.name,
         str(child.pid) if child else NO_VALUE,
@@ -136,8 +137,8 @@ def _row(spec: Spec, scene: Scene, width: int) -> list[RenderableType]:
         _bar(share, BAR_CELLS if width >= WIDE else NARROW_BAR_CELLS),
         f"{answered:.1%}",
         NO_VALUE if latency_ms is None else f"{latency_ms:.1f}",
-        NO_VALUE if success is None else Text(f"{success:.1%}", "yellow" if success < 0.9 else ""),
-        str(known.get("in_flight", NO_VALUE)),
+        NO_VALUE if success is None else Text(f"{success:.1f}%", "yellow" if success < 90 else ""),
+        str((entry or {}).get("in_flight", NO_VALUE)),
     ]
 
 
@@ -148,6 +149,7 @@ def _bar(share: float, cells: int) -> Text:
 
 def progress_line(scene: Scene) -> str:
     """Return the same in one line, for where there is no terminal."""
-    up = sum(1 for child in scene.children.values() if child.running)
+    listed = scene.snapshot.backends
+    up = sum(1 for name, child in scene.children.items() if child.running and listed.get(name, {}).get("up"))
     numbers = ", ".join(f"{name} {value}" for name, value in vitals(scene)[1:])
-    return f"{scene.elapsed_s:4.0f} s  {up} of {len(ROSTER)} backends run, {numbers}"
+    return f"{scene.elapsed_s:4.0f} s  {up} of {len(ROSTER)} backends up, {numbers}"

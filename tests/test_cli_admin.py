@@ -1,0 +1,230 @@
+"""The commands that ask a running daemon: what they request, how they lay it out, and what a bad answer does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from command_line import invoke
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("ROUTER_DAEMON__")]:
+        monkeypatch.delenv(name)
+
+
+BACKENDS: Final = {
+    "backends": [
+        {
+            "name": "fast\x1b[31m",
+            "up": True,
+            "state": "up",
+            "capabilities": ["alpha", "beta"],
+            "slots": 2,
+            "prefetch": 1,
+            "in_flight": 1,
+            "queue": None,
+            "latency_ms": 1.23456,
+            "success_ratio": 0.9,
+            "group": None,
+            "zone": "eu-1",
+            "version": None,
+            "cost": None,
+            "deliveries": {"acked": 10, "nacked": 2},
+            "failures": {"timeout": 1, "nack": 2},
+            "connected_s": 12.5,
+            "last_seen_s": 0.25,
+        },
+        {"name": "old", "state": "draining"},
+    ]
+}
+
+EXPLAIN: Final = {
+    "capability": "alpha",
+    "priority": 3,
+    "policy": "paper",
+    "mode": "fanout",
+    "heads": 3,
+    "threshold": 0.3,
+    "require_capability": True,
+    "cache": {"state": "hit", "age_s": 3.25, "ttl_s": 30.0},
+    "error": None,
+    "candidates": [
+        {
+            "backend": "fast",
+            "weight": 0.6,
+            "score": 0.9,
+            "terms": {"capability": 0.4, "performance": 0.2, "reliability": 0.2, "priority": 0.075},
+            "head": 1,
+            "reason": "best score",
+            "in_flight": 0,
+            "places": 3,
+        },
+        {"backend": "slow", "score": 0.5, "terms": {"capability": 0.4}, "head": None, "reason": "no place"},
+    ],
+}
+
+
+class Admin:
+    """An admin room that answers what it is told to, and remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.status = 200
+        self.body = b"{}"
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                self.send_response(outer.status)
+                self.send_header("Content-Length", str(len(outer.body)))
+                self.end_headers()
+                self.wfile.write(outer.body)
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server.server_port}"
+
+    def says(self, answer: Any) -> None:
+        self.body = json.dumps(answer).encode()
+
+
+@pytest.fixture
+def admin() -> Iterator[Admin]:
+    room = Admin()
+    thread = threading.Thread(target=room.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield room
+    room.server.shutdown()
+    room.server.server_close()
+    thread.join()
+
+
+def columns(line: str) -> list[str]:
+    return [cell for cell in line.replace("  ", "\0").split("\0") if cell.strip()]
+
+
+def test_backends_is_an_aligned_table(admin: Admin) -> None:
+    admin.says(BACKENDS)
+    result = invoke("backends", "--admin", admin.address)
+    assert result.exit_code == 0
+    header, fast, old = result.stdout.splitlines()
+    assert [cell.strip() for cell in columns(header)] == [
+        *("NAME", "STATE", "OPEN/PLACES", "QUEUE", "LATENCY MS", "SUCCESS", "ACKED", "FAILED", "SEEN S AGO"),
+        *("ZONE", "CAPABILITIES"),
+    ]
+    assert [cell.strip() for cell in columns(fast)] == [
+        *("fast\\x1b[31m", "up", "1/3", "-", "1.235", "0.900", "10", "3", "0.250", "eu-1", "alpha, beta"),
+    ]
+    assert [cell.strip() for cell in columns(old)][:3] == ["old", "draining", "-/-"]
+    assert header.index("CAPABILITIES") == fast.index("alpha")
+    assert header.index("LATENCY MS") + len("LATENCY MS") == fast.index("1.235") + len("1.235")
+
+
+def test_backends_as_json_is_what_the_daemon_said(admin: Admin) -> None:
+    admin.says(BACKENDS)
+    assert json.loads(invoke("backends", "--json", "--admin", admin.address).stdout) == BACKENDS
+
+
+def test_no_backends(admin: Admin) -> None:
+    admin.says({"backends": []})
+    assert invoke("backends", "--admin", admin.address).stdout == "no backends\n"
+
+
+@pytest.mark.parametrize("name", [["alpha"], ["--capability", "alpha"]])
+def test_explain_shows_every_candidate_term_by_term(admin: Admin, name: list[str]) -> None:
+    admin.says(EXPLAIN)
+    result = invoke("explain", *name, "--priority", "3", "--admin", admin.address)
+    assert result.exit_code == 0
+    rule, ranking, header, fast, slow = result.stdout.splitlines()
+    assert rule == (
+        "alpha at priority 3: policy paper, mode fanout, up to 3 heads scoring over 0.300, capability required"
+    )
+    assert ranking == "cached ranking: hit, 3.250 s old, kept for 30.000 s"
+    assert [cell.strip() for cell in columns(header)] == [
+        *("HEAD", "BACKEND", "WEIGHT", "SCORE", "CAPABILITY", "PERFORMANCE", "RELIABILITY", "PRIORITY"),
+        *("OPEN/PLACES", "REASON"),
+    ]
+    assert [cell.strip() for cell in columns(fast)] == [
+        *("1", "fast", "0.600", "0.900", "0.400", "0.200", "0.200", "0.075", "0/3", "best score"),
+    ]
+    assert [cell.strip() for cell in columns(slow)] == [
+        *("-", "slow", "-", "0.500", "0.400", "-", "-", "-", "-/-", "no place")
+    ]
+    assert admin.asked == ["/explain?capability=alpha&priority=3"]
+
+
+def test_explain_of_what_nobody_offers_says_so_and_fails(admin: Admin) -> None:
+    error = {"code": "no_capability", "detail": "nobody offers\nit"}
+    answer = EXPLAIN | {"capability": "ä&b", "error": error, "candidates": [], "cache": {"state": "absent"}}
+    admin.says(answer)
+    result = invoke("explain", "ä&b", "--admin", admin.address)
+    assert (result.exit_code, result.stderr) == (3, "error: no_capability: nobody offers\\nit\n")
+    assert admin.asked == ["/explain?capability=%C3%A4%26b&priority=2"]
+    result = invoke("explain", "ä&b", "--json", "--admin", admin.address)
+    assert (result.exit_code, json.loads(result.stdout)) == (3, answer)
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "--capability", "b"]])
+def test_explain_needs_one_capability(arguments: list[str]) -> None:
+    result = invoke("explain", *arguments)
+    assert (result.exit_code, result.stderr) == (2, "error: explain takes one CAPABILITY\n")
+
+
+@pytest.mark.parametrize("answer", [[], {"backends": 3}, {"backends": [3]}, {"backends": None}, {}])
+def test_answers_of_another_shape_are_no_traceback(admin: Admin, answer: Any) -> None:
+    admin.says(answer)
+    result = invoke("backends", "--admin", admin.address)
+    assert result.exit_code == (0 if isinstance(answer, dict) else 1)
+    assert len(result.output.splitlines()) == 1
+    admin.says({"candidates": [{"terms": 3}, {"terms": {"x\n": "y"}}], "cache": 3})
+    assert invoke("explain", "alpha", "--admin", admin.address).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "text"),
+    [
+        (400, b'{\n  "error": "no such\\nthing"\n}\n', "answered 400 Bad Request: no such\\nthing"),
+        (503, b"draining", "answered 503 Service Unavailable: draining"),
+        (404, b"", "answered 404 Not Found: "),
+        (200, b"<html>", "answered something that is no JSON object"),
+        (200, b"\xff", "answered something that is no JSON object"),
+        (200, b"[" * 100_000, "answered something that is no JSON object"),
+    ],
+)
+def test_a_bad_answer_is_one_line(admin: Admin, status: int, body: bytes, text: str) -> None:
+    admin.status, admin.body = status, body
+    result = invoke("backends", "--admin", admin.address)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"error: http://{admin.address}/backends {text}\n"
+
+
+def test_no_admin_room_is_one_line() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        address = f"127.0.0.1:{deaf.getsockname()[1]}"
+        result = invoke("backends", "--admin", address, env={"http_proxy": "http://127.0.0.1:1"})
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"error: no daemon's admin room at {address}: connection refused\n",
+    )
+
+
+def test_the_admin_address_comes_from_the_configuration(admin: Admin, tmp_path: Path) -> None:
+    admin.says(BACKENDS)
+    path = tmp_path / "router.toml"
+    path.write_text(f'[admin]\nbind = "{admin.address.replace("127.0.0.1", "0.0.0.0")}"\n')
+    assert invoke("backends", "--config", str(path)).exit_code == 0
+    assert invoke("backends", env={"ROUTER_DAEMON__ADMIN__BIND": admin.address}).exit_code == 0
+    assert len(admin.asked) == 2
