@@ -282,6 +282,8 @@ class Backend:
             self._runner.deliver(event.header, event.body)
         elif event.kind == "cancel":
             self._runner.cancel(event.header["id"])
+        elif event.kind == "broken":
+            self._runner.drop(event.header["id"])
         elif event.kind == "room":
             self._runner.room()
         elif event.kind == "registered":

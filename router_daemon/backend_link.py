@@ -8,8 +8,8 @@ Rules:
   Python. (An extension that never lets go of the GIL stops them; the session then brings the registration back.)
 - Per turn: requests, news of the connection, a bounded batch of messages, then the clock, then sending. So a pause of
   the machine is followed by reading what came meanwhile, not by giving the daemon up.
-- What handlers produce faster than the daemon takes it is bounded: `put` says when a stream has to wait, a `room` event
-  when it may go on.
+- Results wait in an `Outbox` until the registration is in force, and are sent again where a connection may have lost
+  them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from router_daemon.errors import RouterError, router_error
 from router_daemon.link import (
     BATCH_MESSAGES,
     LINGER_MS,
+    PREFIX,
     Context,
     close_dealer,
     open_dealer,
@@ -37,13 +38,12 @@ from router_daemon.link import (
     read_monitor,
     unpack,
 )
+from router_daemon.outbox import Outbox
 from router_daemon.registration import LinkEvent, Registration
 
 log = logging.getLogger(__name__)
 
-OUTBOX_BYTES: Final = 8 * 1024 * 1024
-"""What may wait for the daemon before streaming handlers have to; ACKs and NACKs are let in beyond it."""
-FRAME_OVERHEAD_BYTES: Final = 64
+HEARTBEAT: Final = PREFIX + b"HEARTBEAT"
 
 
 class BackendLink:
@@ -66,10 +66,7 @@ class BackendLink:
         self._address = address
         self._sink = sink
         self._registration = Registration(header, drain_timeout_s)
-        self._guard = threading.Lock()
-        self._outbox: deque[list[bytes]] = deque()
-        self._outbox_bytes = 0
-        self._starved = False
+        self._outbox = Outbox()
         self._requests: deque[Callable[[float], None]] = deque()
         self._wake_in, self._wake_out = sockets.socketpair()
         self._wake_in.setblocking(False)
@@ -102,15 +99,11 @@ class BackendLink:
         """Wait for the thread to end."""
         self._thread.join()
 
-    def put(self, frames: list[bytes]) -> bool:
-        """Send a result under the registration; return False when a stream should wait for `room`."""
-        with self._guard:
-            self._outbox.append(frames)
-            self._outbox_bytes += _size_bytes(frames)
-            full = self._outbox_bytes > OUTBOX_BYTES
-            self._starved |= full
+    def put(self, delivery_id: int, frames: list[bytes]) -> bool:
+        """Send a result of a delivery; return False when a stream should wait for the `room` event."""
+        room = self._outbox.put(delivery_id, frames)
         self.wake()
-        return not full
+        return room
 
     def discard(self, delivery_id: int) -> int:
         """Note that a delivery is over here; return how many are left."""
@@ -193,9 +186,7 @@ class BackendLink:
             return
         self._registration.events = []
         if any(event.kind == "lost" for event in events):
-            with self._guard:
-                self._outbox.clear()
-                self._outbox_bytes = 0
+            self._outbox.clear()
         self._sink(self, events)
 
     def _open(self) -> None:
@@ -210,7 +201,7 @@ class BackendLink:
         """Give this connection up for a new one, with the same session."""
         log.warning("%s; connecting to %s again", why, self._address)
         self._close_socket(0)
-        self._registration.on_connection(began=False, now=now)
+        self._on_connection(began=False, now=now)
         self._open()
 
     def _close_socket(self, linger_ms: int) -> None:
@@ -233,8 +224,15 @@ class BackendLink:
 
     def _follow_connection(self, now: float) -> None:
         while (began := read_monitor(self._monitor)) is not None:
-            self._connected = began
-            self._registration.on_connection(began, now)
+            self._on_connection(began, now)
+
+    def _on_connection(self, began: bool, now: float) -> None:
+        """A connection began or ended."""
+        self._connected = began
+        if not began:
+            broken = self._outbox.connection_lost()
+            self._registration.events += [LinkEvent("broken", {"id": delivery_id}) for delivery_id in broken]
+        self._registration.on_connection(began, now)
 
     def _receive(self, now: float) -> None:
         """Read a bounded batch; the poller comes back for the rest."""
@@ -244,45 +242,41 @@ class BackendLink:
             except zmq.Again:
                 return
             if (message := unpack(frames)) is not None:
+                if message.verb == "HEARTBEAT":
+                    self._outbox.heartbeat_answered()
                 self._registration.on_message(message, now)
 
     def _flush(self) -> None:
         """Send a bounded batch: control messages at any time, results under a registration in force."""
         self._more = blocked = False
         for _ in range(BATCH_MESSAGES):
-            queue = self._next_queue()
-            if queue is None:
-                break
             try:
-                self._socket.send_multipart(queue[0], zmq.NOBLOCK)
+                if not self._send_next():
+                    break
             except zmq.Again:
                 blocked = True
                 break
-            self._sent(queue)
         else:
             self._more = True
         self._poller.modify(self._socket, zmq.POLLIN | (zmq.POLLOUT if blocked else 0))
 
-    def _next_queue(self) -> deque[list[bytes]] | None:
-        """Return where the next message to send is, None where nothing may be sent now."""
+    def _send_next(self) -> bool:
+        """Send one message; return False where there is none that may be sent now.
+
+        Raises:
+            zmq.Again: the daemon takes no more for now.
+        """
+        control = self._registration.control
         if not self._connected:
-            return None
-        if self._registration.control:
-            return self._registration.control
-        return self._outbox if self._outbox and self._registration.in_force else None
-
-    def _sent(self, queue: deque[list[bytes]]) -> None:
-        """Take the first message off its queue; tell waiting streams when there is room again."""
-        frames = queue.popleft()
-        if queue is not self._outbox:
-            return
-        with self._guard:
-            self._outbox_bytes -= _size_bytes(frames)
-            if not self._starved or self._outbox_bytes > OUTBOX_BYTES // 2:
-                return
-            self._starved = False
-        self._registration.events.append(LinkEvent("room"))
-
-
-def _size_bytes(frames: list[bytes]) -> int:
-    return sum(map(len, frames)) + FRAME_OVERHEAD_BYTES * len(frames)
+            return False
+        if control:
+            self._socket.send_multipart(control[0], zmq.NOBLOCK)
+            if control.popleft()[0] == HEARTBEAT:
+                self._outbox.heartbeat_sent()
+            return True
+        if self._outbox and self._registration.in_force:
+            self._socket.send_multipart(self._outbox.first(), zmq.NOBLOCK)
+            if self._outbox.sent():
+                self._registration.events.append(LinkEvent("room"))
+            return True
+        return False

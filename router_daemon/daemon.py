@@ -32,9 +32,9 @@ from router_daemon.core.actions import Action
 from router_daemon.core.broker import Broker
 from router_daemon.core.events import Event
 from router_daemon.core.settings import ProfileSettings, Settings, Weights
-from router_daemon.core.types import Side
+from router_daemon.native import NativeTransport
 from router_daemon.policies.base import make_policy
-from router_daemon.transport import LINGER_MS, SocketLimits, Transport, ZmqTransport
+from router_daemon.transport import LINGER_S, Listener, SocketLimits, Transport, ZmqTransport
 from router_daemon.wire import Limits
 
 FLUSH_EVERY_S: Final = 0.005
@@ -181,10 +181,9 @@ class Daemon:
 
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
-        self.transport.bind(Side.CLIENT, self.config.frontend.addresses)
-        self.transport.bind(Side.BACKEND, self.config.backend.addresses)
+        addresses = (self.config.frontend.addresses, self.config.backend.addresses)
+        await self.transport.start(addresses, self.loop.wake)
         await self.admin.start()
-        self.transport.watch(loop.add_reader, self.loop.wake)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         self.loop.start(loop)
@@ -194,9 +193,8 @@ class Daemon:
         self._log_start()
 
     async def _close(self) -> None:
-        self.transport.unwatch(asyncio.get_running_loop().remove_reader)
         await self.admin.stop()
-        self.transport.close(LINGER_MS if self._signals < 2 else 0)
+        await self.transport.close(LINGER_S if self._signals < 2 else 0.0)
 
     def _signalled(self) -> None:
         self._signals += 1
@@ -277,12 +275,13 @@ def make_broker(config: Config, seed: int) -> Broker:
     )
 
 
-def make_transport(config: Config) -> ZmqTransport:
+def make_transport(config: Config) -> Listener:
     """Return the sockets that a configuration describes, not yet bound."""
     limits = config.limits
     message = Limits(limits.max_body_frames, limits.max_header_bytes, limits.max_message_bytes)
     mark = limits.high_water_mark
-    return ZmqTransport(
+    kind = NativeTransport if os.environ.get("RD_NATIVE") else ZmqTransport
+    return kind(
         SocketLimits(message, mark, limits.client_unread_bytes),
         SocketLimits(message, mark, limits.backend_unread_bytes),
     )

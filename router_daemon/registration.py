@@ -32,7 +32,7 @@ HEARTBEATS_PER_INTERVAL: Final = 2
 SILENT_INTERVALS: Final = 3
 """Heartbeat intervals without an answer after which the daemon counts as gone: its own measure for us."""
 
-EventKind = Literal["deliver", "cancel", "registered", "lost", "updated", "refused", "room", "closed"]
+EventKind = Literal["deliver", "cancel", "registered", "lost", "updated", "refused", "room", "broken", "closed"]
 
 
 class LinkEvent(NamedTuple):
@@ -41,7 +41,8 @@ class LinkEvent(NamedTuple):
     Attributes:
         kind: `deliver` and `cancel` of the daemon; `registered` (also again); `lost`: the registration ended by the
             daemon's will, and with it all open deliveries; `updated` and `refused` answer an update; `room`: go on
-            after a full outbox; `closed`: the last one, with the error that ended everything or None.
+            after a full outbox; `broken`: a stream that lost pieces with its connection, and is answered already;
+            `closed`: the last one, with the error that ended everything or None.
         header: of the daemon's message; of `updated` and `refused` the very keys that were to be changed.
         body: the client's frames of a `deliver`.
         error: of `refused` and `closed`.

@@ -66,7 +66,7 @@ class Runner:
         name: for the names of threads.
         slots: how many run at once.
         find: returns the handler for a capability, None where there is none.
-        put: sends frames; returns False when a stream should wait for `room`.
+        put: sends frames of a delivery; returns False when a stream should wait for `room`.
         discard: called with the id of each delivery that is over here, before its result is sent; returns how many
             are left.
     """
@@ -76,7 +76,7 @@ class Runner:
         name: str,
         slots: int,
         find: Callable[[str], Handler | None],
-        put: Callable[[list[bytes]], bool],
+        put: Callable[[int, list[bytes]], bool],
         discard: Callable[[int], int],
     ) -> None:
         self._name = name
@@ -102,11 +102,16 @@ class Runner:
         if (job := self._jobs.get(delivery_id)) is not None:
             self._stop(job)
 
-    def drop_all(self) -> None:
-        """The registration has ended: stop everything and send nothing for it."""
-        for job in list(self._jobs.values()):
+    def drop(self, delivery_id: int) -> None:
+        """Stop a delivery that is answered already, and send nothing more for it."""
+        if (job := self._jobs.get(delivery_id)) is not None:
             job.dropped = True
             self._stop(job)
+
+    def drop_all(self) -> None:
+        """The registration has ended: stop everything and send nothing for it."""
+        for delivery_id in list(self._jobs):
+            self.drop(delivery_id)
 
     def set_slots(self, slots: int) -> None:
         """Change how many run at once; what runs goes on."""
@@ -179,7 +184,7 @@ class Runner:
                 if isinstance(item, Answer):
                     return answer_of(item)
                 frames = pack("PART", header, body_frames(item))
-                if not job.dropped and not self._put(frames):
+                if not job.dropped and not self._put(job.delivery.id, frames):
                     self._room.clear()
                     await self._room.wait()
         return Answer()
@@ -194,7 +199,7 @@ class Runner:
         self._jobs.pop(job.delivery.id, None)
         self._discard(job.delivery.id)
         if not job.dropped:
-            self._put(frames)
+            self._put(job.delivery.id, frames)
 
     def _verdict(self, job: Job, task: asyncio.Task[Answer]) -> list[bytes]:
         """Return the ACK or the NACK for a finished task."""

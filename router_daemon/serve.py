@@ -85,11 +85,8 @@ async def run_command(command: Sequence[str], delivery: Delivery) -> bytes:
     Raises:
         CommandFailed: it could not be started, exited with another code than 0, printed too much, or took too long.
     """
-    loop = asyncio.get_running_loop()
     try:
-        transport, run = await loop.subprocess_exec(
-            lambda: _Run(loop), *command, env=_environment(delivery), start_new_session=True
-        )
+        run = await _start(command, _environment(delivery))
     except (OSError, ValueError) as error:
         raise CommandFailed(f"cannot start {command[0]}: {error}") from None
     try:
@@ -98,10 +95,24 @@ async def run_command(command: Sequence[str], delivery: Delivery) -> bytes:
     except TimeoutError:
         raise CommandFailed(f"killed after its {delivery.ttl_ms} ms were over") from None
     finally:
-        if not run.ended.done():
-            await run.kill()
-        transport.close()
-    return run.result(transport.get_returncode())
+        await run.close()
+    return run.result()
+
+
+async def _start(command: Sequence[str], environment: dict[str, str]) -> _Run:
+    """Start a process, or none: being cancelled half-way, asyncio may wait for ever for a process that has gone."""
+    loop = asyncio.get_running_loop()
+    starting = asyncio.ensure_future(
+        loop.subprocess_exec(lambda: _Run(loop), *command, env=environment, start_new_session=True)
+    )
+    try:
+        _, run = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError, ValueError):
+            _, run = await starting
+            await run.close()
+        raise
+    return run
 
 
 def _environment(delivery: Delivery) -> dict[str, str]:
@@ -116,7 +127,7 @@ def _environment(delivery: Delivery) -> dict[str, str]:
 class _Run(asyncio.SubprocessProtocol):
     """One process: what it printed so far, and its end.
 
-    A protocol instead of `asyncio.subprocess`, because there nothing closes the pipes of a process whose child lives on.
+    A protocol instead of `asyncio.subprocess`, where nothing closes the pipes of a process whose child lives on.
 
     Attributes:
         ended: done once the process has exited and stdin, stdout and stderr are closed.
@@ -148,19 +159,20 @@ class _Run(asyncio.SubprocessProtocol):
 
     async def converse(self, body: bytes) -> None:
         """Feed the process, which need not read it, and wait for its end."""
-        stdin = self._transport.get_pipe_transport(0)
-        assert isinstance(stdin, asyncio.WriteTransport)
-        stdin.write(body)
-        stdin.write_eof()
+        self._stdin.write(body)
+        self._stdin.write_eof()
         await asyncio.shield(self.ended)
 
-    async def kill(self) -> None:
-        """End the process and all in its group now, and wait for it."""
-        self._kill_group()
+    async def close(self) -> None:
+        """Leave nothing behind: where it has not ended, kill the process and all in its group, and wait for it."""
+        if not self.ended.done():
+            self._kill_group()
+            self._stdin.abort()
+            self._transport.close()
+            await asyncio.wait([self.ended], timeout=KILL_TIMEOUT_S)
         self._transport.close()
-        await asyncio.wait([self.ended], timeout=KILL_TIMEOUT_S)
 
-    def result(self, exit_code: int | None) -> bytes:
+    def result(self) -> bytes:
         """Return what a process that has ended printed.
 
         Raises:
@@ -168,9 +180,16 @@ class _Run(asyncio.SubprocessProtocol):
         """
         if self._output_bytes > OUTPUT_BYTES:
             raise CommandFailed(f"printed more than {OUTPUT_BYTES} bytes")
+        exit_code = self._transport.get_returncode()
         if exit_code != 0:
             raise CommandFailed(_last_line(self._complaint) or _exit_text(exit_code))
         return b"".join(self._output)
+
+    @property
+    def _stdin(self) -> asyncio.WriteTransport:
+        stdin = self._transport.get_pipe_transport(0)
+        assert isinstance(stdin, asyncio.WriteTransport)
+        return stdin
 
     def _kill_group(self) -> None:
         """The group may live on without its first process, so that one's end is no reason not to."""

@@ -12,6 +12,7 @@ Rules, each measured (docs/benchmarks.md):
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import struct
@@ -38,7 +39,7 @@ PARKED_OVERHEAD_BYTES: Final = 512
 PARKED_RESERVE_BYTES: Final = 65_536
 CLOCK_EVERY: Final = 16
 GONE_AFTER_S: Final = 0.05
-LINGER_MS: Final = 1_000
+LINGER_S: Final = 1.0
 
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -50,7 +51,7 @@ _send = BackendSocket.send
 
 
 class Transport(Protocol):
-    """What the daemon needs of a transport: batches of events in, lists of actions out."""
+    """What the daemon's loop needs of a transport: batches of events in, lists of actions out."""
 
     def receive(self, limit: int, budget_s: float) -> list[Event]:
         """Return what has come, at most `limit` messages a side and `budget_s` of reading; empty: nothing is left."""
@@ -64,6 +65,16 @@ class Transport(Protocol):
     @property
     def parked(self) -> int:
         """How many actions wait for a peer to read."""
+
+
+class Listener(Transport, Protocol):
+    """A transport that listens on addresses."""
+
+    async def start(self, addresses: Sequence[Sequence[str]], wake: Callable[[], None]) -> None:
+        """Listen on the clients' and the backends' addresses; call `wake` whenever something may have come."""
+
+    async def close(self, linger_s: float) -> None:
+        """Stop; what is on its way has `linger_s` to leave."""
 
 
 class _Parked:
@@ -97,7 +108,7 @@ class _Socket:
         raw.setsockopt(zmq.MAXMSGSIZE, 4 * limits.message.message_bytes)
         raw.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
         raw.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-        raw.setsockopt(zmq.LINGER, LINGER_MS)
+        raw.setsockopt(zmq.LINGER, round(LINGER_S * 1000))
         self.monitor = raw.get_monitor_socket(zmq.Event.DISCONNECTED)
 
     def bind(self, address: str) -> None:
@@ -247,33 +258,27 @@ class ZmqTransport:
 
     def __init__(self, clients: SocketLimits, backends: SocketLimits) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._sockets = (
             _Socket(self._context, Side.CLIENT, clients),
             _Socket(self._context, Side.BACKEND, backends),
         )
 
-    def bind(self, side: Side, addresses: Sequence[str]) -> None:
-        """Listen.
+    async def start(self, addresses: Sequence[Sequence[str]], wake: Callable[[], None]) -> None:
+        """Listen on each side's addresses, and have `wake` called whenever something may have come.
 
         Raises:
             StartError: an address cannot be listened on.
         """
-        for address in addresses:
-            if address.startswith("ipc://"):
-                _free_path(address)
-            self._sockets[side].bind(address)
-
-    def watch(self, add_reader: Callable[[int, Callable[[], None]], None], wake: Callable[[], None]) -> None:
-        """Have `wake` called whenever something may have come."""
+        for socket, places in zip(self._sockets, addresses, strict=True):
+            for address in places:
+                if address.startswith("ipc://"):
+                    free_path(address)
+                socket.bind(address)
+        self._loop = asyncio.get_running_loop()
         for socket in self._sockets:
-            add_reader(int(socket.raw.FD), wake)
-            add_reader(int(socket.monitor.FD), partial(_news, socket, wake))
-
-    def unwatch(self, remove_reader: Callable[[int], Any]) -> None:
-        """Undo `watch`."""
-        for socket in self._sockets:
-            remove_reader(int(socket.raw.FD))
-            remove_reader(int(socket.monitor.FD))
+            self._loop.add_reader(int(socket.raw.FD), wake)
+            self._loop.add_reader(int(socket.monitor.FD), partial(_news, socket, wake))
 
     def receive(self, limit: int, budget_s: float) -> list[Event]:
         """Return what has come; see `Transport`. Backends first, since their answers make room."""
@@ -305,10 +310,13 @@ class ZmqTransport:
         """How many actions wait for a peer to read."""
         return sum(len(parked.queue) for socket in self._sockets for parked in socket.parked.values())
 
-    def close(self, linger_ms: int = LINGER_MS) -> None:
-        """Close both sockets; what libzmq still holds has `linger_ms` to leave."""
+    async def close(self, linger_s: float) -> None:
+        """Close both sockets; what libzmq still holds has `linger_s` to leave."""
         for socket in self._sockets:
-            socket.close(linger_ms)
+            if self._loop is not None:
+                self._loop.remove_reader(int(socket.raw.FD))
+                self._loop.remove_reader(int(socket.monitor.FD))
+            socket.close(round(linger_s * 1000))
         self._context.term()
 
 
@@ -317,7 +325,7 @@ def _news(socket: _Socket, wake: Callable[[], None]) -> None:
     wake()
 
 
-def _free_path(address: str) -> None:
+def free_path(address: str) -> None:
     """Remove the socket file of a process that is gone; libzmq would take over that of a living one, too."""
     path = Path(address.removeprefix("ipc://"))
     if not path.is_socket():

@@ -234,7 +234,10 @@ def _unreadable(frames: Sequence[Any], at: int) -> tuple[str, str]:
     """Return code and detail for frames that hold no known command."""
     if len(frames) < at + 2:
         return "bad_frames", "a message is a command, a header, and body frames"
-    command = bytes(memoryview(frames[at])[:64])
+    try:
+        command = bytes(memoryview(frames[at])[:64])
+    except TypeError:  # a transport's stand-in for what was too large to keep
+        return "too_large", "a command of that size"
     if not command.isascii():
         return "bad_frames", f"a command is ASCII, got {command!r}"
     if _VERSIONED.match(command) and not command.startswith(PREFIX):
@@ -247,7 +250,7 @@ def _readable_id(frame: Any) -> ClientId | None:
     try:
         found = _decode_id(frame).id
         _check_id(found)
-    except (*_CODEC_ERRORS, ProtocolError):
+    except (*_CODEC_ERRORS, ProtocolError, TypeError):
         return None
     return found  # type: ignore[no-any-return]
 

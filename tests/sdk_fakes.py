@@ -224,3 +224,20 @@ def answers(function: Function, **keys: Any) -> Message:
     with serving(function) as (daemon, peer, _):
         daemon.deliver(peer, 5, b"in", **keys)
         return daemon.receive()
+
+
+@asynccontextmanager
+async def registered(backend: Backend) -> AsyncIterator[Backend]:
+    """Run a backend on this loop."""
+    running = asyncio.create_task(backend.run())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await backend.wait_registered()
+        yield backend
+    finally:
+        await backend.stop()
+        await running
+
+
+async def echo(delivery: Delivery) -> list[bytes]:
+    return delivery.body

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,51 @@ def test_a_result_made_while_the_daemon_was_away_follows_the_new_registration() 
             daemon.send(register.peer, "REGISTERED", {"name": "b1", "heartbeat_ms": 1000})
             ack = daemon.expect("ACK", "HEARTBEAT")
             assert (ack.header["id"], ack.body) == (1, [b"kept"])
+
+
+def test_a_result_that_may_be_lost_with_its_connection_is_sent_again() -> None:
+    with FakeDaemon() as daemon, running(daemon):
+        for number in (1, 2):
+            daemon.deliver(daemon.registered().peer, number, b"x")
+            if number == 2:
+                assert daemon.expect("ACK", "HEARTBEAT").header["id"] == 1
+            assert daemon.expect("ACK", "HEARTBEAT").header["id"] == number
+            daemon.vanish()
+            daemon.bind()
+        register = daemon.registered()
+        assert [daemon.expect("ACK", "HEARTBEAT").header["id"] for _ in range(2)] == [1, 2]
+        assert daemon.receive().verb == "HEARTBEAT"
+        daemon.send(register.peer, "HEARTBEAT", {})
+        daemon.expect("HEARTBEAT")  # by then the answer to the one before was read
+        daemon.vanish()
+        daemon.bind()
+        daemon.registered()
+        assert daemon.silent("HEARTBEAT")
+
+
+def test_a_stream_cut_by_a_lost_connection_fails_rather_than_have_a_gap() -> None:
+    ended = threading.Event()
+    with FakeDaemon() as daemon:
+        backend = Backend("b1", daemon.address)
+
+        @backend.handler("work")
+        async def stream(_: Delivery) -> AsyncIterator[bytes]:
+            try:
+                yield b"one"
+                await asyncio.get_running_loop().create_future()
+            finally:
+                ended.set()
+
+        with Running(backend):
+            daemon.deliver(daemon.registered().peer, 1)
+            daemon.expect("PART", "HEARTBEAT")
+            daemon.vanish()
+            assert ended.wait(PATIENCE_S)
+            daemon.bind()
+            daemon.registered()
+            nack = daemon.expect("NACK", "HEARTBEAT")
+            assert (nack.header["id"], nack.header["code"]) == (1, "failed")
+            assert daemon.silent("HEARTBEAT")
 
 
 def test_a_daemon_that_forgot_the_backend_gets_it_again() -> None:

@@ -10,7 +10,7 @@ import pytest
 from sdk_fakes import FakeDaemon, Running, serving
 
 from router_daemon.backend import Backend, Delivery
-from router_daemon.backend_link import OUTBOX_BYTES
+from router_daemon.outbox import ROOM_BYTES
 
 
 class Gate:
@@ -59,7 +59,7 @@ def test_a_stream_goes_no_faster_than_the_daemon_takes_it_and_loses_nothing() ->
                 reached = -1
                 while reached != (reached := len(made)):
                     running.thread.join(0.2)  # it goes on for as long as there is room
-                assert reached * len(piece) > OUTBOX_BYTES // 2
+                assert reached * len(piece) > ROOM_BYTES // 2
                 assert reached < count
                 assert [int.from_bytes(daemon.expect("PART").body[0]) for _ in range(count)] == list(range(count))
                 assert daemon.expect("ACK").header["id"] == 1

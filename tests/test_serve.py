@@ -135,6 +135,19 @@ def test_cancelling_kills_the_command_and_waits_for_it(fifo: Path) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_cancelling_at_any_moment_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        for turns in range(40):
+            work = asyncio.create_task(run_command(["true"], delivery()))
+            for _ in range(turns // 2):
+                await asyncio.sleep(0)
+            work.cancel()
+            async with asyncio.timeout(WAIT_S):
+                await asyncio.wait([work])
+
+    asyncio.run(main())
+
+
 def test_a_program_is_looked_for_where_the_shell_would() -> None:
     assert shutil.which("cat") is not None
     with pytest.raises(CommandError, match=r"no such executable: \./cat"):

@@ -23,6 +23,8 @@ from typing import Final
 from demo_app.roster import ROSTER
 
 STOP_S: Final = 4.0
+STOP_ALONE_S: Final = 0.5
+"""The same without a daemon: there is nobody to say good-bye to."""
 HOME: Final = str(Path(__file__).resolve().parent.parent)
 """Where the children find this package."""
 PORTS: Final = range(20_000, 32_000)
@@ -166,8 +168,9 @@ class Troupe:
 
     async def stop(self) -> None:
         """End every child and wait for each."""
-        await _end(self.backends.values())
-        await _end([self.daemon] if self.daemon else [])
+        daemon = [self.daemon] if self.daemon is not None and self.daemon.running else []
+        await _end(self.backends.values(), STOP_S if daemon else STOP_ALONE_S)
+        await _end(daemon, STOP_S)
 
     def kill(self) -> None:
         """End every child at once, without waiting."""
@@ -175,13 +178,13 @@ class Troupe:
             child.signal(signal.SIGKILL)
 
 
-async def _end(children: Iterable[Child]) -> None:
+async def _end(children: Iterable[Child], patience_s: float) -> None:
     ending = [child for child in children if child.running]
     for child in ending:
         child.signal(signal.SIGTERM)
         child.signal(signal.SIGCONT)  # one that somebody stopped could not end otherwise
     waits = [asyncio.create_task(child.process.wait()) for child in ending]
-    if waits and (await asyncio.wait(waits, timeout=STOP_S))[1]:
+    if waits and (await asyncio.wait(waits, timeout=patience_s))[1]:
         for child in ending:
             child.signal(signal.SIGKILL)
         await asyncio.wait(waits)

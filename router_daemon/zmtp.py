@@ -1,0 +1,248 @@
+"""ZMTP 3.1 as a ROUTER speaks it, without sockets: bytes in, messages out; messages in, bytes out. Pure.
+
+Source: https://rfc.zeromq.org/spec/37/ (ZMTP 3.1), NULL mechanism. What libzmq (DEALER and REQ, 3.2 and later) sends and
+expects, and no more.
+
+Rules:
+- Bytes of a peer raise exactly `ProtocolError`; the connection is closed then, as the specification asks.
+- Memory is bounded whatever comes: a frame over `4 x message_bytes` ends the connection, a message over
+  `message_bytes` is skipped as it arrives and shows up with a `Skipped` frame in place of what was dropped, and frames
+  beyond the most that are allowed are counted, not kept. libzmq cannot promise that: a message whose frames never end
+  grows in its memory, unseen by the application.
+- The routing id that a peer may announce is ignored: connections have names of our own, so nobody can take another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from router_daemon.errors import ProtocolError
+from router_daemon.wire import Limits
+
+GREETING: Final = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
+GREETING_BYTES: Final = 64
+FRAME_LIMIT_FACTOR: Final = 4
+MAX_COMMAND_BYTES: Final = 4_096
+PEERS_OF_ROUTER: Final = frozenset({b"DEALER", b"REQ", b"ROUTER"})
+
+_MORE, _LONG, _COMMAND = 1, 2, 4
+_SHORT_LAST: Final = tuple(bytes((0, size)) for size in range(256))
+_SHORT_MORE: Final = tuple(bytes((_MORE, size)) for size in range(256))
+
+
+class Skipped:
+    """Stands for bytes that were too many to keep; its length is theirs."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def message(frames: Sequence[Any], into: list[Any]) -> int:
+    """Append the pieces of one message, whose first frame is its peer's name; return its size in bytes."""
+    last = len(frames) - 1
+    total = 0
+    for index in range(1, last + 1):
+        body = frames[index]
+        size = len(body)
+        if size < 256:
+            into.append((_SHORT_MORE if index < last else _SHORT_LAST)[size])
+        else:
+            into.append(bytes((_LONG | (index < last),)) + size.to_bytes(8, "big"))
+        into.append(body)
+        total += size
+    return total
+
+
+def command(name: bytes, data: bytes) -> bytes:
+    """Return a command frame."""
+    body = bytes((len(name),)) + name + data
+    if len(body) < 256:
+        return bytes((_COMMAND, len(body))) + body
+    return bytes((_COMMAND | _LONG,)) + len(body).to_bytes(8, "big") + body
+
+
+def ready() -> bytes:
+    """Return the READY of a ROUTER without a routing id."""
+    return command(b"READY", _properties({b"Socket-Type": b"ROUTER", b"Identity": b""}))
+
+
+def ping(ttl_s: float) -> bytes:
+    """Return a PING that asks the peer to give us up after so many seconds of silence."""
+    return command(b"PING", min(round(ttl_s * 10), 0xFFFF).to_bytes(2, "big"))
+
+
+def _properties(values: dict[bytes, bytes]) -> bytes:
+    return b"".join(bytes((len(k),)) + k + len(v).to_bytes(4, "big") + v for k, v in values.items())
+
+
+def parse_properties(data: bytes) -> dict[bytes, bytes]:
+    """Return a READY's properties, their names in lower case.
+
+    Raises:
+        ProtocolError: a length leads beyond the end.
+    """
+    found: dict[bytes, bytes] = {}
+    at = 0
+    while at < len(data):
+        name_end = at + 1 + data[at]
+        value_at = name_end + 4
+        value_end = value_at + int.from_bytes(data[name_end:value_at], "big")
+        if value_end > len(data) or value_at > len(data):
+            raise ProtocolError("bad_frames", "ZMTP: malformed metadata")
+        found[bytes(data[at + 1 : name_end]).lower()] = bytes(data[value_at:value_end])
+        at = value_end
+    return found
+
+
+class Reader:
+    """What one connection has sent, turned into messages.
+
+    `feed` returns whole messages, each `[peer, frame, ...]`; `replies` collects what has to be sent back (READY, PONG).
+    """
+
+    __slots__ = ("answers_ping", "_buffer", "_frames", "_greeted", "_kept", "_limits", "_most_frames", "_peer", "_ready", "_skip",
+                 "_skip_more", "replies")  # fmt: skip
+
+    def __init__(self, peer: bytes, limits: Limits) -> None:
+        self._peer = peer
+        self._limits = limits
+        self._most_frames = limits.body_frames + 5
+        self._buffer = bytearray()
+        self._greeted = False
+        self._ready = False
+        self._frames: list[Any] = [peer]
+        self._kept = 0
+        self._skip = 0
+        self._skip_more = False
+        self.replies: list[bytes] = []
+        self.answers_ping = False
+
+    @property
+    def ready(self) -> bool:
+        """The handshake is done."""
+        return self._ready
+
+    def feed(self, data: bytes) -> list[list[Any]]:
+        """Take in bytes and return the messages that they complete.
+
+        Raises:
+            ProtocolError: this is no ZMTP peer of a ROUTER, or a frame is beyond all limits.
+        """
+        if self._buffer:
+            self._buffer += data
+            whole = bytes(self._buffer) if len(self._buffer) >= self._needed() else None
+            if whole is None:
+                return []
+            data = whole
+            self._buffer.clear()
+        messages: list[list[Any]] = []
+        at = self._greet(data) if not self._greeted else 0
+        if self._greeted:
+            at = self._parse(data, at, messages)
+        if at < len(data):
+            self._buffer += data[at:]
+        return messages
+
+    def _needed(self) -> int:
+        """Return how many bytes the buffer must hold before looking at it again is worth it."""
+        buffer = self._buffer
+        if not self._greeted:
+            return 10
+        if len(buffer) < 9:
+            return 2 if not buffer or not buffer[0] & _LONG else 9
+        if buffer[0] & _LONG:
+            return 9 + int.from_bytes(buffer[1:9], "big")
+        return 2 + buffer[1]
+
+    def _greet(self, data: bytes) -> int:
+        """Check the greeting as far as it has come; return how much of the data it was."""
+        if data[0] != 0xFF or (len(data) >= 10 and data[9] & 0x01 == 0):
+            raise ProtocolError("bad_frames", "ZMTP: not a greeting")
+        if len(data) > 10 and data[10] < 3:
+            raise ProtocolError("bad_frames", "ZMTP: version below 3")
+        if len(data) < GREETING_BYTES:
+            return 0
+        if data[12:32].rstrip(b"\0") != b"NULL":
+            raise ProtocolError("bad_frames", "ZMTP: only the NULL mechanism is offered")
+        self._greeted = True
+        self.answers_ping = data[10] > 3 or data[11] >= 1
+        self.replies.append(ready())
+        return GREETING_BYTES
+
+    def _parse(self, data: bytes, at: int, messages: list[list[Any]]) -> int:
+        """Append whole messages; return where the first incomplete frame begins."""
+        end = len(data)
+        limit = self._limits.message_bytes
+        while True:
+            if self._skip:
+                step = min(self._skip, end - at)
+                self._skip -= step
+                at += step
+                if self._skip:
+                    return at
+                if not self._skip_more:
+                    messages.append(self._take())
+            if end - at < 2:
+                return at
+            flags = data[at]
+            if flags & _LONG:
+                body_at = at + 9
+                if end < body_at:
+                    return at
+                size = int.from_bytes(data[at + 1 : body_at], "big")
+            else:
+                body_at = at + 2
+                size = data[at + 1]
+            if flags & _COMMAND or not self._ready:
+                if size > MAX_COMMAND_BYTES or not flags & _COMMAND:
+                    raise ProtocolError("bad_frames", "ZMTP: expected a short command")
+                if body_at + size > end:
+                    return at
+                at = body_at + size
+                self._command(data[body_at:at])
+                continue
+            if self._kept + size > limit:
+                self._begin_skip(size, more=bool(flags & _MORE))
+                at = body_at
+                continue
+            at = body_at + size
+            if at > end:
+                return body_at - (9 if flags & _LONG else 2)
+            frames = self._frames
+            if len(frames) < self._most_frames:
+                frames.append(data[body_at:at])
+                self._kept += size
+            if not flags & _MORE:
+                messages.append(self._take())
+
+    def _begin_skip(self, size: int, *, more: bool) -> None:
+        if size > FRAME_LIMIT_FACTOR * self._limits.message_bytes:
+            raise ProtocolError("too_large", "a frame over four times the limit of a message")
+        if len(self._frames) < self._most_frames:
+            self._frames.append(Skipped(size))
+        self._skip, self._skip_more = size, more
+
+    def _take(self) -> list[Any]:
+        frames, self._frames, self._kept = self._frames, [self._peer], 0
+        return frames
+
+    def _command(self, body: bytes) -> None:
+        name_end = 1 + body[0] if body else 0
+        name, data = body[1:name_end], body[name_end:]
+        if not self._ready:
+            if name != b"READY":
+                raise ProtocolError("bad_frames", f"ZMTP: expected READY, got {name[:20]!r}")
+            kind = parse_properties(data).get(b"socket-type", b"")
+            if kind not in PEERS_OF_ROUTER:
+                raise ProtocolError(
+                    "bad_frames", f"ZMTP: a {kind[:20].decode('ascii', 'replace')} cannot talk to a ROUTER"
+                )
+            self._ready = True
+        elif name == b"PING":
+            self.replies.append(command(b"PONG", data[2:18]))
