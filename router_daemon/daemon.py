@@ -90,9 +90,7 @@ class Loop:
         self._again = False
         events = self._transport.receive(self._batch_messages, self._batch_s)
         now = self._clock()
-        actions: list[Action] = []
-        for event in events:
-            actions += self._handle(event, now)
+        actions = self._handle(events, now)
         deadline = self.broker.next_deadline()
         if deadline is not None and deadline <= now:
             actions += self.broker.on_timer(now)
@@ -110,21 +108,25 @@ class Loop:
             self._timer.cancel()
         self._loop = None
 
-    def _handle(self, event: Event, now: float) -> list[Action]:
-        try:
-            return self.broker.handle(event, now)
-        except Exception:  # noqa: BLE001 - one faulty event must not end the daemon
-            _log.exception("fault while handling an event", event=type(event).__name__)
-            return self.broker.abandon(event, now)
+    def _handle(self, events: list[Event], now: float) -> list[Action]:
+        actions: list[Action] = []
+        handle = self.broker.handle
+        for event in events:
+            try:
+                actions += handle(event, now)
+            except Exception:  # noqa: BLE001 - one faulty event must not end the daemon
+                actions += self._fault(event, now)
+        return actions
+
+    def _fault(self, event: Event, now: float) -> list[Action]:
+        _log.exception("fault while handling an event", event=type(event).__name__)
+        return self.broker.abandon(event, now)
 
     def _send(self, actions: list[Action], now: float) -> None:
         problems = self._transport.flush() if self._transport.parked else []
         problems += self._transport.send(actions)
         while problems:
-            answers: list[Action] = []
-            for problem in problems:
-                answers += self._handle(problem, now)
-            problems = self._transport.send(answers)
+            problems = self._transport.send(self._handle(problems, now))
 
     def _arm(self, now: float) -> None:
         """Set the one timer to the next moment at which something is due, unless it rings before that anyway."""

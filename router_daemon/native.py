@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import count
@@ -29,8 +30,8 @@ from router_daemon.core.events import Event, Gone, Undelivered
 from router_daemon.core.types import Peer, Side
 from router_daemon.errors import ProtocolError, StartError
 from router_daemon.transport import PARKED_RESERVE_BYTES, SocketLimits, free_path
-from router_daemon.wire import Decoder, encode
-from router_daemon.zmtp import GREETING, Reader, message, ping
+from router_daemon.wire import COMMANDS, Decoder, encode_header
+from router_daemon.zmtp import GREETING, Reader, frame_head, ping
 
 INBOX_MESSAGES: Final = 512
 PING_EVERY_S: Final = 2.0
@@ -38,7 +39,10 @@ TIMEOUT_S: Final = 10.0
 BACKLOG: Final = 1024
 JOIN_BYTES: Final = 16_384
 CLOSE_LOOK_S: Final = 0.005
+OVERHEAD_BYTES: Final = 32
 
+_FRAMED: Final = {kind: frame_head(len(name), more=True) + name for kind, name in COMMANDS.items()}
+_DELIMITER: Final = frame_head(0, more=True)
 _log = structlog.get_logger("router_daemon")
 
 
@@ -81,13 +85,13 @@ class _Connection(asyncio.Protocol):
             if self.waiting > INBOX_MESSAGES and self.reading:
                 self.reading = False
                 self.transport.pause_reading()
-            side.inbox += messages
+            side.inbox.append((self, messages))
             side.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         del self.side.connections[self.peer]
         if self.met:
-            self.side.inbox.append([self.peer])
+            self.side.inbox.append((self, []))
             self.side.wake()
 
     def pause_writing(self) -> None:
@@ -131,7 +135,7 @@ class _Side:
         self.limits = limits
         self.decoder = Decoder(side, limits.message)
         self.connections: dict[Peer, _Connection] = {}
-        self.inbox: list[list[Any]] = []
+        self.inbox: deque[tuple[_Connection, list[list[Any]]]] = deque()
         self.wake: Callable[[], None] = _nobody
         self.loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment] # set by `listen`
         self._servers: list[asyncio.AbstractServer] = []
@@ -158,19 +162,18 @@ class _Side:
         self._servers.append(server)
 
     def receive(self, limit: int, into: list[Event]) -> None:
-        """Append the events of the first messages of the inbox."""
-        decode, connections = self.decoder.decode, self.connections
-        batch, self.inbox = self.inbox[:limit], self.inbox[limit:]
-        for frames in batch:
-            if len(frames) == 1:
-                into.append(Gone(self.side, frames[0]))
+        """Append the events of the next messages of the inbox: whole reads, until there are enough."""
+        inbox, decode = self.inbox, self.decoder.decode
+        enough = len(into) + limit
+        while inbox and len(into) < enough:
+            connection, messages = inbox.popleft()
+            if not messages:
+                into.append(Gone(self.side, connection.peer))
                 continue
-            connection = connections.get(frames[0])
-            if connection is not None:
-                connection.waiting -= 1
-                if not connection.reading and connection.waiting <= INBOX_MESSAGES // 2:
-                    connection.resume_reading()
-            into.append(decode(frames))
+            connection.waiting -= len(messages)
+            if not connection.reading and connection.waiting <= INBOX_MESSAGES // 2:
+                connection.resume_reading()
+            into += map(decode, messages)
 
     def send(self, action: Action, dirty: list[_Connection], problems: list[Event]) -> None:
         connection = self.connections.get(action.peer)
@@ -183,7 +186,7 @@ class _Side:
             return
         if not connection.out:
             dirty.append(connection)
-        connection.out_bytes += message(encode(action), connection.out)
+        connection.out_bytes += _frame(action, connection.out)
 
     def _allowance(self, action: Action) -> int:
         """Return how much may be unread already; more for the end of a message, which has no body to speak of."""
@@ -275,6 +278,21 @@ class NativeTransport:
         for side in self._sides:
             side.look(now, paused=now - self._sweep_due > PING_EVERY_S)
         self._schedule_sweep(loop)
+
+
+def _frame(action: Action, out: list[Any]) -> int:
+    """Append the pieces of an action as ZMTP frames; return how many bytes they are."""
+    header, body = encode_header(action), action.body
+    if action.delimited:
+        out.append(_DELIMITER)
+    out += (_FRAMED[type(action)], frame_head(len(header), more=bool(body)), header)
+    total = len(header) + OVERHEAD_BYTES
+    last = len(body) - 1
+    for index, piece in enumerate(body):
+        size = len(piece)
+        out += (frame_head(size, more=index < last), piece)
+        total += size
+    return total
 
 
 def _nobody() -> None:

@@ -138,6 +138,7 @@ class _Run(asyncio.SubprocessProtocol):
         self._output: list[bytes] = []
         self._output_bytes = 0
         self._complaint = b""
+        self._stdin_is_open = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.SubprocessTransport)
@@ -153,6 +154,10 @@ class _Run(asyncio.SubprocessProtocol):
             self._output.clear()
             self._kill_group()
 
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
+        if fd == 0:
+            self._stdin_is_open = False
+
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - of a pipe; the exit code says more
         if not self.ended.done():
             self.ended.set_result(None)
@@ -167,7 +172,8 @@ class _Run(asyncio.SubprocessProtocol):
         """Leave nothing behind: where it has not ended, kill the process and all in its group, and wait for it."""
         if not self.ended.done():
             self._kill_group()
-            self._stdin.abort()
+            if self._stdin_is_open:
+                self._stdin.abort()  # closing would wait until what is left of the body is read
             self._transport.close()
             await asyncio.wait([self.ended], timeout=KILL_TIMEOUT_S)
         self._transport.close()

@@ -129,7 +129,7 @@ _COMMANDS: Final[dict[Side, dict[bytes, _Command]]] = {
     }.items()
 }
 
-_NAMES: Final[dict[type[Any], bytes]] = {
+COMMANDS: Final[dict[type[Any], bytes]] = {
     kind: PREFIX + verb
     for kind, verb in (
         (actions.Reply, b"REPLY"),
@@ -157,8 +157,13 @@ _encode = msgspec.msgpack.Encoder().encode
 def encode(action: Action) -> list[Any]:
     """Return the frames of an action, its peer first."""
     if action.delimited:
-        return [action.peer, b"", _NAMES[type(action)], _encode(action.header), *action.body]
-    return [action.peer, _NAMES[type(action)], _encode(action.header), *action.body]
+        return [action.peer, b"", COMMANDS[type(action)], _encode(action.header), *action.body]
+    return [action.peer, COMMANDS[type(action)], _encode(action.header), *action.body]
+
+
+def encode_header(action: Action) -> bytes:
+    """Return the header of an action alone, for a transport that frames by itself."""
+    return _encode(action.header)
 
 
 class Decoder:

@@ -7,14 +7,13 @@ Rules:
 - Bytes of a peer raise exactly `ProtocolError`; the connection is closed then, as the specification asks.
 - Memory is bounded whatever comes: a frame over `4 x message_bytes` ends the connection, a message over
   `message_bytes` is skipped as it arrives and shows up with a `Skipped` frame in place of what was dropped, and frames
-  beyond the most that are allowed are counted, not kept. libzmq cannot promise that: a message whose frames never end
-  grows in its memory, unseen by the application.
+  beyond the most that are allowed are counted, not kept. libzmq cannot promise that: a message whose frames
+  never end grows in its memory, unseen by the application.
 - The routing id that a peer may announce is ignored: connections have names of our own, so nobody can take another's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from router_daemon.errors import ProtocolError
@@ -43,20 +42,11 @@ class Skipped:
         return self.size
 
 
-def message(frames: Sequence[Any], into: list[Any]) -> int:
-    """Append the pieces of one message, whose first frame is its peer's name; return its size in bytes."""
-    last = len(frames) - 1
-    total = 0
-    for index in range(1, last + 1):
-        body = frames[index]
-        size = len(body)
-        if size < 256:
-            into.append((_SHORT_MORE if index < last else _SHORT_LAST)[size])
-        else:
-            into.append(bytes((_LONG | (index < last),)) + size.to_bytes(8, "big"))
-        into.append(body)
-        total += size
-    return total
+def frame_head(size: int, *, more: bool) -> bytes:
+    """Return what stands before a frame's body."""
+    if size < 256:
+        return (_SHORT_MORE if more else _SHORT_LAST)[size]
+    return bytes((_LONG | more,)) + size.to_bytes(8, "big")
 
 
 def command(name: bytes, data: bytes) -> bytes:
@@ -106,8 +96,20 @@ class Reader:
     `feed` returns whole messages, each `[peer, frame, ...]`; `replies` collects what has to be sent back (READY, PONG).
     """
 
-    __slots__ = ("answers_ping", "_buffer", "_frames", "_greeted", "_kept", "_limits", "_most_frames", "_peer", "_ready", "_skip",
-                 "_skip_more", "replies")  # fmt: skip
+    __slots__ = (
+        "_buffer",
+        "_frames",
+        "_greeted",
+        "_kept",
+        "_limits",
+        "_most_frames",
+        "_peer",
+        "_ready",
+        "_skip",
+        "_skip_more",
+        "answers_ping",
+        "replies",
+    )  # fmt: skip
 
     def __init__(self, peer: bytes, limits: Limits) -> None:
         self._peer = peer
@@ -178,59 +180,74 @@ class Reader:
     def _parse(self, data: bytes, at: int, messages: list[list[Any]]) -> int:
         """Append whole messages; return where the first incomplete frame begins."""
         end = len(data)
-        limit = self._limits.message_bytes
-        while True:
-            if self._skip:
-                step = min(self._skip, end - at)
-                self._skip -= step
-                at += step
-                if self._skip:
-                    return at
-                if not self._skip_more:
-                    messages.append(self._take())
-            if end - at < 2:
-                return at
+        if self._skip:
+            at = self._skip_on(at, end, messages)
+        frames, most = self._frames, self._most_frames
+        while at + 2 <= end:
             flags = data[at]
-            if flags & _LONG:
-                body_at = at + 9
-                if end < body_at:
-                    return at
-                size = int.from_bytes(data[at + 1 : body_at], "big")
-            else:
+            if flags <= _MORE and self._ready:
                 body_at = at + 2
-                size = data[at + 1]
-            if flags & _COMMAND or not self._ready:
-                if size > MAX_COMMAND_BYTES or not flags & _COMMAND:
-                    raise ProtocolError("bad_frames", "ZMTP: expected a short command")
-                if body_at + size > end:
+                stop = body_at + data[at + 1]
+            else:
+                body_at, stop = self._head(data, at, end)
+                if stop < 0:
+                    at = self._skip_on(body_at, end, messages)
+                    frames = self._frames
+                    continue
+                if stop > end:
                     return at
-                at = body_at + size
-                self._command(data[body_at:at])
-                continue
-            if self._kept + size > limit:
-                self._begin_skip(size, more=bool(flags & _MORE))
-                at = body_at
-                continue
-            at = body_at + size
-            if at > end:
-                return body_at - (9 if flags & _LONG else 2)
-            frames = self._frames
-            if len(frames) < self._most_frames:
-                frames.append(data[body_at:at])
-                self._kept += size
+                if flags & _COMMAND:
+                    self._command(data[body_at:stop])
+                    at = stop
+                    continue
+            if stop > end:
+                return at
+            if len(frames) < most:
+                frames.append(data[body_at:stop])
+            at = stop
             if not flags & _MORE:
-                messages.append(self._take())
+                messages.append(frames)
+                frames = self._frames = [self._peer]
+                self._kept = 0
+        return at
+
+    def _head(self, data: bytes, at: int, end: int) -> tuple[int, int]:
+        """Return where the body of a long frame or a command begins and ends; a negative end: skip it as it comes."""
+        flags = data[at]
+        if not flags & _LONG:
+            body_at, size = at + 2, data[at + 1]
+        elif at + 9 > end:
+            return at, end + 1
+        else:
+            body_at, size = at + 9, int.from_bytes(data[at + 1 : at + 9], "big")
+        if flags & _COMMAND or not self._ready:
+            if size > MAX_COMMAND_BYTES or not flags & _COMMAND:
+                raise ProtocolError("bad_frames", "ZMTP: expected a short command")
+            return body_at, body_at + size
+        limit = self._limits.message_bytes
+        if size > FRAME_LIMIT_FACTOR * limit:
+            raise ProtocolError("too_large", "a frame over four times the limit of a message")
+        if self._kept + size > limit:
+            self._begin_skip(size, more=bool(flags & _MORE))
+            return body_at, -1
+        if body_at + size <= end:
+            self._kept += size
+        return body_at, body_at + size
+
+    def _skip_on(self, at: int, end: int, messages: list[list[Any]]) -> int:
+        """Pass over bytes of a frame that is not kept; return where to go on."""
+        step = min(self._skip, end - at)
+        self._skip -= step
+        if not self._skip and not self._skip_more:
+            messages.append(self._frames)
+            self._frames = [self._peer]
+            self._kept = 0
+        return at + step
 
     def _begin_skip(self, size: int, *, more: bool) -> None:
-        if size > FRAME_LIMIT_FACTOR * self._limits.message_bytes:
-            raise ProtocolError("too_large", "a frame over four times the limit of a message")
         if len(self._frames) < self._most_frames:
             self._frames.append(Skipped(size))
         self._skip, self._skip_more = size, more
-
-    def _take(self) -> list[Any]:
-        frames, self._frames, self._kept = self._frames, [self._peer], 0
-        return frames
 
     def _command(self, body: bytes) -> None:
         name_end = 1 + body[0] if body else 0

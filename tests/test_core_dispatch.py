@@ -151,9 +151,9 @@ def test_a_head_with_no_alternative_any_more_is_waited_for() -> None:
 def test_a_busy_head_leaves_the_next_one_an_attempt_timeout() -> None:
     """NACK busy is outside the count of heads, so the next head is not the last permitted one."""
     broker = make_broker("a", "b", mode="single", heartbeat_s=60.0)
-    broker.send("c", ttl_ms=800, heads=2)
-    assert broker.nack(deliver("a", 1), "busy", retry_after_ms=10) == [deliver("b", 2, attempt=2, ttl_ms=800)]
-    assert broker.advance(0.402) == [unwanted("b", 2), deliver("a", 3, attempt=3, ttl_ms=399)]
+    broker.send("c", ttl_ms=1_000, heads=2)
+    assert broker.nack(deliver("a", 1), "busy", retry_after_ms=10) == [deliver("b", 2, attempt=2, ttl_ms=1_000)]
+    assert broker.advance(0.501) == [unwanted("b", 2), deliver("a", 3, attempt=3, ttl_ms=499)]
 
 
 def test_a_head_that_timed_out_may_still_answer_first() -> None:
