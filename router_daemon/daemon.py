@@ -88,6 +88,8 @@ class Loop:
     def turn(self) -> None:
         """Receive one batch, handle it, send what comes of it, and arm the timer."""
         self._again = False
+        if self._loop is None:
+            return
         events = self._transport.receive(self._batch_messages, self._batch_s)
         now = self._clock()
         actions = self._handle(events, now)
@@ -95,7 +97,7 @@ class Loop:
         if deadline is not None and deadline <= now:
             actions += self.broker.on_timer(now)
         self._send(actions, now)
-        if events:
+        if events or actions:  # sending may have consumed the edge of what has come meanwhile
             self.wake()
         else:
             self._arm(now)

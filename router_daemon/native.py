@@ -61,6 +61,7 @@ class _Connection(asyncio.Protocol):
         self.met = False
         self.reading = True
         self.backed_up = False
+        self.finished = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment] # a server's are transports both ways
@@ -68,6 +69,8 @@ class _Connection(asyncio.Protocol):
         self.transport.write(GREETING)
 
     def data_received(self, data: bytes) -> None:
+        if self.finished:
+            return
         side, reader = self.side, self.reader
         self.heard_at = side.loop.time()
         try:
@@ -117,6 +120,13 @@ class _Connection(asyncio.Protocol):
             self.transport.write(b"".join(out))
         else:
             self.transport.writelines(out)
+
+    def finish(self) -> None:
+        """Send what was written and then the end; go on reading, as closing on unread input would reset the stream."""
+        self.finished = True
+        if not self.reading:
+            self.resume_reading()
+        self.transport.write_eof()
 
     def look(self, now: float) -> None:
         """Close what has not shaken hands or said nothing for too long; ask a silent one for a sign of life."""
@@ -201,11 +211,12 @@ class _Side:
             connection.look(now)
 
     async def close(self, until: float) -> None:
-        """Stop listening, and close every connection once what was written has left, or when the time is up."""
+        """Stop listening, and end every connection once the peer has read what was written, or when the time is up."""
         for server in self._servers:
             server.close()
         for connection in list(self.connections.values()):
-            connection.transport.close()
+            connection.finish()
+        self.wake = _nobody
         while self.connections and self.loop.time() < until:
             await asyncio.sleep(CLOSE_LOOK_S)
         for connection in list(self.connections.values()):

@@ -138,7 +138,6 @@ class _Run(asyncio.SubprocessProtocol):
         self._output: list[bytes] = []
         self._output_bytes = 0
         self._complaint = b""
-        self._stdin_is_open = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.SubprocessTransport)
@@ -154,26 +153,22 @@ class _Run(asyncio.SubprocessProtocol):
             self._output.clear()
             self._kill_group()
 
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
-        if fd == 0:
-            self._stdin_is_open = False
-
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - of a pipe; the exit code says more
         if not self.ended.done():
             self.ended.set_result(None)
 
     async def converse(self, body: bytes) -> None:
         """Feed the process, which need not read it, and wait for its end."""
-        self._stdin.write(body)
-        self._stdin.write_eof()
+        stdin = self._transport.get_pipe_transport(0)
+        assert isinstance(stdin, asyncio.WriteTransport)
+        stdin.write(body)
+        stdin.write_eof()
         await asyncio.shield(self.ended)
 
     async def close(self) -> None:
         """Leave nothing behind: where it has not ended, kill the process and all in its group, and wait for it."""
         if not self.ended.done():
             self._kill_group()
-            if self._stdin_is_open:
-                self._stdin.abort()  # closing would wait until what is left of the body is read
             self._transport.close()
             await asyncio.wait([self.ended], timeout=KILL_TIMEOUT_S)
         self._transport.close()
@@ -190,12 +185,6 @@ class _Run(asyncio.SubprocessProtocol):
         if exit_code != 0:
             raise CommandFailed(_last_line(self._complaint) or _exit_text(exit_code))
         return b"".join(self._output)
-
-    @property
-    def _stdin(self) -> asyncio.WriteTransport:
-        stdin = self._transport.get_pipe_transport(0)
-        assert isinstance(stdin, asyncio.WriteTransport)
-        return stdin
 
     def _kill_group(self) -> None:
         """The group may live on without its first process, so that one's end is no reason not to."""

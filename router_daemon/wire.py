@@ -253,11 +253,48 @@ def _unreadable(frames: Sequence[Any], at: int) -> tuple[str, str]:
 def _readable_id(frame: Any) -> ClientId | None:
     """Return the id of a header that is one whole map with a legal id, whatever else is wrong with it."""
     try:
-        found = _decode_id(frame).id
+        try:
+            found = _decode_id(frame).id
+        except _CODEC_ERRORS:  # nested beyond what the codec follows, or keys that are no strings
+            found = _walk_to_id(memoryview(frame))
         _check_id(found)
-    except (*_CODEC_ERRORS, ProtocolError, TypeError):
+    except (*_CODEC_ERRORS, ProtocolError, TypeError, IndexError):
         return None
     return found  # type: ignore[no-any-return]
+
+
+def _walk_to_id(data: memoryview) -> Any:
+    """Return the value of the key `id` of a map, without recursion; IndexError where the map is not whole."""
+    if not (0x80 <= data[0] <= 0x8F or data[0] in (0xDE, 0xDF)):
+        raise IndexError("not a map")
+    at, items = _step(data, 0)
+    found = None
+    for _ in range((items or 0) // 2):
+        key_end = _skip(data, at)
+        value_end = _skip(data, key_end)
+        if bytes(data[at:key_end]) in _ID_KEYS:
+            found = msgspec.msgpack.decode(data[key_end:value_end])
+        at = value_end
+    if at != len(data):
+        raise IndexError("trailing bytes")
+    return found
+
+
+_ID_KEYS: Final = (b"\xa2id", b"\xd9\x02id", b"\xda\x00\x02id", b"\xdb\x00\x00\x00\x02id")
+
+
+def _skip(data: memoryview, at: int) -> int:
+    """Return where the value that begins at that place ends; IndexError where it is cut short or malformed."""
+    left = 1
+    while left:
+        if data[at] == 0xC1:
+            raise IndexError("not MessagePack")
+        size, items = _step(data, at)
+        at += size
+        left += (items or 0) - 1
+        if at > len(data):
+            raise IndexError("cut short")
+    return at
 
 
 def _nests_too_deep(header: Any) -> bool:

@@ -1,7 +1,7 @@
 """ZMTP 3.1 as a ROUTER speaks it, without sockets: bytes in, messages out; messages in, bytes out. Pure.
 
-Source: https://rfc.zeromq.org/spec/37/ (ZMTP 3.1), NULL mechanism. What libzmq (DEALER and REQ, 3.2 and later) sends and
-expects, and no more.
+Source: https://rfc.zeromq.org/spec/37/ (ZMTP 3.1), NULL mechanism. What libzmq (DEALER and REQ, 3.2 and later) sends
+and expects, and no more.
 
 Rules:
 - Bytes of a peer raise exactly `ProtocolError`; the connection is closed then, as the specification asks.

@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import bench_decision
 import zmq
 from bench_report import LOADS, TARGETS, Load, Phase, Row, Run, as_json, markdown, progress
 
@@ -48,6 +49,7 @@ class Broker(NamedTuple):
     frontend: str
     backend: str
     pid: int
+    core: int
 
 
 # --- the generator ---
@@ -75,7 +77,7 @@ def compile_generator(directory: Path) -> Path:
     return program
 
 
-def run_phase(generator: Path, broker: Broker, load: Load, size: int, args: argparse.Namespace, cpu: int) -> Phase:
+def run_phase(generator: Path, broker: Broker, load: Load, size: int, args: argparse.Namespace) -> Phase:
     """Run the generator once against a broker."""
     options = {
         "mode": "car1" if broker.kind == "daemon" else "proxy",
@@ -90,11 +92,16 @@ def run_phase(generator: Path, broker: Broker, load: Load, size: int, args: argp
         "pid": broker.pid,
         "seconds": args.seconds,
         "warmup": args.warmup,
+        "broker-core": broker.core,
+        "own-core": choose_cores()[1],
     }
     command = [str(generator), *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
     timeout_s = args.seconds + args.warmup + PHASE_GRACE_S
-    with pinned(cpu):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+    try:
+        with pinned(choose_cores()[1]):
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise CannotRunError(f"the generator got no end of it against the {broker.kind}") from None
     if done.returncode:
         raise CannotRunError(f"the generator failed against the {broker.kind}:\n{done.stderr.strip()}")
     phase = Phase(**json.loads(done.stdout))
@@ -107,10 +114,10 @@ def run_phase(generator: Path, broker: Broker, load: Load, size: int, args: argp
 
 
 @contextmanager
-def pinned(cpu: int) -> Iterator[None]:
+def pinned(core: int) -> Iterator[None]:
     """Keep whatever is started inside on one core: a child inherits it from this process."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
+    os.sched_setaffinity(0, {core})
     try:
         yield
     finally:
@@ -156,8 +163,9 @@ def daemon_command(directory: Path, frontend: str, backend: str, policy: str) ->
 
 
 @contextmanager
-def running(kind: str, directory: Path, policy: str, cpu: int) -> Iterator[Broker]:
+def running(kind: str, directory: Path, policy: str) -> Iterator[Broker]:
     """Start a broker, wait until it can be used, and stop it at the end."""
+    core = choose_cores()[0]
     frontend, backend = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
     if kind == "daemon":
         command = daemon_command(directory, frontend, backend, policy)
@@ -165,11 +173,11 @@ def running(kind: str, directory: Path, policy: str, cpu: int) -> Iterator[Broke
         command = [sys.executable, str(Path(__file__).resolve()), REFERENCE_FLAG, frontend, backend]
     path = os.pathsep.join(filter(None, (str(SCRIPTS.parent), os.environ.get("PYTHONPATH"))))
     log = directory / f"{kind}.log"
-    with log.open("wb") as output, pinned(cpu):
+    with log.open("wb") as output, pinned(core):
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "PYTHONPATH": path})
     try:
         wait_until(lambda: answers_ping(frontend) if kind == "daemon" else accepts(frontend), process, log)
-        yield Broker(kind, frontend, backend, process.pid)
+        yield Broker(kind, frontend, backend, process.pid, core)
     finally:
         process.terminate()
         try:
@@ -214,14 +222,13 @@ def measure(args: argparse.Namespace) -> list[Row]:
     """Measure every load and size, broker and proxy in turn."""
     if sys.platform != "linux":
         raise CannotRunError("needs Linux: it pins processes to cores and reads their CPU time from /proc")
-    broker_cpu, generator_cpu = choose_cores()
     rows = []
     with tempfile.TemporaryDirectory(prefix="bench_broker-") as name:
         directory = Path(name)
         generator = compile_generator(directory)
         with (
-            running("daemon", directory, args.policy, broker_cpu) as daemon,
-            running("proxy", directory, args.policy, broker_cpu) as proxy,
+            running("daemon", directory, args.policy) as daemon,
+            running("proxy", directory, args.policy) as proxy,
         ):
             for load in LOADS:
                 for size in args.sizes:
@@ -230,7 +237,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
                     for number in range(args.rounds):
                         pair = [(daemon, row.broker), (proxy, row.proxy)]
                         for broker, phases in pair if number % 2 == 0 else reversed(pair):
-                            phases.append(run_phase(generator, broker, load, size, args, generator_cpu))
+                            phases.append(run_phase(generator, broker, load, size, args))
                     print(progress(row), file=sys.stderr)
     return rows
 
@@ -265,6 +272,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--warmup", type=float, default=0.5, help="seconds before it (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of broker and proxy in turn (default: %(default)s)")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(TARGETS), help="body bytes, each way")
+    parser.add_argument(
+        "--decision", action="store_true", help="time one cached decision, in-process, and nothing else"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every phase there")
     return parser.parse_args(argv)
 
@@ -275,6 +285,9 @@ def main(argv: list[str]) -> int:
         run_reference(*argv[1:3])
         return 0
     args = parse(argv)
+    if args.decision:
+        print(bench_decision.report(args.policy))
+        return 0
     try:
         rows = measure(args)
     except CannotRunError as error:

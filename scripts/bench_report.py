@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Final, NamedTuple
 
 TARGETS: Final = {100: 5.0, 1024: 3.0, 65536: 1.4}  # at most this many times the proxy's CPU per round trip
+OTHERS_TOO_MUCH: Final = 0.1  # of the two cores: from here on the machine was not ours
 GENERATOR_FULL: Final = 0.93  # from this share of its core on the generator may be what limits the rate,
 BROKER_FREE: Final = 0.90  # unless the broker has less than a tenth of its own core left
 
@@ -37,6 +38,7 @@ class Phase:
     deliveries: int
     wall_s: float
     generator_cpu_s: float
+    others_cpu_s: float
     broker_cpu_s: float
     broker_user_s: float
     broker_system_s: float
@@ -65,6 +67,11 @@ class Phase:
     def generator_share(self) -> float:
         """Share of one core that the load generator used."""
         return self.generator_cpu_s / self.wall_s
+
+    @property
+    def others_share(self) -> float:
+        """Share of the two cores that other processes used."""
+        return self.others_cpu_s / self.wall_s / 2
 
     @property
     def faults(self) -> int:
@@ -167,6 +174,12 @@ def remarks(rows: list[Row], cores: int) -> Iterator[str]:
                 yield (
                     f"- {where}: **the load generator was the bottleneck** ({generator:.0%} of its core, the {name} "
                     f"{share:.0%} of its own): the rate is a lower bound; CPU per round trip stands."
+                )
+            others = middle(phases, lambda p: p.others_share)
+            if others >= OTHERS_TOO_MUCH:
+                yield (
+                    f"- {where}: **other processes used {others:.0%} of the two cores**: the rates are too low and CPU "
+                    "per round trip is too high, for broker and proxy alike; trust the ratio, and little else."
                 )
             faults = sum(p.faults for p in phases)
             if faults:

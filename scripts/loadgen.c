@@ -4,11 +4,10 @@
  * - C and one thread, so that one core of load keeps one core of broker busy: a generator in Python would
  *   measure itself.
  * - Closed loop: every client keeps a fixed number of requests out and sends the next one when an answer comes.
- * - Sockets are drained without blocking, in turn; only a pass that found nothing blocks in zmq_poll. A spinning
- *   generator would always show 100 % CPU, and its being the bottleneck could not be told from the outside.
+ * - It waits in zmq_poll, then drains the ready sockets in turn. A spinning generator would always show 100 % CPU, and
+ *   that it is the bottleneck could not be told.
  * - It checks what it measures: each answer must carry the id of an open request and the body that was sent;
  *   every ERROR and everything unexpected is counted, and whatever is still open at the end is reported lost.
- * - No libzmq headers are needed: the few functions used are declared here, with the layout of libzmq 4.
  *
  * In the mode `car1` it speaks CAR/1 to a daemon; in the mode `proxy` the clients send the same frames through a
  * zmq.proxy and the workers behind it echo them. The result is one JSON object on standard output. */
@@ -22,27 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ---- libzmq, as far as it is used ---- */
-typedef struct { _Alignas(void *) unsigned char opaque[64]; } zmq_msg_t;
-typedef struct { void *socket; int fd; short events; short revents; } zmq_pollitem_t;
-enum { ZMQ_DEALER = 5, ZMQ_LINGER = 17, ZMQ_POLLIN = 1, ZMQ_DONTWAIT = 1, ZMQ_SNDMORE = 2 };
-void *zmq_ctx_new(void);
-int zmq_ctx_term(void *context);
-void *zmq_socket(void *context, int type);
-int zmq_close(void *socket);
-int zmq_setsockopt(void *socket, int option, const void *value, size_t size);
-int zmq_connect(void *socket, const char *endpoint);
-int zmq_send(void *socket, const void *data, size_t size, int flags);
-int zmq_poll(zmq_pollitem_t *items, int count, long timeout_ms);
-int zmq_msg_init(zmq_msg_t *msg);
-int zmq_msg_init_data(zmq_msg_t *msg, void *data, size_t size, void (*release)(void *, void *), void *hint);
-int zmq_msg_recv(zmq_msg_t *msg, void *socket, int flags);
-int zmq_msg_send(zmq_msg_t *msg, void *socket, int flags);
-int zmq_msg_more(const zmq_msg_t *msg);
-void *zmq_msg_data(zmq_msg_t *msg);
-size_t zmq_msg_size(const zmq_msg_t *msg);
-int zmq_errno(void);
-const char *zmq_strerror(int code);
+#include "loadgen.h"
 
 /* ---- limits ---- */
 enum {
@@ -55,14 +34,12 @@ enum {
     ZERO_COPY_BYTES = 4096, /* from this size on the client's body is sent without a copy */
     HEADER_BYTES = 160,
     NAME_BYTES = 32,
-    SUB_BITS = 6, /* 64 buckets per power of two: latencies are exact to 1.6 % */
-    BUCKETS = (64 - SUB_BITS + 1) << SUB_BITS,
     DRAIN_MS = 5000, /* how long the end waits for answers, and the start for REGISTERED */
 };
 
 typedef struct {
     const char *mode, *frontend, *backend, *send_mode;
-    int clients, outstanding, backends, slots, pid;
+    int clients, outstanding, backends, slots, pid, broker_core, own_core;
     size_t size;
     double seconds, warmup;
 } options_t;
@@ -70,7 +47,7 @@ typedef struct {
 typedef struct { uint64_t id; int64_t sent_ns; int open; } slot_t;
 typedef struct { void *socket; slot_t *slots; uint64_t generation; } client_t;
 typedef struct { void *socket; int registered, gone; } backend_t;
-typedef struct { double wall_s, own_s, broker_s, user_s, system_s; } sample_t;
+typedef struct { double wall_s, own_s, broker_s, user_s, system_s, cores_s; } sample_t;
 
 static options_t opt;
 static client_t clients[MAX_PEERS];
@@ -86,127 +63,6 @@ static int is_proxy, sending, open_requests;
 static void die(const char *what) {
     fprintf(stderr, "loadgen: %s: %s\n", what, zmq_strerror(zmq_errno()));
     exit(1);
-}
-
-static int64_t now_ns(clockid_t clock) {
-    struct timespec t;
-    if (clock_gettime(clock, &t) != 0) return 0;
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-/* ---- MessagePack: only what CAR/1's headers need ---- */
-typedef struct { const unsigned char *at, *end; } reader_t;
-
-static uint64_t big_endian(const unsigned char *p, int bytes) {
-    uint64_t value = 0;
-    for (int i = 0; i < bytes; i++) value = value << 8 | p[i];
-    return value;
-}
-
-/* Reads a tag with its length or integer. `kind`: u(int) n(egative int) s(tr) a(rray) m(ap) o(ther, `value` bytes). */
-static int read_tag(reader_t *r, char *kind, uint64_t *value) {
-    static const signed char extra[32] = {0, -1, 0, 0, 1, 2, 4, 2, 3, 5, 4, 8, 1, 2, 4, 8,
-                                          1, 2, 4, 8, 2, 3, 5, 9, 17, 1, 2, 4, 2, 4, 2, 4};
-    if (r->at >= r->end) return 0;
-    unsigned char tag = *r->at++;
-    if (tag <= 0x7f) return *kind = 'u', *value = tag, 1;
-    if (tag <= 0x8f) return *kind = 'm', *value = tag & 15, 1;
-    if (tag <= 0x9f) return *kind = 'a', *value = tag & 15, 1;
-    if (tag <= 0xbf) return *kind = 's', *value = tag & 31, 1;
-    if (tag >= 0xe0) return *kind = 'n', *value = 0, 1;
-    int bytes = extra[tag - 0xc0];
-    if (bytes < 0 || r->end - r->at < bytes) return 0;
-    if ((tag >= 0xca && tag <= 0xcb) || (tag >= 0xd4 && tag <= 0xd8)) return *kind = 'o', *value = bytes, 1;
-    *value = big_endian(r->at, tag >= 0xc7 && tag <= 0xc9 ? bytes - 1 : bytes);
-    r->at += bytes;
-    if (tag >= 0xcc && tag <= 0xcf) *kind = 'u';
-    else if (tag >= 0xd0 && tag <= 0xd3) *kind = 'n', *value = 0;
-    else if (tag >= 0xd9 && tag <= 0xdb) *kind = 's';
-    else if (tag == 0xdc || tag == 0xdd) *kind = 'a';
-    else if (tag == 0xde || tag == 0xdf) *kind = 'm';
-    else *kind = 'o';
-    return 1;
-}
-
-static int skip_value(reader_t *r, int depth) {
-    char kind;
-    uint64_t value;
-    if (depth > 64 || !read_tag(r, &kind, &value)) return 0;
-    if (kind == 'u' || kind == 'n') return 1;
-    if (kind == 's' || kind == 'o') {
-        if ((uint64_t)(r->end - r->at) < value) return 0;
-        r->at += value;
-        return 1;
-    }
-    for (uint64_t left = kind == 'm' ? 2 * value : value; left > 0; left--)
-        if (!skip_value(r, depth + 1)) return 0;
-    return 1;
-}
-
-/* Walks the map in `msg` to `key`; leaves `r` at its value. */
-static int find_key(zmq_msg_t *msg, const char *key, reader_t *r) {
-    char kind;
-    uint64_t pairs, length;
-    r->at = zmq_msg_data(msg);
-    r->end = r->at + zmq_msg_size(msg);
-    if (!read_tag(r, &kind, &pairs) || kind != 'm') return 0;
-    for (; pairs > 0; pairs--) {
-        if (!read_tag(r, &kind, &length) || kind != 's' || (uint64_t)(r->end - r->at) < length) return 0;
-        int found = length == strlen(key) && memcmp(r->at, key, length) == 0;
-        r->at += length;
-        if (found) return 1;
-        if (!skip_value(r, 0)) return 0;
-    }
-    return 0;
-}
-
-static int get_uint(zmq_msg_t *msg, const char *key, uint64_t *value) {
-    reader_t r;
-    char kind;
-    return find_key(msg, key, &r) && read_tag(&r, &kind, value) && kind == 'u';
-}
-
-static void print_str(zmq_msg_t *msg, const char *key) {
-    reader_t r;
-    char kind;
-    uint64_t length;
-    if (!find_key(msg, key, &r) || !read_tag(&r, &kind, &length) || kind != 's') return;
-    if ((uint64_t)(r.end - r.at) >= length) fprintf(stderr, " %.*s", (int)length, (const char *)r.at);
-}
-
-static unsigned char *put_str(unsigned char *p, const char *text) { /* up to 31 bytes */
-    size_t length = strlen(text);
-    *p++ = (unsigned char)(0xa0 | length);
-    return (unsigned char *)memcpy(p, text, length) + length;
-}
-
-static unsigned char *put_uint(unsigned char *p, uint64_t value) {
-    *p++ = 0xcf;
-    for (int shift = 56; shift >= 0; shift -= 8) *p++ = (unsigned char)(value >> shift);
-    return p;
-}
-
-/* ---- histogram with 64 buckets per power of two ---- */
-static int bucket_of(uint64_t ns) {
-    if (ns < 1u << SUB_BITS) return (int)ns;
-    int shift = 63 - __builtin_clzll(ns) - SUB_BITS;
-    return ((shift + 1) << SUB_BITS) + (int)(ns >> shift) - (1 << SUB_BITS);
-}
-
-static double bucket_middle_ns(int bucket) {
-    if (bucket < 1 << SUB_BITS) return bucket;
-    int shift = (bucket >> SUB_BITS) - 1;
-    double low = (double)((1 << SUB_BITS) + (bucket & ((1 << SUB_BITS) - 1)));
-    return (low + 0.5) * (double)(1ull << shift);
-}
-
-static double percentile_us(double share) {
-    double wanted = share * (double)round_trips, seen = 0;
-    for (int i = 0; i < BUCKETS; i++) {
-        seen += (double)histogram[i];
-        if (histogram[i] && seen >= wanted) return bucket_middle_ns(i) / 1e3;
-    }
-    return 0;
 }
 
 /* ---- frames in, frames out ---- */
@@ -390,37 +246,25 @@ static void run_for(double seconds, int (*done)(void)) {
 }
 
 /* ---- measuring ---- */
-static void read_times(double *user_s, double *system_s) { /* fields 14 and 15 of /proc/PID/stat, in ticks */
-    char path[64], text[1024] = "";
-    unsigned long user = 0, system = 0;
-    snprintf(path, sizeof path, "/proc/%d/stat", opt.pid);
-    FILE *file = fopen(path, "r");
-    if (!file) return;
-    size_t length = fread(text, 1, sizeof text - 1, file);
-    fclose(file);
-    text[length] = 0;
-    char *after = strrchr(text, ')'); /* the process's name may hold blanks and brackets */
-    if (after) sscanf(after + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system);
-    *user_s = (double)user / (double)sysconf(_SC_CLK_TCK);
-    *system_s = (double)system / (double)sysconf(_SC_CLK_TCK);
-}
-
 static sample_t sample(void) {
     sample_t s = {0};
     clockid_t clock;
     if (opt.pid > 0 && clock_getcpuclockid(opt.pid, &clock) == 0) s.broker_s = (double)now_ns(clock) / 1e9;
-    if (opt.pid > 0) read_times(&s.user_s, &s.system_s);
+    if (opt.pid > 0) read_times(opt.pid, &s.user_s, &s.system_s);
+    s.cores_s = busy_s(opt.broker_core, opt.own_core);
     s.own_s = (double)now_ns(CLOCK_PROCESS_CPUTIME_ID) / 1e9;
     s.wall_s = (double)now_ns(CLOCK_MONOTONIC) / 1e9;
     return s;
 }
 
 static void report(sample_t a, sample_t b, uint64_t measured, uint64_t delivered, double p50_us, double p99_us) {
+    double own_s = b.own_s - a.own_s, broker_s = b.broker_s - a.broker_s;
+    double others_s = b.cores_s - a.cores_s - own_s - broker_s;
     printf("{\"round_trips\": %llu, \"deliveries\": %llu, \"wall_s\": %.6f, \"generator_cpu_s\": %.6f, "
-           "\"broker_cpu_s\": %.6f, \"broker_user_s\": %.2f, \"broker_system_s\": %.2f, \"p50_us\": %.2f, "
-           "\"p99_us\": %.2f, \"errors\": %llu, \"unexpected\": %llu, \"lost\": %d}\n",
-           (unsigned long long)measured, (unsigned long long)delivered, b.wall_s - a.wall_s, b.own_s - a.own_s,
-           b.broker_s - a.broker_s, b.user_s - a.user_s, b.system_s - a.system_s, p50_us, p99_us,
+           "\"others_cpu_s\": %.2f, \"broker_cpu_s\": %.6f, \"broker_user_s\": %.2f, \"broker_system_s\": %.2f, "
+           "\"p50_us\": %.2f, \"p99_us\": %.2f, \"errors\": %llu, \"unexpected\": %llu, \"lost\": %d}\n",
+           (unsigned long long)measured, (unsigned long long)delivered, b.wall_s - a.wall_s, own_s,
+           others_s > 0 ? others_s : 0, broker_s, b.user_s - a.user_s, b.system_s - a.system_s, p50_us, p99_us,
            (unsigned long long)errors, (unsigned long long)unexpected, open_requests);
 }
 
@@ -431,13 +275,11 @@ static void measure(void) {
     run_for(opt.warmup, NULL);
     memset(histogram, 0, sizeof histogram);
     round_trips = deliveries = 0;
-    fprintf(stderr, "measuring\n");
     sample_t before = sample();
     run_for(opt.seconds, NULL);
     sample_t after = sample();
     uint64_t measured = round_trips, delivered = deliveries;
-    double p50_us = percentile_us(.5), p99_us = percentile_us(.99);
-    fprintf(stderr, "measured\n");
+    double p50_us = percentile_us(histogram, measured, .5), p99_us = percentile_us(histogram, measured, .99);
     sending = 0;
     run_for(DRAIN_MS / 1e3, all_answered);
     report(before, after, measured, delivered, p50_us, p99_us);
@@ -503,6 +345,8 @@ static void read_options(int argc, char **argv) {
     opt.slots = count_argument(argc, argv, "--slots", "128", 1 << 20);
     opt.size = (size_t)count_argument(argc, argv, "--size", "100", 1 << 30);
     opt.pid = atoi(argument(argc, argv, "--pid", "0"));
+    opt.broker_core = atoi(argument(argc, argv, "--broker-core", "-1"));
+    opt.own_core = atoi(argument(argc, argv, "--own-core", "-1"));
     opt.seconds = atof(argument(argc, argv, "--seconds", "2"));
     opt.warmup = atof(argument(argc, argv, "--warmup", "0.5"));
     is_proxy = strcmp(opt.mode, "proxy") == 0;

@@ -77,7 +77,7 @@ ensure_venv() {
     )"
     echo "Installing router-daemon[$extras] into $venv (once; takes a minute) ..."
     for extra in "$@"; do rm -f -- "$venv/stamp-$extra"; done
-    "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable "$root[$extras]" \
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable "${root}[$extras]" \
         || die "pip could not install, see above."
     for extra in "$@"; do wanted_stamp >"$venv/stamp-$extra"; done
 }

@@ -190,6 +190,7 @@ def with_client(work: Work, **options: Any) -> None:
     async def main() -> None:
         with FakeDaemon() as daemon:
             async with asyncio.timeout(30), Client(daemon.address, **options) as client:
+                await until(lambda: client._link is not None and client._link.connected)
                 await work(client, daemon)
 
     asyncio.run(main())

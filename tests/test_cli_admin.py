@@ -202,6 +202,7 @@ def test_answers_of_another_shape_are_no_traceback(admin: Admin, answer: Any) ->
         (200, b"\xff", "answered something that is no JSON object"),
         (200, b"[" * 100_000, "answered something that is no JSON object"),
     ],
+    ids=["error in JSON", "error in words", "error without words", "no JSON", "no UTF-8", "too deep"],
 )
 def test_a_bad_answer_is_one_line(admin: Admin, status: int, body: bytes, text: str) -> None:
     admin.status, admin.body = status, body

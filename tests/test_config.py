@@ -95,6 +95,7 @@ def test_values_of_environment_and_set_are_toml_where_they_can_be() -> None:
         ("[" * 20_000, "[" * 20_000),
         ("1" * 5_000, "1" * 5_000),
     ],
+    ids=["integer", "number", "bool", "quoted", "bare", "empty", "two lines", "too deep", "too many digits"],
 )
 def test_toml_value(text: str, value: Any) -> None:
     assert toml_value(text) == value
@@ -286,6 +287,7 @@ def test_an_empty_table_takes_nothing_away(tmp_path: Path) -> None:
         (b"x = " + b"[" * 20_000, ": nested too deeply"),
         (b"x = " + b"1" * 5_000, ": not TOML: Exceeds the limit"),
     ],
+    ids=["header", "no value", "twice", "open string", "no UTF-8", "too deep", "too many digits"],
 )
 def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes, text: str) -> None:
     path = tmp_path / "bad.toml"

@@ -33,7 +33,7 @@ def test_busy_everywhere_waits_and_returns_after_the_pause() -> None:
     assert broker.broker.dispatcher.waiting.size == 1
     assert broker.backend("a").state == "paused"
     assert broker.advance(0.249) == []
-    assert broker.advance(0.002) == [deliver("a", 2, attempt=2, ttl_ms=29_748)]
+    assert broker.advance(0.002) == [deliver("a", 2, attempt=2, ttl_ms=29_749)]
     assert broker.ack(deliver("a", 2)) == [reply("a", head=2)]
 
 

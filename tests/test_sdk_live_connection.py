@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 from conftest import Daemon, DaemonFactory
 from peers import unique
-from sdk_fakes import PATIENCE_S, Running, echo, registered, task_of, until
+from sdk_fakes import PATIENCE_S, Running, echo, registered, task_of
 
 from router_daemon import errors
 from router_daemon.backend import Backend, Delivery
@@ -175,14 +171,13 @@ def test_a_killed_daemon_ends_open_sends(daemon: DaemonFactory) -> None:
     asyncio.run(main())
 
 
-def test_a_paused_daemon_moves_the_registration_by_its_session(daemon: DaemonFactory) -> None:
-    mine = daemon(backend={"heartbeat_ms": 200})
-
+def test_a_new_connection_takes_the_registration_and_its_open_deliveries_over(live: Daemon) -> None:
     async def main() -> None:
         go_on, began = asyncio.Event(), asyncio.Event()
-        backend = Backend(unique("backend"), mine.backend)
+        capability = unique("sdk")
+        backend = Backend(unique("backend"), live.backend)
 
-        @backend.handler("work")
+        @backend.handler(capability)
         async def work(_: Delivery) -> bytes:
             began.set()
             await go_on.wait()
@@ -190,26 +185,18 @@ def test_a_paused_daemon_moves_the_registration_by_its_session(daemon: DaemonFac
 
         async with (
             registered(backend),
-            Client(mine.frontend) as client,
-            task_of(client.send("work", idempotent=False)) as sending,
+            Client(live.frontend) as client,
+            task_of(client.send(capability, idempotent=False)) as sending,
         ):
             await began.wait()
-            with paused(mine.process.pid):
-                link = backend._link
-                assert link is not None
-                socket = link._socket
-                await until(lambda: link._socket is not socket)  # silence: it connects anew
+            link = backend._link
+            assert link is not None
+            for _ in range(3):
+                backend._registered.clear()
+                link._request(lambda _now: setattr(link._registration, "reopen", "the test says so"))
+                async with asyncio.timeout(PATIENCE_S):
+                    await backend.wait_registered()
             go_on.set()
             assert (await sending).data == b"survived"
 
     asyncio.run(main())
-
-
-@contextmanager
-def paused(pid: int) -> Iterator[None]:
-    """Stop a process for a while."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)

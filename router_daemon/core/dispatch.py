@@ -103,6 +103,8 @@ class Dispatcher:
         if message.rejected:
             self.fail(message, "rejected", now)
             return
+        if self.overdue(message, now):
+            return
         if message.spent or len(message.tried()) >= message.heads:
             self.fail(message, "failed", now)
             return
@@ -155,7 +157,7 @@ class Dispatcher:
 
     def _deliver(self, message: Message, ranking: Ranking, backends: list[Backend], now: float) -> None:
         request, deliveries = message.request, message.deliveries
-        ttl_ms = int((message.deadline - now) * 1000.0) or 1
+        ttl_ms = int((message.deadline - now) * 1000.0) or 1  # what is left is positive: see `overdue`
         heads = len(deliveries) + len(backends)
         due = message.deadline
         patient = message.fan_out and request.first_ms is UNSET
@@ -197,6 +199,14 @@ class Dispatcher:
             delivery.limit_at = now + first_ms / 1000.0
             delivery.hard = True
 
+    def overdue(self, message: Message, now: float) -> bool:
+        """End a message whose time is up, though its timer has not rung yet, and tell whether it was so."""
+        if now < message.deadline:
+            return False
+        message.reason = "; ".join(filter(None, ("the time is up", message.reason)))
+        self.fail(message, "expired", now)
+        return True
+
     def arm(self, message: Message, now: float) -> None:
         """Wake up for a message when its next head counts as timed out, or at its deadline."""
         due = min((delivery.limit_at for delivery in message.deliveries if delivery.out), default=inf)
@@ -227,6 +237,9 @@ class Dispatcher:
         while placed and self.waiting.size and len(backend.open) < backend.limit:
             placed = False
             for message in self.waiting.next_for(capabilities):
+                if self.overdue(message, now):
+                    placed = True
+                    break
                 ranking, chosen = self._decide(message, now)
                 if chosen:
                     self.waiting.remove(message)

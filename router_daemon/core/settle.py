@@ -152,12 +152,11 @@ class Settler:
         self._head_failed(delivery, "timed out", now)
 
     def _expire(self, message: Message, now: float) -> None:
-        message.reason = "; ".join(filter(None, ("the time is up", message.reason)))
         for delivery in message.deliveries:
             if delivery.out:
                 _blame(delivery, "timeout", now - delivery.sent_at)
         if message.request.reply != "all" or not message.out:
-            self._dispatcher.fail(message, "expired", now)
+            self._dispatcher.overdue(message, now)
             return
         for delivery in message.deliveries:
             if delivery.out:

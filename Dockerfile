@@ -1,0 +1,46 @@
+# router-daemon in a container: built from this tree, run as a user without rights.
+#
+#   docker build -t router-daemon .
+#   docker run --stop-timeout 15 -p 5570:5570 -p 5571:5571 -p 127.0.0.1:9575:9575 router-daemon
+#
+# Settings: mount a file over /etc/router-daemon/router-daemon.toml, or set variables (ROUTER_DAEMON__SECTION__KEY);
+# the three addresses below are variables, so they win over the file. docs/operations.md has more.
+
+ARG PYTHON_VERSION=3.13
+
+FROM python:${PYTHON_VERSION}-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY router_daemon ./router_daemon
+RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
+    && python -m venv /opt/router-daemon \
+    && /opt/router-daemon/bin/pip install --no-cache-dir /wheels/*.whl
+
+FROM python:${PYTHON_VERSION}-slim
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="router-daemon" \
+      org.opencontainers.image.description="Routes each ZeroMQ message to the backends that can do it, soonest and most surely" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN groupadd --system --gid 10001 router \
+    && useradd --system --no-log-init --uid 10001 --gid router --no-create-home --shell /usr/sbin/nologin router
+COPY --from=build /opt/router-daemon /opt/router-daemon
+COPY config/router-daemon.toml /etc/router-daemon/router-daemon.toml
+
+ENV PATH=/opt/router-daemon/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    ROUTER_DAEMON__FRONTEND__BIND=tcp://0.0.0.0:5570 \
+    ROUTER_DAEMON__BACKEND__BIND=tcp://0.0.0.0:5571 \
+    ROUTER_DAEMON__ADMIN__BIND=0.0.0.0:9575
+# Clients, backends, HTTP. There is no authentication: publish them to networks you trust only.
+EXPOSE 5570 5571 9575
+# By number, so that Kubernetes can see that it is not root.
+USER 10001:10001
+
+# Asks at the port of ROUTER_DAEMON__ADMIN__BIND, past any proxy that the container may be told of.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as u; port = os.environ['ROUTER_DAEMON__ADMIN__BIND'].rpartition(':')[2]; u.build_opener(u.ProxyHandler({})).open(f'http://127.0.0.1:{port}/livez', timeout=2)"]
+
+# SIGTERM drains within limits.drain_timeout_s (10), which is all that `docker stop` waits by itself: --stop-timeout 15.
+ENTRYPOINT ["router-daemon"]
+CMD ["run", "--config", "/etc/router-daemon/router-daemon.toml"]

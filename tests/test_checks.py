@@ -1,0 +1,161 @@
+"""`scripts/test`: what it makes and installs, what it runs, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+import tools
+
+REPOSITORY: Final = Path(__file__).resolve().parent.parent
+ABSENT: Final = "no-such-program"
+
+
+# --- tools that tests need ---
+
+
+@pytest.fixture
+def _absent_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tools.TOOLS, ABSENT, "from nowhere")
+
+
+@pytest.mark.usefixtures("_absent_tool")
+def test_an_absent_tool_skips_its_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROUTER_DAEMON_FULL", raising=False)
+    with pytest.raises(pytest.skip.Exception, match=r"^no-such-program is not installed \(from nowhere\)$"):
+        tools.require_tool(ABSENT)
+
+
+@pytest.mark.usefixtures("_absent_tool")
+def test_an_absent_tool_fails_its_test_in_the_full_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTER_DAEMON_FULL", "1")
+    with pytest.raises(pytest.fail.Exception, match=r"^no-such-program is not installed \(from nowhere\)$"):
+        tools.require_tool(ABSENT)
+
+
+def test_a_tool_without_a_source_is_a_fault_of_its_test() -> None:
+    with pytest.raises(KeyError):
+        tools.require_tool(ABSENT)
+
+
+@pytest.mark.usefixtures("_absent_tool")
+def test_a_tool_may_stand_beside_the_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / ABSENT
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert tools.require_tool(ABSENT) == str(program)
+
+
+# --- checks.py ---
+
+
+def checks(script: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """Run code that knows `checks`, with one passing test in `test_one.py`."""
+    (tmp_path / "test_one.py").write_text("def test_one() -> None:\n    pass\n")
+    prologue = f"import sys; sys.path.insert(0, {str(REPOSITORY / 'scripts')!r}); import checks\n"
+    env = {name: text for name, text in os.environ.items() if name not in {"ROUTER_DAEMON_FULL", "PYTEST_ADDOPTS"}}
+    command = [sys.executable, "-P", "-c", prologue + script]
+    return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+RUN: Final = "sys.exit(checks.main(['--tests-only', '-p', 'no:cacheprovider', 'test_one.py']))"
+RUN_ALL: Final = RUN.replace("'--tests-only', ", "")
+
+
+def test_the_last_line_is_pytest_s(tmp_path: Path) -> None:
+    done = checks(RUN, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout.splitlines()[-1]
+
+
+def test_what_failed_before_the_tests_is_named_and_decides_the_exit_code(tmp_path: Path) -> None:
+    failing = "checks.STATIC = (('good', ['this']), ('bad', ['antigravity.nothing']))\n"
+    done = checks(failing + RUN_ALL, tmp_path)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert "1 passed" in lines[-1]
+    assert [line for line in lines if line.startswith("FAILED")] == ["FAILED bad (see above)"]
+
+
+def test_failing_tests_decide_the_exit_code(tmp_path: Path) -> None:
+    done = checks("open('test_one.py', 'a').write('    assert False\\n')\n" + RUN, tmp_path)
+    assert done.returncode == 1
+    assert "1 failed" in done.stdout.splitlines()[-1]
+
+
+def test_the_full_form_begins_with_everything_that_is_missing(tmp_path: Path) -> None:
+    done = checks(
+        "import os; os.environ['PATH'] = '/nowhere'; sys.executable = '/nowhere/python'\n"
+        "sys.exit(checks.main(['--full', 'test_one.py']))",
+        tmp_path,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [f"{name} is not installed ({source})" for name, source in tools.TOOLS.items()]
+
+
+def test_unknown_arguments_are_pytest_s(tmp_path: Path) -> None:
+    done = checks("print(checks.parse(['--full', '-k', 'name', '--exitfirst', 'tests/test_wire.py']))", tmp_path)
+    assert done.stdout.rstrip().endswith("['-k', 'name', '--exitfirst', 'tests/test_wire.py'])")
+
+
+# --- the shell around it ---
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """Make what looks like a virtual environment; its interpreter writes down how it was called."""
+    home = tmp_path / "venv"
+    (home / "bin").mkdir(parents=True)
+    (home / "pyvenv.cfg").touch()
+    python = home / "bin/python"
+    python.write_text(f'#!/bin/sh\ncase "$1" in -c) exec {sys.executable} "$@" ;; esac\necho "$@" >>{home}/calls\n')
+    python.chmod(0o755)
+    return home
+
+
+def script(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    env = {name: text for name, text in os.environ.items() if name != "PYTHON"} | {"VENV": str(home)} | variables
+    command = [REPOSITORY / "scripts/test", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def calls(home: Path) -> list[str]:
+    """Return how the interpreter was called since this was last asked."""
+    found = (home / "calls").read_text().splitlines()
+    (home / "calls").unlink()
+    return found
+
+
+def test_it_installs_once_and_again_when_the_project_file_changed(environment: Path) -> None:
+    assert script(environment, "-k", "x").returncode == 0
+    probe, install, run = calls(environment)
+    assert probe.startswith("-m pip --version")
+    assert install.startswith("-m pip install")
+    assert install.endswith(f"--editable {REPOSITORY}[dev,demo]")
+    assert run == "-P scripts/checks.py -k x"
+    assert script(environment).returncode == 0
+    assert calls(environment) == ["-P scripts/checks.py"]
+    with (environment / "stamp-demo").open("a") as stamp:
+        stamp.write("changed\n")
+    assert script(environment).returncode == 0
+    assert len(calls(environment)) == 3
+
+
+def test_another_python_than_the_one_there_is_asked_for(environment: Path) -> None:
+    assert script(environment, PYTHON=sys.executable).returncode == 0
+    calls(environment)
+    done = script(environment, PYTHON="/bin/false")
+    assert done.returncode == 1
+    assert done.stderr == "test: PYTHON=/bin/false is not Python 3.11 or newer.\n"
+
+
+def test_it_clears_nothing_but_virtual_environments(tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    done = script(tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"test: {tmp_path} is there and is no virtual environment.\n")
+    assert (tmp_path / "precious").exists()

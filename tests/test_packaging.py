@@ -1,0 +1,387 @@
+"""What is shipped: the wheel, the image's recipe, the systemd unit, the scripts; as far as no container can run here.
+
+The daemon of these tests is the one of the wheel, in a virtual environment of its own: what works only from a clone
+fails here.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import tomllib
+import urllib.request
+import venv
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from command_line import environ
+from conftest import Sections, free_port, write_config
+from tools import require_tool
+
+from router_daemon import __version__
+from router_daemon.config import Config, load_config
+
+REPOSITORY: Final = Path(__file__).resolve().parent.parent
+UNIT: Final = REPOSITORY / "deploy/systemd/router-daemon.service"
+DEFAULTS: Final = REPOSITORY / "config/router-daemon.toml"
+START_S: Final = 20.0
+STOP_S: Final = 15.0
+MOST_EXPOSED: Final = 20
+"""`systemd-analyze security` in tenths: 2.0 of 10."""
+
+
+def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a program, its output kept, without a path to this clone."""
+    env = environ(**variables)
+    del env["PYTHONPATH"]
+    return subprocess.run(
+        list(map(str, command)), cwd=REPOSITORY.parent, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def output(*command: str | Path, **variables: str) -> str:
+    """Return what a program prints that must succeed."""
+    done = run(*command, **variables)
+    assert done.returncode == 0, f"{shlex.join(map(str, command))}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+# --- the wheel ---
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel with the build backend that is installed, from the clone as it is."""
+    into = tmp_path_factory.mktemp("wheel")
+    offline = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    output(sys.executable, "-m", "pip", "wheel", "--quiet", *offline, "--wheel-dir", into, REPOSITORY)
+    (built,) = into.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel into a new environment, with the dependencies of this one; return the directory of programs."""
+    home = tmp_path_factory.mktemp("home")
+    venv.create(home, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", home / "bin/python", "--disable-pip-version-check"]
+    output(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel)
+    (packages,) = home.glob("lib/python*/site-packages")
+    # Directories named in a .pth are searched, but their own .pth files (an editable install's) are not read.
+    own = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (packages / "dependencies.pth").write_text("\n".join(own) + "\n")
+    return home / "bin"
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {Path(name) for name in archive.namelist()}
+    package = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "router_daemon").rglob("*.py")}
+    assert {name for name in names if name.suffix == ".py"} == package
+    assert Path("router_daemon/py.typed") in names
+    info = f"router_daemon-{__version__}.dist-info"
+    assert {name.parts[0] for name in names} == {"router_daemon", info}
+    assert {name.name for name in names if name.parts[0] == info} >= {"METADATA", "entry_points.txt", "LICENSE"}
+
+
+def test_the_installed_package_is_the_wheel_s(installed: Path) -> None:
+    where = output(installed / "python", "-c", "import router_daemon; print(router_daemon.__file__)")
+    assert Path(where.strip()).is_relative_to(installed.parent)
+    assert output(installed / "router-daemon", "--version") == f"router-daemon {__version__}\n"
+    assert output(installed / "python", "-m", "router_daemon", "--version") == f"router-daemon {__version__}\n"
+    public = "import router_daemon as r; print(r.Client.__name__, r.SyncClient.__name__, r.Backend.__name__)"
+    assert output(installed / "python", "-c", public) == "Client SyncClient Backend\n"
+
+
+# --- the daemon of the wheel ---
+
+
+class Served:
+    """A running daemon: where it can be asked, and its process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], admin: str) -> None:
+        self.process = process
+        self.admin = admin
+
+    def get(self, path: str) -> bytes:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://{self.admin}{path}", timeout=5) as response:
+            found: bytes = response.read()
+        return found
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_S)
+
+
+class Notified:
+    """The socket that systemd would listen on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(START_S)
+
+    def next(self) -> str:
+        """Return the next message; none in time fails the test."""
+        return self._socket.recv(4096).decode()
+
+    def pending(self) -> list[str]:
+        """Return what has come and was not read."""
+        self._socket.setblocking(False)
+        found = []
+        while True:
+            try:
+                found.append(self._socket.recv(4096).decode())
+            except BlockingIOError:
+                return found
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def notified(tmp_path: Path) -> Iterator[Notified]:
+    with closing(Notified(tmp_path / "notify")) as found:
+        yield found
+
+
+@pytest.fixture
+def serve(installed: Path, tmp_path: Path, notified: Notified) -> Iterator[Serve]:
+    """Start the installed daemon; return once it says that it is ready."""
+    with _served(installed, tmp_path, notified) as start:
+        yield start
+
+
+@contextmanager
+def _served(installed: Path, tmp_path: Path, notified: Notified) -> Iterator[Serve]:
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(**variables: str) -> Served:
+        front, back, admin = (f"127.0.0.1:{free_port()}" for _ in range(3))
+        sections: Sections = {
+            "frontend": {"bind": f"tcp://{front}"},
+            "backend": {"bind": f"tcp://{back}"},
+            "admin": {"bind": admin},
+        }
+        config = tmp_path / "router.toml"
+        write_config(config, sections)
+        env = environ(NOTIFY_SOCKET=str(notified.path), **variables)
+        del env["PYTHONPATH"]
+        with (tmp_path / "log").open("wb") as log:
+            command = [installed / "router-daemon", "run", "--config", config]
+            process = subprocess.Popen(command, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, stderr=log)
+        processes.append(process)
+        assert notified.next() == "READY=1", (tmp_path / "log").read_text()
+        return Served(process, admin)
+
+    try:
+        yield start
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_systemd_is_told_of_start_and_stop(serve: Serve, notified: Notified) -> None:
+    served = serve()
+    assert served.get("/livez") == b"ok\n"  # READY=1 was true
+    assert served.process.poll() is None
+    served.process.send_signal(signal.SIGTERM)
+    assert notified.next() == "STOPPING=1"
+    assert served.process.wait(STOP_S) == 0
+    assert notified.pending() == []
+
+
+def test_systemd_may_listen_on_an_abstract_socket(installed: Path, tmp_path: Path) -> None:
+    name = f"router-daemon-test-{os.getpid()}-{time.monotonic_ns()}"
+    with closing(Notified(Path("\0" + name))) as notified:
+        notified.path = Path("@" + name)
+        with _served(installed, tmp_path, notified) as start:
+            assert start().stop() == 0
+
+
+# --- the image's recipe ---
+
+
+Instruction = tuple[str, str]
+
+
+def instructions() -> list[Instruction]:
+    """Return the Dockerfile's instructions, continuation lines joined, comments left out."""
+    lines = [line for line in (REPOSITORY / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [(name, rest) for name, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
+
+
+def the(name: str) -> str:
+    """Return the argument of the last instruction of that name."""
+    return [rest for found, rest in instructions() if found == name][-1]
+
+
+def image_environment() -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in shlex.split(the("ENV")))
+
+
+def image_config() -> Config:
+    """Return the configuration of a container that was told nothing."""
+    return load_config(DEFAULTS, image_environment())
+
+
+def _sent_to_the_builder(name: str) -> bool:
+    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    return f"!{name}" in rules
+
+
+def test_what_the_image_copies_is_there_and_is_sent_to_the_builder() -> None:
+    copies = [rest.split() for name, rest in instructions() if name == "COPY" and not rest.startswith("--from=")]
+    sources = [source.removeprefix("./") for *sources, _ in copies for source in sources]
+    assert {"pyproject.toml", "README.md", "LICENSE", "router_daemon", "config/router-daemon.toml"} == set(sources)
+    for source in sources:
+        assert (REPOSITORY / source).exists(), source
+        assert _sent_to_the_builder(source), source
+
+
+def test_the_image_runs_without_rights_and_names_its_version() -> None:
+    user, _, group = the("USER").partition(":")
+    assert int(user) > 0
+    assert int(group) > 0
+    assert f"VERSION={__version__}" in [rest for name, rest in instructions() if name == "ARG"]
+
+
+def test_the_image_listens_on_every_interface_on_the_ports_it_names() -> None:
+    config = image_config()
+    binds = [*config.frontend.addresses, *config.backend.addresses, config.admin.bind]
+    assert [bind.removeprefix("tcp://").rpartition(":")[0] for bind in binds] == ["0.0.0.0"] * 3
+    assert [bind.rpartition(":")[2] for bind in binds] == the("EXPOSE").split()
+
+
+def test_the_image_runs_the_daemon_with_the_file_it_ships(installed: Path) -> None:
+    command = [*json.loads(the("ENTRYPOINT")), *json.loads(the("CMD"))]
+    assert command[:3] == ["router-daemon", "run", "--config"]
+    shipped = next(rest.split()[-1] for name, rest in instructions() if name == "COPY" and rest.endswith(".toml"))
+    assert command[3:] == [shipped]
+    said = {name: text for name, text in image_environment().items() if name.startswith("ROUTER_DAEMON__")}
+    output(installed / "router-daemon", "check", "--config", DEFAULTS, **said)
+
+
+def test_the_health_check_follows_the_daemon(installed: Path, serve: Serve) -> None:
+    interpreter, *arguments = json.loads(the("HEALTHCHECK").partition(" CMD ")[2])
+    assert interpreter == "python"
+    served = serve()
+    there = {"ROUTER_DAEMON__ADMIN__BIND": served.admin.replace("127.0.0.1", "0.0.0.0")}
+    proxy = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    output(installed / "python", *arguments, **there, **proxy)
+    assert served.stop() == 0
+    assert run(installed / "python", *arguments, **there).returncode == 1
+
+
+def test_hadolint() -> None:
+    output(require_tool("hadolint"), REPOSITORY / "Dockerfile")
+
+
+# --- the systemd unit ---
+
+
+def unit() -> Mapping[str, Sequence[str]]:
+    """Return the unit's [Service] keys, each with all its values."""
+
+    class Repeated(dict[str, Any]):
+        def __setitem__(self, key: str, value: Any) -> None:
+            if isinstance(value, list) and key in self:
+                self[key].extend(value)
+            else:
+                super().__setitem__(key, value)
+
+    parser = configparser.RawConfigParser(dict_type=Repeated, strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign] # keys are case-sensitive here
+    parser.read_string(UNIT.read_text())
+    return {key: value.split("\n") for key, value in parser["Service"].items()}
+
+
+@pytest.fixture
+def placed_unit(installed: Path, tmp_path: Path) -> Path:
+    """Write the unit as it would be with the daemon installed where this test has it."""
+    path = tmp_path / UNIT.name
+    (command,) = unit()["ExecStart"]
+    program = command.split()[0]
+    assert Path(program).is_absolute()
+    path.write_text(UNIT.read_text().replace(f"ExecStart={program} ", f"ExecStart={installed / 'router-daemon'} "))
+    return path
+
+
+def test_systemd_finds_no_fault_in_the_unit(placed_unit: Path) -> None:
+    done = run(require_tool("systemd-analyze"), "verify", "--man=no", placed_unit)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_systemd_finds_the_unit_little_exposed(placed_unit: Path) -> None:
+    options = ["--no-pager", "--offline=true", f"--threshold={MOST_EXPOSED}"]
+    output(require_tool("systemd-analyze"), "security", *options, placed_unit)
+
+
+def test_the_unit_runs_the_daemon_as_its_life_cycle_is() -> None:
+    keys = unit()
+    _, *arguments = keys["ExecStart"][0].split()
+    assert arguments == ["run", "--config", "/etc/router-daemon/router-daemon.toml"]
+    assert keys["Type"] == ["notify"]
+    assert keys["KillSignal"] == ["SIGTERM"]
+    assert "ExecReload" not in keys  # nothing is read again
+    assert keys["RestartPreventExitStatus"] == ["2"]  # a wrong configuration
+
+
+def test_the_unit_waits_for_the_drain_and_bounds_what_the_daemon_cannot() -> None:
+    keys, config = unit(), load_config(DEFAULTS, {})
+    assert int(keys["TimeoutStopSec"][0]) > config.limits.drain_timeout_s + 2
+    assert int(keys["LimitNOFILE"][0]) > config.limits.backends
+    assert keys["MemoryMax"][0]
+    assert {"DynamicUser", "NoNewPrivileges"} <= {key for key, value in keys.items() if value == ["yes"]}
+    assert keys["ProtectSystem"] == ["strict"]
+
+
+def test_the_unit_allows_what_libzmq_aborts_without() -> None:
+    keys = unit()
+    assert "AF_NETLINK" in keys["RestrictAddressFamilies"][0].split()
+    assert "@resources" not in " ".join(keys["SystemCallFilter"][1:])
+
+
+# --- scripts ---
+
+SCRIPTS: Final = ("scripts/test", "scripts/demo", "scripts/bench_broker", ".ci/run")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_can_be_run(script: str) -> None:
+    path = REPOSITORY / script
+    assert os.access(path, os.X_OK)
+    assert path.read_bytes().startswith(b"#!/")
+
+
+def test_shellcheck() -> None:
+    scripts = [REPOSITORY / script for script in SCRIPTS]
+    sourced = ["--external-sources", f"--source-path={REPOSITORY}"]
+    output(require_tool("shellcheck"), *sourced, REPOSITORY / "scripts/venv.sh", *scripts)
+
+
+def test_the_extra_of_the_tests_holds_that_of_the_demo() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert set(project["optional-dependencies"]["demo"]) <= set(project["optional-dependencies"]["dev"])
