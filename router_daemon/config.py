@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from router_daemon import addresses
@@ -39,14 +39,14 @@ from router_daemon.errors import ConfigError
 class Config(Section):
     """Everything that can be set; immutable, checked field by field and between fields."""
 
-    frontend: FrontendSection = FrontendSection()
-    backend: BackendSection = BackendSection()
-    admin: AdminSection = AdminSection()
-    routing: RoutingSection = RoutingSection()
-    weights: WeightsSection = WeightsSection()
-    profile: ProfileSection = ProfileSection()
-    limits: LimitsSection = LimitsSection()
-    log: LogSection = LogSection()
+    frontend: FrontendSection = Field(default_factory=FrontendSection)
+    backend: BackendSection = Field(default_factory=BackendSection)
+    admin: AdminSection = Field(default_factory=AdminSection)
+    routing: RoutingSection = Field(default_factory=RoutingSection)
+    weights: WeightsSection = Field(default_factory=WeightsSection)
+    profile: ProfileSection = Field(default_factory=ProfileSection)
+    limits: LimitsSection = Field(default_factory=LimitsSection)
+    log: LogSection = Field(default_factory=LogSection)
 
     @model_validator(mode="after")
     def _related(self) -> Self:

@@ -96,6 +96,9 @@ class Loop:
         deadline = self.broker.next_deadline()
         if deadline is not None and deadline <= now:
             actions += self.broker.on_timer(now)
+            for fault in self.broker.faults:
+                _log.error("fault while doing what is due", exc_info=fault)
+            self.broker.faults.clear()
         self._send(actions, now)
         if events or actions:  # sending may have consumed the edge of what has come meanwhile
             self.wake()

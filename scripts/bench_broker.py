@@ -26,7 +26,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import bench_decision
 import zmq
 from bench_report import LOADS, TARGETS, Load, Phase, Row, Run, as_json, markdown, progress
 
@@ -286,7 +285,10 @@ def main(argv: list[str]) -> int:
         return 0
     args = parse(argv)
     if args.decision:
-        print(bench_decision.report(args.policy))
+        sys.path.insert(0, str(SCRIPTS.parent))
+        from bench_decision import report  # noqa: PLC0415 - nothing else needs the package in this process
+
+        print(report(args.policy))
         return 0
     try:
         rows = measure(args)

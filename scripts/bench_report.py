@@ -165,6 +165,12 @@ def remarks(rows: list[Row], cores: int) -> Iterator[str]:
     """Yield what a reader must know before believing a number."""
     if cores == 1:
         yield "- Only one core: broker and generator shared it, so the rates are of both together."
+    others = max((p.others_share for row in rows for p in row.broker + row.proxy), default=0.0)
+    if others >= OTHERS_TOO_MUCH:
+        yield (
+            f"- **Other processes used up to {others:.0%} of the two cores meanwhile**: rates are too low, CPU per "
+            "round trip and latencies too high, and the ratios uncertain. Measure again on a quiet machine."
+        )
     for row in rows:
         for name, phases in (("broker", row.broker), ("proxy", row.proxy)):
             generator = middle(phases, lambda p: p.generator_share)
@@ -174,12 +180,6 @@ def remarks(rows: list[Row], cores: int) -> Iterator[str]:
                 yield (
                     f"- {where}: **the load generator was the bottleneck** ({generator:.0%} of its core, the {name} "
                     f"{share:.0%} of its own): the rate is a lower bound; CPU per round trip stands."
-                )
-            others = middle(phases, lambda p: p.others_share)
-            if others >= OTHERS_TOO_MUCH:
-                yield (
-                    f"- {where}: **other processes used {others:.0%} of the two cores**: the rates are too low and CPU "
-                    "per round trip is too high, for broker and proxy alike; trust the ratio, and little else."
                 )
             faults = sum(p.faults for p in phases)
             if faults:

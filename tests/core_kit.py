@@ -53,9 +53,7 @@ def deliver(
 ) -> actions.Deliver:
     """DELIVER; `heads` is as many as were sent so far unless said."""
     heads = attempt if heads is None else heads
-    header = actions.DeliverHeader(
-        delivery_id, message, capability, priority, ttl_ms, attempt, attempt, heads, **keys
-    )
+    header = actions.DeliverHeader(delivery_id, message, capability, priority, ttl_ms, attempt, attempt, heads, **keys)
     return actions.Deliver(backend.encode() if peer is None else peer, False, header, body)
 
 

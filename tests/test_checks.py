@@ -120,7 +120,7 @@ def environment(tmp_path: Path) -> Path:
 
 def script(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     env = {name: text for name, text in os.environ.items() if name != "PYTHON"} | {"VENV": str(home)} | variables
-    command = [REPOSITORY / "scripts/test", *arguments]
+    command = [str(REPOSITORY / "scripts/test"), *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 

@@ -238,11 +238,11 @@ def test_backends_and_explain_of_a_running_daemon(daemon: DaemonFactory, open_ro
     room = open_room(daemon(admin={"bind": admin}))
     assert invoke("backends", "--admin", admin).stdout == "no backends\n"
     backend = room.backend(slots=2, prefetch=1, zone="eu\x1b[1m")
-    room.backend()
-    client = room.client()
+    other, client = room.backend(), room.client()
     ident = client.send(room.capability, heads=1)
-    delivered = next((each, found[0]) for each in room.peers[:2] if (found := each.pending()))  # type: ignore[attr-defined]
-    delivered[0].ack(delivered[1])  # type: ignore[attr-defined]
+    assert client.pending() == []  # by then it was delivered
+    ((worker, delivery),) = room.deliveries([backend, other])
+    worker.ack(delivery)
     client.expect("REPLY", id=ident)
     table = invoke("backends", "--admin", admin)
     lines = table.stdout.splitlines()

@@ -238,9 +238,6 @@ def test_an_unknown_section_is_one_fault_for_each_source_however_many_keys_it_ha
     ]
 
 
-# --- places ---
-
-
 def test_all_faults_of_all_sources_come_at_once_in_order(tmp_path: Path) -> None:
     path = write(tmp_path, "# first line\n\n[routing]\nheads = 9 # too many\nmodus = 1\n\n[limits]\nbackends = 0\n")
     environ = {"ROUTER_DAEMON__LOG__LEVEL": "loud", "ROUTER_DAEMON__ROUTING": "3", "ROUTER_DAEMON__": "x"}

@@ -60,7 +60,9 @@ def test_nothing_is_delivered_while_all_that_offer_it_drain() -> None:
     broker = make_broker("a")
     broker.send("c")
     broker.drain(b"a")
-    assert broker.send("c", client_id=2) == [error("no_backend", "c: no backend offers it now", client_id=2, message="m2")]
+    assert broker.send("c", client_id=2) == [
+        error("no_backend", "c: no backend offers it now", client_id=2, message="m2")
+    ]
 
 
 @pytest.mark.parametrize("keys", [{"durable": True}, {"policy": "paper"}, {"backend": "a"}], ids=repr)
@@ -225,9 +227,7 @@ def test_a_fault_of_ours_ends_the_send_with_internal() -> None:
     broker = make_broker("a")
     event = Send(CLIENT, False, Request(5, "c"))
     now = broker.clock.now
-    assert broker.broker.abandon(event, now) == [
-        error("internal", "a fault of the daemon", client_id=5, message=None)
-    ]
+    assert broker.broker.abandon(event, now) == [error("internal", "a fault of the daemon", client_id=5, message=None)]
     broker.send("c", client_id=5)
     actions = broker.broker.abandon(event, now)
     broker.broker.check()

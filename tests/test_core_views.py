@@ -29,7 +29,17 @@ def backends(broker: BrokerFixture) -> list[dict[str, Any]]:
 def test_backends_tell_everything_known() -> None:
     broker = BrokerFixture(mode="single")
     broker.register(
-        "a", "c", "d", slots=2, prefetch=1, group="blue", zone="z", cost=0.5, version="7", embedding=[1.0], session=SESSION
+        "a",
+        "c",
+        "d",
+        slots=2,
+        prefetch=1,
+        group="blue",
+        zone="z",
+        cost=0.5,
+        version="7",
+        embedding=[1.0],
+        session=SESSION,
     )
     broker.heartbeat(b"a", queue=4)
     broker.send("c", client_id=1)

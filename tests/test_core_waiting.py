@@ -178,9 +178,7 @@ def test_nothing_is_tried_again_once_its_time_is_up() -> None:
 
 def test_cancel_ends_one_that_waits() -> None:
     broker = full_broker()
-    assert broker.cancel(2) == [
-        error("cancelled", "cancelled by the client", client_id=2, message="m2", retry=False)
-    ]
+    assert broker.cancel(2) == [error("cancelled", "cancelled by the client", client_id=2, message="m2", retry=False)]
     assert broker.ack(deliver("a", 1)) == [reply("a")]
 
 

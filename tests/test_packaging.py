@@ -77,7 +77,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the wheel into a new environment, with the dependencies of this one; return the directory of programs."""
     home = tmp_path_factory.mktemp("home")
     venv.create(home, symlinks=True)
-    pip = [sys.executable, "-m", "pip", "--python", home / "bin/python", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip", "--python", str(home / "bin/python"), "--disable-pip-version-check"]
     output(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel)
     (packages,) = home.glob("lib/python*/site-packages")
     # Directories named in a .pth are searched, but their own .pth files (an editable install's) are not read.
@@ -186,7 +186,7 @@ def _served(installed: Path, tmp_path: Path, notified: Notified) -> Iterator[Ser
         env = environ(NOTIFY_SOCKET=str(notified.path), **variables)
         del env["PYTHONPATH"]
         with (tmp_path / "log").open("wb") as log:
-            command = [installed / "router-daemon", "run", "--config", config]
+            command = [str(installed / "router-daemon"), "run", "--config", str(config)]
             process = subprocess.Popen(command, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, stderr=log)
         processes.append(process)
         assert notified.next() == "READY=1", (tmp_path / "log").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fuzzing import look
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ class Item:
         self.bucket: dict[Any, None] | None = None
 
 
+@look(200)
 @given(now=MOMENTS, ahead=st.floats(min_value=0.0, max_value=400.0))
 def test_nothing_fires_early_and_nothing_more_than_a_tick_late(now: float, ahead: float) -> None:
     timers, item, due = Timers(), Item(), now + ahead
@@ -32,6 +34,7 @@ def test_nothing_fires_early_and_nothing_more_than_a_tick_late(now: float, ahead
     assert timers.next_due() is None
 
 
+@look(200)
 @given(st.lists(st.tuples(st.floats(0.0, 5.0), st.booleans()), max_size=50), st.floats(0.0, 5.0))
 def test_exactly_what_is_due_and_not_cancelled_comes_out_once(plan: list[tuple[float, bool]], now: float) -> None:
     timers, kept = Timers(), []

@@ -27,6 +27,9 @@ class Client(Struct, eq=False):
     peer: Peer
     open: dict[ClientId, Message]
 
+    def __repr__(self) -> str:
+        return f"<Client {self.peer.hex()}: {len(self.open)} open>"
+
 
 class Message(Struct, eq=False):
     """One SEND that was admitted.
@@ -66,6 +69,9 @@ class Message(Struct, eq=False):
     reason: str = ""
     line: OrderedDict[Message, None] | None = None
     bucket: dict[Any, None] | None = None
+
+    def __repr__(self) -> str:  # the generated ones would follow message -> delivery -> message ...
+        return f"<Message {self.name} of {self.client!r}>"
 
     @property
     def size(self) -> int:
@@ -110,3 +116,6 @@ class Delivery(Struct, eq=False):
     unsent: bool = False
     excused: bool = False
     bucket: dict[Any, None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.id} of {self.message.name} to {self.backend.name!r}>"

@@ -104,6 +104,9 @@ class Backend(Struct, eq=False):
     queue: int | None = None
     bucket: dict[Any, None] | None = None
 
+    def __repr__(self) -> str:
+        return f"<Backend {self.name!r}: {len(self.open)} open>"
+
     @property
     def name(self) -> str:
         """The name it registered under."""

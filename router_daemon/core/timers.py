@@ -5,11 +5,13 @@ Rules:
   is due and schedules it again.
 - Nothing fires early. A coarse wheel (50 ms) holds what is far away, a fine one (1 ms) what is near, so a deadline is
   at most one tick late: a message ends by ttl + 50 ms, a hedge or an attempt timeout within a millisecond.
+- What is due is yielded one by one, so that handling one item may cancel or move another that is due as well.
 - Scheduling and cancelling are one dictionary operation each, because every message does both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Any, Protocol
 
@@ -52,13 +54,15 @@ class Wheel:
             del self._buckets[heappop(ticks)]
         return None
 
-    def pop_due(self, now: float, into: list[Any]) -> None:
-        """Move every item whose tick has ended into the list; they have no place afterwards."""
+    def pop_due(self, now: float) -> Iterator[Any]:
+        """Yield every item whose tick has ended; one that lost its place meanwhile is left out."""
         ticks = self._ticks
         while ticks and ticks[0] / self._per_s <= now:
-            for item in self._buckets.pop(heappop(ticks)):
-                item.bucket = None
-                into.append(item)
+            bucket = self._buckets.pop(heappop(ticks))
+            for item in list(bucket):
+                if item.bucket is bucket:
+                    item.bucket = None
+                    yield item
 
 
 class Timers:
@@ -90,9 +94,7 @@ class Timers:
             return fine if coarse is None else coarse
         return min(coarse, fine)
 
-    def pop_due(self, now: float) -> list[Any]:
-        """Return what is due, in the order of its ticks; each item loses its place."""
-        due: list[Any] = []
-        self._fine.pop_due(now, due)
-        self._coarse.pop_due(now, due)
-        return due
+    def pop_due(self, now: float) -> Iterator[Any]:
+        """Yield what is due, in the order of its ticks; see `Wheel.pop_due`."""
+        yield from self._fine.pop_due(now)
+        yield from self._coarse.pop_due(now)

@@ -1,0 +1,243 @@
+"""What a broker promises, kept from the outside: a ledger of what went in and what came out, as its peers saw it.
+
+It knows the protocol and nothing of how the broker keeps its books; it asks the registry only who is still there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec import UNSET
+
+from router_daemon.core.actions import Accept, Action, CancelDelivery, Deliver, Error, Piece, Registered, Reply
+from router_daemon.core.events import Registration, Request
+from router_daemon.core.registry import Backend
+from router_daemon.core.types import Peer
+from router_daemon.testing import INSTANCE, BrokerFixture
+
+GRACE_S = 0.1
+TICK_S = 0.051
+NOT_BEGUN = ("busy", "undelivered")
+
+
+@dataclass
+class Sent:
+    """One SEND that has not had its last answer."""
+
+    request: Request
+    name: str | None
+    deadline: float
+    heads: int = 0
+    copies: bool = True
+    reruns: bool = True
+    streaming: int | None = None
+    pieces: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    answered: set[int] = field(default_factory=set)
+
+
+@dataclass
+class Sending:
+    """One DELIVER; `outcome` is empty until it was answered or lost."""
+
+    action: Deliver
+    backend: Backend | None
+    expires: float
+    outcome: str = ""
+    cancelled: bool = False
+
+
+class Ledger:
+    """Told of every SEND and every answer before the broker is, and of all that the broker makes of it."""
+
+    def __init__(self, fixture: BrokerFixture) -> None:
+        self.fixture = fixture
+        self.open: dict[tuple[Peer, Any], Sent] = {}
+        self._named: dict[str, Sent] = {}
+        self.sendings: dict[int, Sending] = {}
+        self.ever: dict[int, Sending] = {}
+        self.history: dict[str, list[Sending]] = defaultdict(list)
+        self.finished: set[str] = set()
+        self.asked: dict[tuple[Peer, str], Registration] = {}
+        self.infos: dict[str, Registration] = {}
+        self.accepted = 0
+        self._taken: tuple[Peer, Any] | None = None
+        self._newest = 0
+        self._series: dict[int, Any] = {}
+
+    # --- what goes in ---
+
+    def sent(self, peer: Peer, request: Request) -> None:
+        """A SEND is about to be handled."""
+        if (peer, request.id) in self.open:
+            self._taken = (peer, request.id)
+            return
+        self.accepted += 1
+        settings = self.fixture.settings
+        ttl_ms = settings.default_ttl_ms if request.ttl_ms is UNSET else min(request.ttl_ms, settings.max_ttl_ms)
+        unsaid, said = settings.unsaid_idempotent, request.idempotent
+        mode = settings.mode if request.mode is UNSET else request.mode
+        self.open[peer, request.id] = self._named[f"{INSTANCE}{self.accepted:x}"] = Sent(
+            request,
+            f"{INSTANCE}{self.accepted:x}",
+            self.fixture.clock.now + ttl_ms / 1000.0,
+            settings.heads if request.heads is UNSET else min(request.heads, settings.heads),
+            copies=request.reply == "all" or (mode == "fanout" and (unsaid == "copies" if said is UNSET else said)),
+            reruns=unsaid != "never" if said is UNSET else said,
+        )
+
+    def malformed(self, peer: Peer, client_id: Any) -> None:
+        """A malformed SEND with a readable id is about to be handled."""
+        if (peer, client_id) in self.open:
+            self._taken = (peer, client_id)
+        else:
+            self.open[peer, client_id] = Sent(Request(client_id, "-"), None, self.fixture.clock.now)
+
+    def client_gone(self, peer: Peer) -> None:
+        """Nothing more may be said to this connection."""
+        self.open = {key: sent for key, sent in self.open.items() if key[0] != peer}
+
+    def answered(self, sending: Sending, outcome: str) -> None:
+        """A backend is about to answer a delivery, or it turned out never to have left."""
+        sending.outcome = outcome
+        del self.sendings[sending.action.header.id]
+
+    # --- what comes out ---
+
+    def made(self, actions: Iterable[Action]) -> None:
+        """Check what the broker made of one step."""
+        self._part_with_lost()
+        for action in actions:
+            if isinstance(action, Deliver):
+                self._delivered(action)
+            elif isinstance(action, CancelDelivery):
+                sending = self.ever.get(action.header.id)
+                assert sending is not None
+                assert not sending.cancelled, "cancelled twice"
+                sending.cancelled = True
+            elif isinstance(action, Registered):
+                self.infos[action.header.name] = self.asked[action.peer, action.header.name]
+            elif isinstance(action, Reply | Piece | Accept | Error):
+                self._said(action)
+        assert self._taken is None, f"no duplicate_id for {self._taken}"
+        self._compare_counts()
+
+    def on_time(self) -> None:
+        """Assert that nobody has waited for longer than promised, at a moment at which no timer is late."""
+        now = self.fixture.clock.now
+        for key, sent in self.open.items():
+            assert now < sent.deadline + GRACE_S, f"no last answer for {key}: {sent}"
+        silence_s = 3 * self.fixture.settings.heartbeat_s
+        for backend in self.fixture.broker.registry.by_name.values():
+            assert now < backend.last_seen + silence_s + TICK_S, f"{backend.name} is silent"
+
+    def closed(self) -> None:
+        """Assert that nothing is open any more, as after `stop`."""
+        assert self.open == {}
+        assert self.fixture.broker.open_messages == 0
+        assert self.fixture.broker.dispatcher.waiting.size == 0
+
+    def _said(self, action: Reply | Piece | Accept | Error) -> None:
+        header = action.header
+        if header.id is None:
+            assert isinstance(action, Error)
+            assert action.header.last is False
+            return
+        key = (action.peer, header.id)
+        if isinstance(action, Error) and action.header.code == "duplicate_id":
+            assert self._taken == key, f"{key} was not taken"
+            assert action.header.last is False
+            self._taken = None
+            return
+        sent = self.open.get(key)
+        assert sent is not None, f"{key} has had its last answer: {action}"
+        if header.message is not UNSET:
+            assert header.message not in self.finished, f"{header.message} has ended: {action}"
+            assert sent.name == header.message, f"{sent.name} became {header.message}"
+        if isinstance(action, Piece):
+            self._piece(sent, action)
+        elif isinstance(action, Reply):
+            self._replied(sent, action)
+        if not isinstance(action, Piece) and action.header.last:
+            del self.open[key]
+            if sent.name is not None and not isinstance(action, Accept):
+                self.finished.add(sent.name)
+
+    def _piece(self, sent: Sent, action: Piece) -> None:
+        header = action.header
+        assert sent.request.reply != "none"
+        assert header.seq == sent.pieces[header.head], "a stream has a gap"
+        sent.pieces[header.head] += 1
+        if sent.request.reply == "first":
+            assert sent.streaming in (None, header.head), "two heads stream"
+            sent.streaming = header.head
+        head = self.history[header.message][header.head - 1]
+        assert head.backend is not None
+        assert head.backend.name == header.backend
+
+    def _replied(self, sent: Sent, action: Reply) -> None:
+        header = action.header
+        assert header.head not in sent.answered, "a head has answered twice"
+        sent.answered.add(header.head)
+        assert sent.streaming in (None, header.head), "another head than the streaming one answers"
+        assert header.heads == len(self.history[header.message])
+        assert header.elapsed_ms >= 0
+        head = self.history[header.message][header.head - 1]
+        assert head.backend is not None
+        assert (head.backend.name, head.outcome) == (header.backend, "ack")
+        if sent.request.reply == "first":
+            assert header.last
+
+    def _delivered(self, action: Deliver) -> None:
+        header = action.header
+        assert self._newest < header.id < 2**53, "delivery ids rise"
+        self._newest = header.id
+        assert header.message not in self.finished, f"{header.message} has ended"
+        sent = self._named[header.message]
+        assert header.capability == sent.request.capability
+        assert 1 <= header.ttl_ms <= (sent.deadline - self.fixture.clock.now) * 1000 + 1
+        history = self.history[header.message]
+        assert (header.attempt, header.head) == (len(history) + 1, len(history) + 1)
+        assert header.heads >= header.head
+        backend = self.fixture.broker.registry.by_peer.get(action.peer)
+        if backend is None:  # lost in the very step that sent to it
+            history.append(Sending(action, None, 0.0, "lost"))
+            return
+        self._may_be_sent(sent, backend, history)
+        expires = sent.deadline + 3 * self.fixture.settings.heartbeat_s
+        sending = self.sendings[header.id] = self.ever[header.id] = Sending(action, backend, expires)
+        history.append(sending)
+        info = self.infos[backend.name]
+        open_there = sum(other.backend is backend for other in self.sendings.values())
+        assert open_there <= info.slots + info.prefetch, f"{open_there} deliveries at {backend.name}"
+
+    def _may_be_sent(self, sent: Sent, backend: Backend, history: list[Sending]) -> None:
+        if self.fixture.settings.require_capability:
+            assert sent.request.capability in self.infos[backend.name].capabilities
+        assert not backend.draining
+        begun = [earlier for earlier in history if earlier.outcome not in NOT_BEGUN]
+        assert backend not in [earlier.backend for earlier in begun], "the same head twice"
+        assert len(begun) < sent.heads, "more heads than permitted"
+        if not sent.copies:
+            assert all(earlier.outcome or earlier.cancelled for earlier in history), "two heads at once"
+        if not sent.reruns:
+            assert begun == [], "what may not run twice was sent twice"
+
+    def _part_with_lost(self) -> None:
+        there = list(self.fixture.broker.registry.by_name.values())
+        for number, sending in list(self.sendings.items()):
+            if sending.backend is None or sending.backend not in there:
+                self.answered(sending, "lost")
+            elif number not in sending.backend.open:
+                assert self.fixture.clock.now >= sending.expires, f"delivery {number} was given up"
+                self.answered(sending, "unanswered")
+
+    def _compare_counts(self) -> None:
+        """Assert that every SEND is counted as ended or is in flight, over all series there ever were."""
+        broker = self.fixture.broker
+        for series in broker.counts.capabilities.values():
+            self._series[id(series)] = series
+        ended = sum(sum(series.outcomes.values()) for series in self._series.values())
+        assert self.accepted == ended + broker.open_messages, "sent = answered + in flight"

@@ -1,0 +1,379 @@
+"""The documents say what the code does: every command, key, code, metric and setting stands where it is looked for.
+
+`python tests/test_docs.py` prints the session of docs/protocol.md, to put there when the protocol has grown.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgpack  # type: ignore[import-untyped]
+import msgspec
+import pytest
+from tools import require_tool
+
+from router_daemon.admin.server import AdminServer
+from router_daemon.config import Config
+from router_daemon.core import actions, events
+from router_daemon.core.broker import Broker
+from router_daemon.core.counts import DELIVERY_OUTCOMES, FAILURE_CAUSES, MESSAGE_OUTCOMES
+from router_daemon.core.settings import Settings
+from router_daemon.core.types import Side
+from router_daemon.errors import RETRY
+from router_daemon.metrics import Snapshot, render
+from router_daemon.policies.base import NAMES, make_policy
+from router_daemon.wire import COMMANDS, Decoder, Limits, encode
+
+REPOSITORY: Final = Path(__file__).resolve().parent.parent
+PROTOCOL: Final = (REPOSITORY / "docs/protocol.md").read_text()
+OPERATIONS: Final = (REPOSITORY / "docs/operations.md").read_text()
+DOCUMENTS: Final = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
+
+
+def section(text: str, *titles: str) -> str:
+    """Return what stands under a heading, below the headings around it, without what comes after it."""
+    for title in titles:
+        match = re.search(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
+        assert match is not None, f"no heading {title!r}"
+        level = len(match[1])
+        rest = text[match.end() :]
+        end = re.search(rf"^#{{1,{level}}} ", rest, re.MULTILINE)
+        text = rest[: end.start()] if end else rest
+    return text
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Return the rows of the tables in a text, by their first cell (a `name` in backquotes)."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            first, *others = [cell.strip() for cell in line.strip("|").split("|")]
+            found[first.strip("`")] = others
+    return found
+
+
+# --- docs/protocol.md: commands and keys ---
+
+SENT: Final = {
+    "What a client sends": {
+        "SEND": events.Request,
+        "CANCEL": events.CancelHeader,
+        "FEEDBACK": events.FeedbackHeader,
+        "PING": events.EmptyHeader,
+    },
+    "What a backend sends": {
+        "REGISTER": events.Registration,
+        "UPDATE": events.Revision,
+        "HEARTBEAT": events.HeartbeatHeader,
+        "ACK": events.AckHeader,
+        "NACK": events.NackHeader,
+        "PART": events.PartHeader,
+        "DRAIN": events.EmptyHeader,
+        "UNREGISTER": events.EmptyHeader,
+    },
+}
+RECEIVED: Final = {
+    "What a client receives": {
+        "REPLY": actions.ReplyHeader,
+        "PART": actions.PieceHeader,
+        "ACCEPT": actions.AcceptHeader,
+        "ERROR": actions.ErrorHeader,
+        "PONG": actions.PongHeader,
+    },
+    "What a backend receives": {
+        "REGISTERED": actions.RegisteredHeader,
+        "DELIVER": actions.DeliverHeader,
+        "CANCEL": actions.CancelDeliveryHeader,
+        "HEARTBEAT": events.EmptyHeader,
+        "BYE": events.EmptyHeader,
+        "ERROR": actions.ErrorHeader,
+    },
+}
+Headers = dict[str, dict[str, Any]]
+
+
+def described(tables: Headers) -> list[tuple[str, str, Any]]:
+    return [(chapter, verb, header) for chapter, verbs in tables.items() for verb, header in verbs.items()]
+
+
+def headings(chapter: str) -> set[str]:
+    return set(re.findall(r"^### ([A-Z]+)$", section(PROTOCOL, chapter), re.MULTILINE))
+
+
+@pytest.mark.parametrize(("chapter", "verb", "header"), described(SENT))
+def test_the_keys_that_peers_send(chapter: str, verb: str, header: type[msgspec.Struct]) -> None:
+    table = rows(section(PROTOCOL, chapter, verb).split("\n\n| code |")[0])
+    fields = {field.name: field for field in msgspec.structs.fields(header)}
+    assert table.keys() == fields.keys()
+    for name, (_, required, default, _) in table.items():
+        field = fields[name]
+        assert required == ("yes" if field.required else "no"), name
+        if isinstance(field.default, int) and not isinstance(field.default, bool):
+            assert default == str(field.default), name
+
+
+@pytest.mark.parametrize(("chapter", "verb", "header"), described(RECEIVED)[:-1])
+def test_the_keys_that_the_daemon_sends(chapter: str, verb: str, header: type[msgspec.Struct]) -> None:
+    table = rows(section(PROTOCOL, chapter, verb))
+    fields = {field.name: field for field in msgspec.structs.fields(header)}
+    assert table.keys() == fields.keys()
+    for name, (_, sent, _) in table.items():
+        assert sent.startswith("always") or fields[name].default is msgspec.UNSET, name
+
+
+def test_an_error_to_a_backend_has_the_keys_that_are_named() -> None:
+    decoder, broker = Decoder(Side.BACKEND, Limits()), make_broker()
+    (error,) = broker.handle(decoder.decode([b"peer", b"CAR1.DRAIN", b"\x80"]), 0.0)
+    assert isinstance(error, actions.BackendError)
+    sent = msgpack.unpackb(encode(error)[-1])
+    text = section(PROTOCOL, "What a backend receives", "ERROR")
+    assert set(re.findall(r"`(\w+)`", text)) == set(sent)
+
+
+def test_the_commands_are_those_of_the_code() -> None:
+    known = {chapter: set(verbs) for chapter, verbs in (SENT | RECEIVED).items()}
+    assert {chapter: headings(chapter) for chapter in known} == known
+    sides = {"What a client receives": actions.ToClient, "What a backend receives": actions.ToBackend}
+    for chapter, base in sides.items():
+        verbs = {name.decode().removeprefix("CAR1.") for kind, name in COMMANDS.items() if issubclass(kind, base)}
+        assert verbs == known[chapter]
+
+
+@pytest.mark.parametrize(
+    ("side", "chapter"), [(Side.CLIENT, "What a client sends"), (Side.BACKEND, "What a backend sends")]
+)
+def test_each_socket_knows_the_commands_that_are_described_for_it(side: Side, chapter: str) -> None:
+    decoder = Decoder(side, Limits())
+    for verb in {verb for verbs in (SENT | RECEIVED).values() for verb in verbs}:
+        event = decoder.decode([b"peer", f"CAR1.{verb}".encode(), b"\xc0"])
+        assert isinstance(event, events.Malformed)
+        assert event.code == ("bad_header" if verb in SENT[chapter] else "unknown_command"), verb
+
+
+# --- docs/protocol.md: codes, limits ---
+
+
+def test_every_error_code_is_there_with_its_retry() -> None:
+    table = rows(section(PROTOCOL, "Error codes"))
+    assert table.keys() == RETRY.keys()
+    for code, (_, retry, *_) in table.items():
+        mostly = code in {"expired", "failed"}
+        assert retry == ("mostly" if mostly else "yes" if RETRY[code] else "no"), code
+
+
+def test_the_defaults_are_those_of_the_configuration() -> None:
+    config = Config()
+    table = rows(section(PROTOCOL, "What a client sends", "SEND"))
+    assert table["ttl_ms"][2] == f"configured, {config.routing.default_ttl_ms}"
+    assert f"({config.routing.max_ttl_ms})" in table["ttl_ms"][3]
+    assert table["heads"][2] == f"configured, {config.routing.heads}"
+    assert table["mode"][2] == f"configured, `{config.routing.mode}`"
+    limits = section(PROTOCOL, "Messages")
+    assert f"together | {config.limits.max_message_bytes // 2**20} MiB |" in limits
+    assert f"header | {config.limits.max_header_bytes // 2**10} KiB |" in limits
+    assert f"body frames | {config.limits.max_body_frames} |" in limits
+    for address in (*config.frontend.addresses, *config.backend.addresses):
+        assert f"`{address}`" in section(PROTOCOL, "Connections")
+
+
+# --- docs/protocol.md: the session ---
+
+BEGIN: Final = "<!-- session: written by `python tests/test_docs.py`, checked by that test -->\n```\n"
+END: Final = "```\n<!-- end of session -->"
+LINE_BYTES: Final = 32
+PEERS: Final = {"client": b"a client's connection", "backend": b"a backend's connection"}
+
+
+class Step(NamedTuple):
+    """One message of the session; `frames` without the peer."""
+
+    sender: str
+    receiver: str
+    frames: list[bytes]
+
+
+def make_broker() -> Broker:
+    settings = Settings(version="0.1.0")
+    return Broker(
+        settings,
+        make_policy("paper", settings, random.Random(1)),
+        timer=lambda: 0.0,
+        instance="5f0c2a9be1d34786",
+        first_delivery_id=1_764_000_000_000_000,
+    )
+
+
+def session(broker: Broker) -> Iterator[Step]:
+    """Yield the messages of the session: what peers send, and what the broker answers."""
+    decoders = {"client": Decoder(Side.CLIENT, Limits()), "backend": Decoder(Side.BACKEND, Limits())}
+    delivery = 1_764_000_000_000_000
+
+    def sent(verb: str, header: dict[str, Any], *body: bytes) -> list[bytes]:
+        return [b"CAR1." + verb.encode(), msgpack.packb(header), *body]
+
+    script: list[tuple[float, str, list[bytes]]] = [
+        (0.0, "backend", sent("REGISTER", {"name": "upper-1", "capabilities": ["upper"], "slots": 2})),
+        (0.5, "backend", sent("HEARTBEAT", {"queue": 0})),
+        (1.0, "client", sent("SEND", {"id": 7, "capability": "upper", "ttl_ms": 5000}, b"hello")),
+        (1.00390625, "backend", sent("ACK", {"id": delivery}, b"HELLO")),
+        (2.0, "client", sent("SEND", {"id": 8, "capability": "lower"}, b"hello")),
+        (3.0, "client", sent("PING", {})),
+        (4.0, "backend", sent("UNREGISTER", {})),
+    ]
+    for now, who, frames in script:
+        yield Step(who, "daemon", frames)
+        for action in broker.handle(decoders[who].decode([PEERS[who], *frames]), now):
+            receiver = "client" if action.side is Side.CLIENT else "backend"
+            peer, *answer = encode(action)
+            assert peer == PEERS[receiver]
+            yield Step("daemon", receiver, answer)
+
+
+def step_text(step: Step) -> str:
+    """Return a message as the document shows it: who to whom, the header readable, then each frame in hexadecimal."""
+    verb, header, *body = step.frames
+    readable = json.dumps(msgpack.unpackb(header))
+    lines = [f"{step.sender} -> {step.receiver}   {verb.decode()} {readable} {' '.join(map(ascii, body))}".rstrip()]
+    for frame in step.frames:
+        size = f"    [{len(frame)}]".ljust(10)
+        pieces = [frame[at : at + LINE_BYTES].hex(" ", -4) for at in range(0, len(frame), LINE_BYTES)]
+        lines.append(size + ("\n" + " " * len(size)).join(pieces))
+    return "\n".join(lines) + "\n"
+
+
+def session_text() -> str:
+    return "\n".join(map(step_text, session(make_broker())))
+
+
+def shown_session() -> str:
+    return PROTOCOL.partition(BEGIN)[2].partition(END)[0]
+
+
+def shown_steps() -> list[Step]:
+    """Read the session back from the document: hexadecimal to frames."""
+    steps = []
+    for block in shown_session().strip().split("\n\n"):
+        title, *lines = block.splitlines()
+        sender, receiver = re.findall(r"client|backend|daemon", title)[:2]
+        frames: list[bytes] = []
+        for line in lines:
+            if found := re.match(r" +\[\d+\] +", line):
+                frames.append(bytes.fromhex(line[found.end() :]))
+            else:
+                frames[-1] += bytes.fromhex(line)
+        steps.append(Step(sender, receiver, frames))
+    return steps
+
+
+def test_the_session_is_what_the_daemon_does() -> None:
+    assert shown_session() == session_text()
+
+
+def test_the_session_s_bytes_decode() -> None:
+    decoders = {"client": Decoder(Side.CLIENT, Limits()), "backend": Decoder(Side.BACKEND, Limits())}
+    verbs = []
+    for sender, receiver, frames in shown_steps():
+        verbs.append(frames[0].decode().removeprefix("CAR1."))
+        if receiver == "daemon":
+            event = decoders[sender].decode([b"peer", *frames])
+            assert type(event).__name__.upper() == verbs[-1]
+        else:
+            assert isinstance(msgpack.unpackb(frames[1]), dict)
+    answers = ["REGISTERED", "HEARTBEAT", "DELIVER", "REPLY", "ERROR", "PONG", "BYE"]
+    assert [verb for verb, step in zip(verbs, shown_steps(), strict=True) if step.sender == "daemon"] == answers
+
+
+# --- docs/operations.md ---
+
+
+def rendered_metrics() -> str:
+    """Return /metrics after a little of everything."""
+    broker = make_broker()
+    for _ in session(broker):
+        pass
+    return render(Snapshot(broker), openmetrics=False).decode()
+
+
+def test_every_metric_is_described() -> None:
+    names = re.findall(r"^# TYPE (\S+) ", rendered_metrics(), re.MULTILINE)
+    table = {name.partition("{")[0] for name in rows(section(OPERATIONS, "Metrics"))}
+    process = {name for name in names if name.startswith("process_")}
+    assert table == set(names) - process
+    for name in process:
+        assert f"`{name}`" in section(OPERATIONS, "Metrics")
+
+
+def test_the_metrics_labels_are_described() -> None:
+    samples = re.findall(r"^(router_\w+)\{([^}]*)\}", rendered_metrics(), re.MULTILINE)
+    known = dict(name.rstrip("}").split("{") for name in rows(section(OPERATIONS, "Metrics")) if "{" in name)
+    for name, found in samples:
+        family = re.sub(r"_(bucket|sum|count)$", "", name)
+        labels = set(re.findall(r'(\w+)="', found)) - {"le"}
+        assert labels == set(filter(None, known.get(family, "").split(","))), name
+
+
+@pytest.mark.parametrize("outcomes", [MESSAGE_OUTCOMES, DELIVERY_OUTCOMES, FAILURE_CAUSES])
+def test_every_outcome_is_described(outcomes: tuple[str, ...]) -> None:
+    text = section(OPERATIONS, "Metrics")
+    for outcome in set(outcomes) - set(RETRY):
+        assert f"`{outcome}`" in text, outcome
+
+
+def test_every_limit_is_described() -> None:
+    table = {name.removeprefix("limits."): cells for name, cells in rows(section(OPERATIONS, "Limits")).items()}
+    limits = dict(Config().limits)
+    assert table.keys() == limits.keys()
+    for name, (default, _) in table.items():
+        value = limits[name]
+        assert default.startswith((f"{value:g} ", f"{value}", f"{value / 2**20:g} MiB", f"{value / 2**10:g} KiB")), name
+
+
+def test_every_policy_is_described() -> None:
+    text = section(OPERATIONS, "How a message finds its backends")
+    for name in NAMES:
+        assert f"`{name}`" in text
+
+
+def test_every_page_of_the_admin_server_is_described() -> None:
+    text = section(OPERATIONS, "The HTTP pages")
+    app = AdminServer(make_broker(), "")._app()
+    for resource in app.router.resources():
+        assert f"`{resource.canonical}" in text
+
+
+def test_promtool_finds_no_fault_in_the_metrics() -> None:
+    command = [require_tool("promtool"), "check", "metrics"]
+    done = subprocess.run(command, input=rendered_metrics(), capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# --- all documents ---
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, made as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if re.match(r"https?:", target):
+            continue
+        place, _, anchor = target.partition("#")
+        path = (document.parent / place).resolve() if place else document
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path), target
+
+
+if __name__ == "__main__":
+    sys.stdout.write(session_text())
