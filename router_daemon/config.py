@@ -29,6 +29,7 @@ from router_daemon.config_sections import (
     ProfileSection,
     RoutingSection,
     Section,
+    TransportSection,
     WeightsSection,
 )
 from router_daemon.config_sources import Flag, read_sources
@@ -41,6 +42,7 @@ class Config(Section):
 
     frontend: FrontendSection = Field(default_factory=FrontendSection)
     backend: BackendSection = Field(default_factory=BackendSection)
+    transport: TransportSection = Field(default_factory=TransportSection)
     admin: AdminSection = Field(default_factory=AdminSection)
     routing: RoutingSection = Field(default_factory=RoutingSection)
     weights: WeightsSection = Field(default_factory=WeightsSection)

@@ -83,6 +83,16 @@ class BackendSection(_Bound):
     )
 
 
+class TransportSection(Section):
+    """What speaks ZeroMQ's protocol with clients and backends; both keep the same contract."""
+
+    engine: Literal["native", "libzmq"] = Field(
+        default="native",
+        description="native: ZMTP 3.1 spoken by the daemon itself, at a third of the CPU per message and with bounded "
+        "memory whatever a peer sends; libzmq: the library's ROUTER sockets.",
+    )
+
+
 class AdminSection(Section):
     """The HTTP room for people and monitoring: /metrics, /livez, /readyz, /backends, /explain."""
 

@@ -189,7 +189,7 @@ class Daemon:
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
         addresses = (self.config.frontend.addresses, self.config.backend.addresses)
-        await self.transport.start(addresses, self.loop.wake)
+        frontend, backend = await self.transport.start(addresses, self.loop.wake)
         await self.admin.start()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
@@ -197,7 +197,7 @@ class Daemon:
         gc.freeze()
         gc.set_threshold(GC_YOUNG_OBJECTS, 20, 50)
         notify_systemd("READY=1")
-        self._log_start()
+        self._log_start(frontend, backend)
 
     async def _close(self) -> None:
         await self.admin.stop()
@@ -222,13 +222,14 @@ class Daemon:
                 return
             await asyncio.sleep(0.01)
 
-    def _log_start(self) -> None:
+    def _log_start(self, frontend: list[str], backend: list[str]) -> None:
         config = self.config
         _log.info(
             "serving",
             version=__version__,
-            frontend=config.frontend.addresses,
-            backend=config.backend.addresses,
+            engine=config.transport.engine,
+            frontend=frontend,
+            backend=backend,
             admin=config.admin.bind,
             policy=config.routing.policy,
             mode=config.routing.mode,
@@ -287,7 +288,7 @@ def make_transport(config: Config) -> Listener:
     limits = config.limits
     message = Limits(limits.max_body_frames, limits.max_header_bytes, limits.max_message_bytes)
     mark = limits.high_water_mark
-    kind = NativeTransport if os.environ.get("RD_NATIVE") else ZmqTransport
+    kind = NativeTransport if config.transport.engine == "native" else ZmqTransport
     return kind(
         SocketLimits(message, mark, limits.client_unread_bytes),
         SocketLimits(message, mark, limits.backend_unread_bytes),

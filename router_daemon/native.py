@@ -155,7 +155,7 @@ class _Side:
     def new_name(self) -> Peer:
         return next(self._numbers).to_bytes(8, "big")
 
-    async def listen(self, address: str, wake: Callable[[], None]) -> None:
+    async def listen(self, address: str, wake: Callable[[], None]) -> str:
         self.loop, self.wake = asyncio.get_running_loop(), wake
         kind, _, place = address.partition("://")
         try:
@@ -170,6 +170,9 @@ class _Side:
         except OSError as error:
             raise StartError(f"cannot listen on {address}: {error.strerror or error}") from None
         self._servers.append(server)
+        if kind == "ipc":
+            return address
+        return f"tcp://{host}:{server.sockets[0].getsockname()[1]}"
 
     def receive(self, limit: int, into: list[Event]) -> None:
         """Append the events of the next messages of the inbox: whole reads, until there are enough."""
@@ -235,16 +238,18 @@ class NativeTransport:
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_due = 0.0
 
-    async def start(self, addresses: Sequence[Sequence[str]], wake: Callable[[], None]) -> None:
+    async def start(self, addresses: Sequence[Sequence[str]], wake: Callable[[], None]) -> list[list[str]]:
         """Listen on each side's addresses.
 
         Raises:
             StartError: an address cannot be listened on.
         """
-        for side, places in zip(self._sides, addresses, strict=True):
-            for place in places:
-                await side.listen(place, wake)
+        bound = [
+            [await side.listen(place, wake) for place in places]
+            for side, places in zip(self._sides, addresses, strict=True)
+        ]
         self._schedule_sweep(asyncio.get_running_loop())
+        return bound
 
     def receive(self, limit: int, budget_s: float) -> list[Event]:  # noqa: ARG002 - what has come has been read already
         """Return what has come; see `Transport`. Backends first, since their answers make room."""

@@ -70,8 +70,11 @@ class Transport(Protocol):
 class Listener(Transport, Protocol):
     """A transport that listens on addresses."""
 
-    async def start(self, addresses: Sequence[Sequence[str]], wake: Callable[[], None]) -> None:
-        """Listen on the clients' and the backends' addresses; call `wake` whenever something may have come."""
+    async def start(self, addresses: Sequence[Sequence[str]], wake: Callable[[], None]) -> list[list[str]]:
+        """Listen on the clients' and the backends' addresses; call `wake` whenever something may have come.
+
+        Returns the addresses as they are in fact: with the port that was found where 0 was asked.
+        """
 
     async def close(self, linger_s: float) -> None:
         """Stop; what is on its way has `linger_s` to leave."""
@@ -111,11 +114,15 @@ class _Socket:
         raw.setsockopt(zmq.LINGER, round(LINGER_S * 1000))
         self.monitor = raw.get_monitor_socket(zmq.Event.DISCONNECTED)
 
-    def bind(self, address: str) -> None:
+    def bind(self, address: str) -> str:
+        if address.startswith("ipc://"):
+            free_path(address)
+        self.raw.setsockopt(zmq.IPV6, int("[" in address))
         try:
             self.raw.bind(address)
         except zmq.ZMQError as error:
             raise StartError(f"cannot listen on {address}: {error.strerror}") from None
+        return self.raw.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
     def receive(self, limit: int, until: float, into: list[Event]) -> None:
         """Append the events of at most `limit` messages, or fewer where the time is up; then who is gone.
@@ -264,21 +271,18 @@ class ZmqTransport:
             _Socket(self._context, Side.BACKEND, backends),
         )
 
-    async def start(self, addresses: Sequence[Sequence[str]], wake: Callable[[], None]) -> None:
+    async def start(self, addresses: Sequence[Sequence[str]], wake: Callable[[], None]) -> list[list[str]]:
         """Listen on each side's addresses, and have `wake` called whenever something may have come.
 
         Raises:
             StartError: an address cannot be listened on.
         """
-        for socket, places in zip(self._sockets, addresses, strict=True):
-            for address in places:
-                if address.startswith("ipc://"):
-                    free_path(address)
-                socket.bind(address)
+        bound = [[s.bind(place) for place in places] for s, places in zip(self._sockets, addresses, strict=True)]
         self._loop = asyncio.get_running_loop()
         for socket in self._sockets:
             self._loop.add_reader(int(socket.raw.FD), wake)
             self._loop.add_reader(int(socket.monitor.FD), partial(_news, socket, wake))
+        return bound
 
     def receive(self, limit: int, budget_s: float) -> list[Event]:
         """Return what has come; see `Transport`. Backends first, since their answers make room."""

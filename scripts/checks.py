@@ -128,7 +128,9 @@ def main(arguments: Sequence[str]) -> int:
 def passes_under(minor: str, python: str, for_pytest: Sequence[str]) -> bool:
     """Run the tests under another Python, in an environment of its own inside this one."""
     home = str(Path(sys.prefix) / "pythons" / minor)
-    return passes(f"Python {minor}", ["scripts/test", "--tests-only", *for_pytest], VENV=home, PYTHON=python)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])  # for tools in here
+    command = ["scripts/test", "--tests-only", *for_pytest]
+    return passes(f"Python {minor}", command, VENV=home, PYTHON=python, PATH=path)
 
 
 if __name__ == "__main__":

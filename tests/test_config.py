@@ -220,7 +220,7 @@ def test_a_long_value_is_cut() -> None:
         ("heads=2", "heads = 2: outside of any section; did you mean routing.heads?"),
         (
             "xyzzy.a=2",
-            "xyzzy: unknown section; known are frontend, backend, admin, routing, weights, profile, limits, log",
+            "xyzzy: unknown section; known are frontend, backend, transport, admin, routing, weights, profile, limits, log",
         ),
         ("log.colour.red=1", "log.colour: unknown table; known are level, format"),
     ],
