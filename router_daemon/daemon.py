@@ -273,9 +273,11 @@ def make_settings(config: Config) -> Settings:
 def make_broker(config: Config, seed: int) -> Broker:
     """Return the broker that a configuration describes."""
     settings = make_settings(config)
+    rng = Random(seed)
     return Broker(
         settings,
-        make_policy(config.routing.policy, settings, Random(seed)),
+        make_policy(config.routing.policy, settings, rng),
+        rng=rng,
         timer=time.perf_counter,
         instance=secrets.token_hex(8),
         # Microseconds since 1970: above every id of an earlier process, as long as none made a million a second.

@@ -157,7 +157,7 @@ class BrokerFixture:
         self.random = Random(seed)
         chosen = make_policy(policy, self.settings, self.random) if isinstance(policy, str) else policy
         self.clock = FakeClock()
-        self.broker = Broker(self.settings, chosen, timer=lambda: 0.0, instance=INSTANCE)
+        self.broker = Broker(self.settings, chosen, rng=self.random, timer=lambda: 0.0, instance=INSTANCE)
         self.broker.start(self.clock.now)
 
     def handle(self, event: Event) -> list[Action]:

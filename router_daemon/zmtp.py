@@ -1,10 +1,11 @@
 """ZMTP 3.1 as a ROUTER speaks it, without sockets: bytes in, messages out; messages in, bytes out. Pure.
 
-Source: https://rfc.zeromq.org/spec/37/ (ZMTP 3.1), NULL mechanism. What libzmq (DEALER and REQ, 3.2 and later) sends
+Source: https://rfc.zeromq.org/spec/37/ (ZMTP 3.1), NULL mechanism. What libzmq (DEALER and REQ, 4.0 and later) sends
 and expects, and no more.
 
 Rules:
-- Bytes of a peer raise exactly `ProtocolError`; the connection is closed then, as the specification asks.
+- Bytes of a peer raise exactly `ProtocolError`; the connection is closed then, as the specification asks. Messages that
+  were whole before the fault are not lost.
 - Memory is bounded whatever comes: a frame over `4 x message_bytes` ends the connection, a message over
   `message_bytes` is skipped as it arrives and shows up with a `Skipped` frame in place of what was dropped, and frames
   beyond the most that are allowed are counted, not kept. libzmq cannot promise that: a message whose frames
@@ -26,6 +27,7 @@ MAX_COMMAND_BYTES: Final = 4_096
 PEERS_OF_ROUTER: Final = frozenset({b"DEALER", b"REQ", b"ROUTER"})
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
+_LEGAL_FLAGS: Final = frozenset({0, _MORE, _LONG, _LONG | _MORE, _COMMAND, _COMMAND | _LONG})
 _SHORT_LAST: Final = tuple(bytes((0, size)) for size in range(256))
 _SHORT_MORE: Final = tuple(bytes((_MORE, size)) for size in range(256))
 
@@ -93,7 +95,7 @@ def parse_properties(data: bytes) -> dict[bytes, bytes]:
 class Reader:
     """What one connection has sent, turned into messages.
 
-    `feed` returns whole messages, each `[peer, frame, ...]`; `replies` collects what has to be sent back (READY, PONG).
+    `feed` appends whole messages, each `[peer, frame, ...]`; `replies` collects what has to be sent back (READY, PONG).
     """
 
     __slots__ = (
@@ -130,26 +132,23 @@ class Reader:
         """The handshake is done."""
         return self._ready
 
-    def feed(self, data: bytes) -> list[list[Any]]:
-        """Take in bytes and return the messages that they complete.
+    def feed(self, data: bytes, into: list[list[Any]]) -> None:
+        """Take in bytes (at least one) and append the messages that they complete.
 
         Raises:
-            ProtocolError: this is no ZMTP peer of a ROUTER, or a frame is beyond all limits.
+            ProtocolError: this is no ZMTP peer of a ROUTER, or a frame is beyond all limits. Nothing may be fed after it.
         """
         if self._buffer:
             self._buffer += data
-            whole = bytes(self._buffer) if len(self._buffer) >= self._needed() else None
-            if whole is None:
-                return []
-            data = whole
+            if len(self._buffer) < self._needed():
+                return
+            data = bytes(self._buffer)
             self._buffer.clear()
-        messages: list[list[Any]] = []
         at = self._greet(data) if not self._greeted else 0
         if self._greeted:
-            at = self._parse(data, at, messages)
+            at = self._parse(data, at, into)
         if at < len(data):
             self._buffer += data[at:]
-        return messages
 
     def _needed(self) -> int:
         """Return how many bytes the buffer must hold before looking at it again is worth it."""
@@ -214,6 +213,8 @@ class Reader:
     def _head(self, data: bytes, at: int, end: int) -> tuple[int, int]:
         """Return where the body of a long frame or a command begins and ends; a negative end: skip it as it comes."""
         flags = data[at]
+        if flags not in _LEGAL_FLAGS:
+            raise ProtocolError("bad_frames", f"ZMTP: a frame with the flags {flags:#04x}")
         if not flags & _LONG:
             body_at, size = at + 2, data[at + 1]
         elif at + 9 > end:
@@ -250,7 +251,9 @@ class Reader:
         self._skip, self._skip_more = size, more
 
     def _command(self, body: bytes) -> None:
-        name_end = 1 + body[0] if body else 0
+        name_end = 1 + body[0] if body else 1
+        if name_end > len(body):
+            raise ProtocolError("bad_frames", "ZMTP: malformed command")
         name, data = body[1:name_end], body[name_end:]
         if not self._ready:
             if name != b"READY":

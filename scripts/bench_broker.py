@@ -151,23 +151,23 @@ def run_reference(frontend: str, backend: str) -> None:
     zmq.proxy(router, dealer)
 
 
-def daemon_command(directory: Path, frontend: str, backend: str, policy: str) -> list[str]:
+def daemon_command(directory: Path, frontend: str, backend: str, args: argparse.Namespace) -> list[str]:
     """Write a configuration and return the command that runs the daemon with it."""
     config = directory / "bench.toml"
     config.write_text(
         f'[frontend]\nbind = "{frontend}"\n[backend]\nbind = "{backend}"\n[admin]\nbind = ""\n'
-        f'[routing]\npolicy = "{policy}"\n[log]\nlevel = "warning"\n'
+        f'[transport]\nengine = "{args.engine}"\n[routing]\npolicy = "{args.policy}"\n[log]\nlevel = "warning"\n'
     )
     return [sys.executable, "-m", "router_daemon", "run", "--config", str(config)]
 
 
 @contextmanager
-def running(kind: str, directory: Path, policy: str) -> Iterator[Broker]:
+def running(kind: str, directory: Path, args: argparse.Namespace) -> Iterator[Broker]:
     """Start a broker, wait until it can be used, and stop it at the end."""
     core = choose_cores()[0]
     frontend, backend = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
     if kind == "daemon":
-        command = daemon_command(directory, frontend, backend, policy)
+        command = daemon_command(directory, frontend, backend, args)
     else:
         command = [sys.executable, str(Path(__file__).resolve()), REFERENCE_FLAG, frontend, backend]
     path = os.pathsep.join(filter(None, (str(SCRIPTS.parent), os.environ.get("PYTHONPATH"))))
@@ -226,8 +226,8 @@ def measure(args: argparse.Namespace) -> list[Row]:
         directory = Path(name)
         generator = compile_generator(directory)
         with (
-            running("daemon", directory, args.policy) as daemon,
-            running("proxy", directory, args.policy) as proxy,
+            running("daemon", directory, args) as daemon,
+            running("proxy", directory, args) as proxy,
         ):
             for load in LOADS:
                 for size in args.sizes:
@@ -256,6 +256,7 @@ def describe(args: argparse.Namespace) -> Run:
         libzmq=find_libzmq()[1],
         mode=args.mode,
         policy=args.policy,
+        engine=args.engine,
         backends=BACKENDS,
         rounds=args.rounds,
         seconds=args.seconds,
@@ -267,6 +268,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench_broker", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--policy", default="paper", help="[routing] policy of the daemon (default: %(default)s)")
     parser.add_argument("--mode", default="single", help="mode of every SEND (default: %(default)s)")
+    parser.add_argument(
+        "--engine", default="native", choices=("native", "libzmq"), help="[transport] engine (default: %(default)s)"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="measured, per phase (default: %(default)s)")
     parser.add_argument("--warmup", type=float, default=0.5, help="seconds before it (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of broker and proxy in turn (default: %(default)s)")

@@ -57,7 +57,8 @@ def serve_batch(broker: Broker, first_id: int, now: float) -> None:
 def measure(policy: str) -> tuple[list[float], float]:
     """Return the cached decisions in microseconds, and what two readings of the timer cost."""
     settings, stamps = Settings(), Stamps()
-    broker = Broker(settings, make_policy(policy, settings, Random(1)), timer=stamps, instance="bench")
+    rng = Random(1)
+    broker = Broker(settings, make_policy(policy, settings, rng), rng=rng, timer=stamps, instance="bench")
     for number in range(BACKENDS):
         header = Registration(f"backend-{number}", ["bench"], slots=BATCH)
         broker.handle(Register(str(number).encode(), False, header), 0.0)

@@ -105,6 +105,7 @@ class Run:
     libzmq: str
     mode: str
     policy: str
+    engine: str
     backends: int
     rounds: int
     seconds: float
@@ -189,8 +190,8 @@ def remarks(rows: list[Row], cores: int) -> Iterator[str]:
 def markdown(rows: list[Row], run: Run) -> str:
     """Return the whole report."""
     machine = f"{run.processor}, {run.cores} cores, {run.system}, Python {run.python}, {run.libzmq}"
-    how = f"mode `{run.mode}`, policy `{run.policy}`, {run.backends} backends, {run.rounds} rounds of {run.seconds:g} s"
-    lines = [f"{machine}; {how}, medians (least-greatest).", ""]
+    how = f"mode `{run.mode}`, policy `{run.policy}`, engine `{run.engine}`, {run.backends} backends"
+    lines = [f"{machine}; {how}; {run.rounds} rounds of {run.seconds:g} s, medians (least-greatest).", ""]
     for load in LOADS:
         lines += table(rows, load, run.mode)
     lines += remarks(rows, run.cores)

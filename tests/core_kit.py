@@ -22,12 +22,15 @@ class InOrder:
 
     name = "in_order"
     threshold = 0.0
+    random_ties = False
 
     def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         return [Candidate(backend, 1.0, {"order": 1.0}) for backend in backends]
 
     def order(self, ranking: Ranking) -> Iterable[Candidate]:
         return ranking.candidates
+
+    peek = order
 
 
 def make_broker(*names: str, slots: int = 4, **settings: Any) -> BrokerFixture:

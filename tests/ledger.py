@@ -123,6 +123,7 @@ class Ledger:
                 self._said(action)
         assert self._taken is None, f"no duplicate_id for {self._taken}"
         self._compare_counts()
+        self._check_those_who_wait()
 
     def on_time(self) -> None:
         """Assert that nobody has waited for longer than promised, at a moment at which no timer is late."""
@@ -233,6 +234,28 @@ class Ledger:
             elif number not in sending.backend.open:
                 assert self.fixture.clock.now >= sending.expires, f"delivery {number} was given up"
                 self.answered(sending, "unanswered")
+
+    def _check_those_who_wait(self) -> None:
+        """Assert that whoever is not being worked on waits for somebody who is there, and has no room."""
+        broker = self.fixture.broker
+        busy = {sending.action.header.message for sending in self.sendings.values() if not sending.cancelled}
+        idle = [sent for sent in self.open.values() if sent.name is not None and sent.name not in busy]
+        assert len(idle) <= broker.dispatcher.waiting.size, f"nobody works on {idle}, and it does not wait"
+        if not self.fixture.settings.require_capability:
+            return
+        for sent in idle:
+            assert sent.name is not None
+            history = self.history[sent.name]
+            begun = [earlier.backend for earlier in history if earlier.outcome not in NOT_BEGUN]
+            able = [
+                backend
+                for backend in broker.registry.by_name.values()
+                if sent.request.capability in backend.info.capabilities and not backend.draining
+            ]
+            hopes = [backend for backend in able if backend not in begun]
+            assert hopes, f"{sent.name} waits for nobody"
+            free = [backend.name for backend in hopes if len(backend.open) < backend.limit]
+            assert not free, f"{sent.name} waits though {free} have room"
 
     def _compare_counts(self) -> None:
         """Assert that every SEND is counted as ended or is in flight, over all series there ever were."""

@@ -204,6 +204,7 @@ def make_broker() -> Broker:
     return Broker(
         settings,
         make_policy("paper", settings, random.Random(1)),
+        rng=random.Random(1),
         timer=lambda: 0.0,
         instance="5f0c2a9be1d34786",
         first_delivery_id=1_764_000_000_000_000,

@@ -120,7 +120,7 @@ def test_paper_attention_weights_are_the_scores_over_their_sum() -> None:
     broker.register("a", "c")
     broker.register("b", "c")
     broker.backend("b").profile.latency_s = 0.002
-    ranking = broker.broker.rankings.make("c", 2, broker.clock.now)
+    ranking = broker.broker.rankings.preview("c", 2, broker.clock.now)
     weights = {candidate.backend.name: candidate.weight for candidate in ranking.candidates}
     assert weights == {"a": pytest.approx(0.78 / 1.51), "b": pytest.approx(0.73 / 1.51)}
 
@@ -140,8 +140,11 @@ def test_paper_without_reliability_ignores_the_success_ratio() -> None:
 
 def test_ties_are_broken_at_random_and_alike_by_the_same_seed() -> None:
     def firsts(seed: int) -> list[str]:
-        policy, backends = paper(seed), [backend(name) for name in "abcd"]
-        return [policy.score("c", 2, backends)[0].backend.name for _ in range(400)]
+        broker = BrokerFixture(policy="paper", seed=seed, cache_ttl_s=0.0)
+        for name in "abcd":
+            broker.register(name, "c")
+        rankings = (broker.broker.rankings.get("c", 2, broker.clock.now) for _ in range(400))
+        return [ranking.scored[0].backend.name for ranking in rankings]
 
     assert firsts(SEED) == firsts(SEED)
     assert firsts(SEED) != firsts(SEED + 1)

@@ -31,6 +31,30 @@ def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.just(UNSET) | values
 
 
+SEND_KEYS = st.fixed_dictionaries(
+    {
+        "priority": st.integers(1, 4),
+        "ttl_ms": maybe(st.sampled_from((1, 60, 400, 2_000, 10_000))),
+        "heads": maybe(st.integers(1, 3)),
+        "mode": maybe(st.sampled_from(("fanout", "single"))),
+        "reply": st.sampled_from(("first", "first", "first", "all", "none")),
+        "idempotent": maybe(st.booleans()),
+        "first_ms": maybe(st.sampled_from((50, 1_500))),
+        "idle_ms": maybe(st.sampled_from((50, 1_500))),
+    }
+)
+
+
+def answer_event(peer: Peer, number: int, how: str, pick: int) -> Event:
+    """Return the event of an ACK, a NACK of that code, or a malformed answer."""
+    if how == "ack":
+        return events.Ack(peer, False, events.AckHeader(number), (b"done",))
+    if how == "malformed":
+        return events.Malformed(Side.BACKEND, peer, False, "ACK", "bad_header", "wrong", number)
+    pause: Any = (UNSET, 0, 20, 2_000)[pick % 4]
+    return events.Nack(peer, False, events.NackHeader(number, "why", how, pause))  # type: ignore[arg-type]
+
+
 class Peers(RuleBasedStateMachine):
     """Two clients, four names of backends, and a clock."""
 
@@ -43,6 +67,7 @@ class Peers(RuleBasedStateMachine):
         require=st.booleans(),
         timeout_s=st.sampled_from((None, 0.2)),
         cache_s=st.sampled_from((0.0, 30.0)),
+        there=st.lists(st.tuples(OFFERS, st.integers(1, 3), SESSIONS), min_size=1, max_size=4),
     )
     def begin(
         self,
@@ -54,6 +79,7 @@ class Peers(RuleBasedStateMachine):
         require: bool,
         timeout_s: float | None,
         cache_s: float,
+        there: list[tuple[list[str], int, Any]],
     ) -> None:
         self.fixture = BrokerFixture(
             policy=policy,
@@ -66,14 +92,16 @@ class Peers(RuleBasedStateMachine):
             cache_ttl_s=cache_s,
             heartbeat_s=HEARTBEAT_S,
             open_messages=12,
-            backends=3,
+            backends=4,
             label_values=2,
         )
         self.ledger = Ledger(self.fixture)
         self.clients: list[Peer] = [b"client-0", b"client-1"]
         self.backends: list[Peer] = []
-        self.pieces: list[Action] = []
+        self.said: list[Action] = []
         self.peers = 0
+        for name, (offers, slots, session) in zip("abcd", there, strict=False):
+            self.register(-1, name, offers, slots, 0, session, anew=True)
 
     def new_peer(self) -> Peer:
         self.peers += 1
@@ -82,33 +110,18 @@ class Peers(RuleBasedStateMachine):
     def do(self, event: Event) -> list[Action]:
         made = self.fixture.handle(event)
         self.ledger.made(made)
-        self.pieces += [action for action in made if isinstance(action, Piece | Reply | Error)]
-        del self.pieces[:-5]
+        self.said += [action for action in made if isinstance(action, Piece | Reply | Error)]
+        del self.said[:-5]
         return made
-
-    def sending(self, pick: int) -> Sending | None:
-        open_now = list(self.ledger.sendings.values())
-        return open_now[pick % len(open_now)] if open_now else None
 
     # --- clients ---
 
     @rule(
         pick=PICK,
-        client_id=st.sampled_from((1, "x", b"y")),
-        capability=st.sampled_from((*CAPABILITIES, "c", "never offered")),
-        keys=st.fixed_dictionaries(
-            {
-                "priority": st.integers(1, 4),
-                "ttl_ms": maybe(st.sampled_from((1, 60, 400, 2_000, 10_000))),
-                "heads": maybe(st.integers(1, 3)),
-                "mode": maybe(st.sampled_from(("fanout", "single"))),
-                "reply": st.sampled_from(("first", "first", "all", "none")),
-                "idempotent": maybe(st.booleans()),
-                "first_ms": maybe(st.sampled_from((50, 1_500))),
-                "idle_ms": maybe(st.sampled_from((50, 1_500))),
-            }
-        ),
-        delimited=st.sampled_from((False, False, True)),
+        client_id=st.sampled_from((1, 2, 3, "x", b"y")),
+        capability=st.sampled_from(("c", "c", "c", "d", "d", "never offered")),
+        keys=SEND_KEYS,
+        delimited=st.sampled_from((False, False, False, True)),
     )
     def send(self, pick: int, client_id: Any, capability: str, keys: dict[str, Any], delimited: bool) -> None:
         peer = self.clients[pick % 2]
@@ -116,40 +129,42 @@ class Peers(RuleBasedStateMachine):
         self.ledger.sent(peer, request)
         self.do(events.Send(peer, delimited, request, (b"body",)))
 
-    @rule(pick=PICK, client_id=st.sampled_from((1, "x", None)))
-    def send_malformed(self, pick: int, client_id: Any) -> None:
+    @rule(pick=PICK, client_ids=st.lists(st.integers(10, 14), min_size=2, max_size=4), keys=SEND_KEYS)
+    def send_several(self, pick: int, client_ids: list[int], keys: dict[str, Any]) -> None:
+        for client_id in client_ids:
+            self.send(pick, client_id, "c", keys, delimited=False)
+
+    @rule(pick=PICK, client_id=st.sampled_from((1, 2, 3, "x", 10, None)), how=st.sampled_from(("malformed", "cancel")))
+    def send_something_else(self, pick: int, client_id: Any, how: str) -> None:
         peer = self.clients[pick % 2]
+        if how == "cancel":
+            self.do(events.Cancel(peer, False, events.CancelHeader(client_id)))
+            return
         if client_id is not None:
             self.ledger.malformed(peer, client_id)
         self.do(events.Malformed(Side.CLIENT, peer, False, "SEND", "bad_header", "wrong", client_id))
 
-    @rule(pick=PICK, client_id=st.sampled_from((1, "x", b"y", "unknown")))
-    def cancel(self, pick: int, client_id: Any) -> None:
-        self.do(events.Cancel(self.clients[pick % 2], False, events.CancelHeader(client_id)))
+    @rule(pick=PICK, how=st.sampled_from(("gone", "cannot be reached", "full", "full")))
+    def client_does_not_read(self, pick: int, how: str) -> None:
+        """The connection ends, or the last thing said to it cannot be handed over."""
+        if how == "gone":
+            self.client_goes(self.clients[pick % 2])
+        elif self.said:
+            action = self.said.pop(pick % len(self.said))
+            self.do(events.Undelivered(action, how == "full"))
+            if how != "full":
+                self.client_goes(action.peer)
 
-    @rule(pick=PICK)
-    def client_goes(self, pick: int) -> None:
-        peer = self.clients[pick % 2]
-        self.clients[pick % 2] = self.new_peer()
+    def client_goes(self, peer: Peer) -> None:
+        self.clients = [self.new_peer() if mine == peer else mine for mine in self.clients]
         self.ledger.client_gone(peer)
-        for action in self.do(events.Gone(Side.CLIENT, peer)):
-            assert action.peer != peer
-
-    @precondition(lambda self: self.pieces)
-    @rule(pick=PICK, full=st.booleans())
-    def an_answer_cannot_be_handed_over(self, pick: int, full: bool) -> None:
-        action = self.pieces.pop(pick % len(self.pieces))
-        self.do(events.Undelivered(action, full))
-        if not full:
-            self.clients = [self.new_peer() if peer == action.peer else peer for peer in self.clients]
-            self.ledger.client_gone(action.peer)
-            self.do(events.Gone(Side.CLIENT, action.peer))
+        assert not any(action.peer == peer for action in self.do(events.Gone(Side.CLIENT, peer)))
 
     # --- backends ---
 
     @rule(
         pick=PICK,
-        name=st.sampled_from("abcd"),
+        name=st.sampled_from("abcde"),
         offers=OFFERS,
         slots=st.integers(1, 2),
         prefetch=st.integers(0, 1),
@@ -168,9 +183,27 @@ class Peers(RuleBasedStateMachine):
         self.do(events.Register(peer, False, header))
 
     @precondition(lambda self: self.backends)
-    @rule(pick=PICK, offers=maybe(OFFERS), slots=maybe(st.integers(1, 3)))
-    def update(self, pick: int, offers: Any, slots: Any) -> None:
+    @rule(
+        pick=PICK,
+        how=st.sampled_from(("update", "update", "update", "stray", "stray", "drain", "unregister", "gone")),
+        offers=maybe(OFFERS),
+        slots=maybe(st.integers(1, 3)),
+    )
+    def backend_changes(self, pick: int, how: str, offers: Any, slots: Any) -> None:
         peer = self.backends[pick % len(self.backends)]
+        if how == "update":
+            self.update(peer, offers, slots)
+        elif how == "drain":
+            self.do(events.Drain(peer, False, EmptyHeader()))
+        elif how == "unregister":
+            self.do(events.Unregister(peer, False, EmptyHeader()))
+        elif how == "gone":
+            self.backends.remove(peer)
+            self.do(events.Gone(Side.BACKEND, peer))
+        else:
+            self.answer_what_is_not_open_there(peer, pick)
+
+    def update(self, peer: Peer, offers: Any, slots: Any) -> None:
         backend = self.fixture.broker.registry.by_peer.get(peer)
         if backend is not None:
             old = self.ledger.infos[backend.name]
@@ -183,73 +216,47 @@ class Peers(RuleBasedStateMachine):
             )
         self.do(events.Update(peer, False, events.Revision(capabilities=offers, slots=slots)))
 
-    @precondition(lambda self: self.backends)
-    @rule(pick=PICK, how=st.sampled_from((events.Drain, events.Unregister, events.Heartbeat, events.Heartbeat)))
-    def say(self, pick: int, how: Any) -> None:
-        peer = self.backends[pick % len(self.backends)]
-        header = events.HeartbeatHeader() if how is events.Heartbeat else EmptyHeader()
-        self.do(how(peer, False, header))
-
-    @rule()
-    def all_beat(self) -> None:
-        for backend in list(self.fixture.broker.registry.by_name.values()):
-            self.do(events.Heartbeat(backend.peer, False, events.HeartbeatHeader()))
-
-    @precondition(lambda self: self.backends)
-    @rule(pick=PICK)
-    def backend_goes(self, pick: int) -> None:
-        self.do(events.Gone(Side.BACKEND, self.backends.pop(pick % len(self.backends))))
+    def answer_what_is_not_open_there(self, peer: Peer, pick: int) -> None:
+        numbers = [0, *(n for n, s in self.ledger.sendings.items() if s.backend is None or s.backend.peer != peer)]
+        number = numbers[pick % len(numbers)]
+        strays: list[Event] = [
+            events.Ack(peer, False, events.AckHeader(number)),
+            events.Nack(peer, False, events.NackHeader(number)),
+            events.Part(peer, False, events.PartHeader(number)),
+            events.Malformed(Side.BACKEND, peer, False, "ACK", "bad_header", "wrong", number),
+        ]
+        for stray in strays:
+            assert not any(isinstance(action, Reply | Piece | Deliver) for action in self.do(stray))
 
     @precondition(lambda self: self.ledger.sendings)
     @rule(
         pick=PICK,
-        how=st.sampled_from(
-            ("ack", "ack", "ack", "failed", "busy", "rejected", "cancelled", "malformed", "part", "part")
-        ),
-        retry_after_ms=maybe(st.sampled_from((0, 20, 2_000))),
+        how=st.sampled_from(("ack", "part", "failed", "busy", "rejected", "cancelled", "malformed", "unsent")),
     )
-    def answer(self, pick: int, how: str, retry_after_ms: Any) -> None:
-        sending = self.sending(pick)
-        assert sending is not None
-        assert sending.backend is not None
-        peer, number = sending.backend.peer, sending.action.header.id
-        event: Event
-        if how == "part":
-            event = events.Part(peer, False, events.PartHeader(number), (b"piece",))
-        else:
-            self.ledger.answered(sending, how)
-            if how == "ack":
-                event = events.Ack(peer, False, events.AckHeader(number), (b"done",))
-            elif how == "malformed":
-                event = events.Malformed(Side.BACKEND, peer, False, "ACK", "bad_header", "wrong", number)
-            else:
-                header = events.NackHeader(number, "why", how, retry_after_ms)  # type: ignore[arg-type]
-                event = events.Nack(peer, False, header)
-        self.do(event)
-
-    @precondition(lambda self: self.backends)
-    @rule(pick=PICK, number=PICK, how=st.sampled_from(("ack", "nack", "part", "malformed")))
-    def answer_what_is_not_ours(self, pick: int, number: int, how: str) -> None:
-        peer = self.backends[pick % len(self.backends)]
-        sending = self.ledger.sendings.get(number)
-        if sending is not None and sending.backend is not None and sending.backend.peer == peer:
-            number = 0
-        event: Event
-        if how == "ack":
-            event = events.Ack(peer, False, events.AckHeader(number))
-        elif how == "nack":
-            event = events.Nack(peer, False, events.NackHeader(number))
-        elif how == "part":
-            event = events.Part(peer, False, events.PartHeader(number))
-        else:
-            event = events.Malformed(Side.BACKEND, peer, False, "ACK", "bad_header", "wrong", number)
-        assert not any(isinstance(action, Reply | Piece | Deliver) for action in self.do(event))
+    def answer(self, pick: int, how: str) -> None:
+        self.settle(pick, how)
 
     @precondition(lambda self: self.ledger.sendings)
-    @rule(pick=PICK, full=st.booleans())
-    def a_delivery_never_leaves(self, pick: int, full: bool) -> None:
-        sending = self.sending(pick)
-        assert sending is not None
+    @rule(picks=st.lists(st.tuples(PICK, st.sampled_from(("ack", "part", "failed"))), min_size=1, max_size=4))
+    def answer_several(self, picks: list[tuple[int, str]]) -> None:
+        for pick, how in picks:
+            if self.ledger.sendings:
+                self.settle(pick, how)
+
+    def settle(self, pick: int, how: str) -> None:
+        open_now = list(self.ledger.sendings.values())
+        sending = open_now[pick % len(open_now)]
+        assert sending.backend is not None
+        peer, number = sending.backend.peer, sending.action.header.id
+        if how == "part":
+            self.do(events.Part(peer, False, events.PartHeader(number), (b"piece",)))
+        elif how == "unsent":
+            self.never_leaves(sending, full=bool(pick % 2))
+        else:
+            self.ledger.answered(sending, how)
+            self.do(answer_event(peer, number, how, pick))
+
+    def never_leaves(self, sending: Sending, *, full: bool) -> None:
         assert sending.backend is not None
         if sending.action.peer != sending.backend.peer:
             return
@@ -262,17 +269,27 @@ class Peers(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from((0.001, 0.03, 0.06, 0.25, 0.6, 1.2, 3.1, 31.0)))
     def time_passes(self, seconds: float) -> None:
-        fixture = self.fixture
-        until = fixture.clock.now + seconds
-        while (due := fixture.broker.next_deadline()) is not None and due <= until:
-            self.ledger.made(fixture.advance(max(0.0, due - fixture.clock.now)))
-        self.ledger.made(fixture.advance(until - fixture.clock.now))
-        self.ledger.on_time()
+        for _ in range(int(seconds)):
+            self.until(self.fixture.clock.now + 1.0)
+            for backend in list(self.fixture.broker.registry.by_name.values()):
+                self.do(events.Heartbeat(backend.peer, False, events.HeartbeatHeader()))
+        self.until(self.fixture.clock.now + seconds % 1.0)
 
-    @rule(seconds=st.sampled_from((0.005, 0.04)))
-    def the_loop_is_late(self, seconds: float) -> None:
-        """Time passes, and events are handled before the timers that are due."""
-        self.fixture.clock.advance(seconds)
+    @rule(seconds=st.sampled_from((0.5, 1.0, 2.9, 3.1, 700.0)), late=st.sampled_from((True, True, False)))
+    def something_is_wrong_with_time(self, seconds: float, late: bool) -> None:
+        """Backends fall silent, or the loop is late: events are handled before the timers that are due."""
+        if late:
+            self.fixture.clock.advance(seconds / 100.0 if seconds < 5 else 0.04)
+        else:
+            self.until(self.fixture.clock.now + seconds)
+
+    def until(self, moment: float) -> None:
+        """Let time pass, one wake-up after the other."""
+        fixture = self.fixture
+        while (due := fixture.broker.next_deadline()) is not None and due <= moment:
+            self.ledger.made(fixture.advance(max(0.0, due - fixture.clock.now)))
+        self.ledger.made(fixture.advance(max(0.0, moment - fixture.clock.now)))
+        self.ledger.on_time()
 
     def teardown(self) -> None:
         if not hasattr(self, "fixture"):

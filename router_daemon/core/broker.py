@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any, Final
 
 from msgspec import UNSET, Struct
@@ -44,7 +45,7 @@ from router_daemon.core.registry import Backend, Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.settle import Settler
 from router_daemon.core.timers import Timers
-from router_daemon.core.types import Side
+from router_daemon.core.types import Peer, Side
 
 HOUSEKEEPING_S: Final = 60.0
 
@@ -61,6 +62,7 @@ class Broker:
     Args:
         settings: validated.
         policy: how backends are scored and chosen.
+        rng: breaks ties between backends that score the same.
         timer: seconds, to time decisions; a constant in the simulator.
         instance: prefix of every `message`, unique per process (at most 16 characters).
         first_delivery_id: larger than any id used before under the same sockets.
@@ -71,6 +73,7 @@ class Broker:
         settings: Settings,
         policy: Policy,
         *,
+        rng: Random,
         timer: Callable[[], float],
         instance: str,
         first_delivery_id: int = 1,
@@ -83,6 +86,7 @@ class Broker:
             self.registry,
             policy,
             self.counts,
+            rng,
             ttl_s=settings.cache_ttl_s,
             require_capability=settings.require_capability,
         )
@@ -93,7 +97,9 @@ class Broker:
             settings, self.registry, self.rankings, policy, self._timers, self.counts, emit, timer, first_delivery_id
         )
         self._settler = Settler(self.dispatcher, self.counts, emit)
-        self._members = Membership(settings, self.registry, self.dispatcher, self._settler, self._timers, emit)
+        self._members = Membership(
+            settings, self.registry, self.dispatcher, self._settler, self._timers, self.counts, emit
+        )
         self._clients = Clients(settings, self.registry, self.dispatcher, self.counts, emit, instance)
         self._housekeeping = _Housekeeping()
         self.faults: list[Exception] = []
@@ -153,9 +159,7 @@ class Broker:
         for message in list(self.dispatcher.messages):
             message.reason = "the daemon exits"
             self.dispatcher.fail(message, "draining", now)
-        for backend in list(self.registry.by_name.values()):
-            self._members.bye(backend)
-            self._members.leave(backend, now)
+        self._members.stop(now)
         return self._take()
 
     def abandon(self, event: Event, now: float) -> list[Action]:
@@ -262,8 +266,15 @@ class Broker:
         return handle
 
     def _not_registered(self, event: Inbound | Malformed) -> None:
-        self.counts.protocol_errors["not_registered"] += 1
         self._members.error(event.peer, event.delimited, "not_registered", "REGISTER first")
+
+    def _find(self, peer: Peer, delivery_id: int) -> Delivery | None:
+        """Return an open delivery by the connection it was sent over, which its backend may have left since."""
+        backend = self.registry.by_peer.get(peer)
+        if backend is not None and delivery_id in backend.open:
+            return backend.open[delivery_id]
+        others = (other.open.get(delivery_id) for other in self.registry.by_name.values())
+        return next(filter(None, others), None)
 
     def _delivery_due(self, delivery: Delivery, now: float) -> None:
         self._settler.delivery_due(delivery, now)
@@ -272,7 +283,6 @@ class Broker:
     # --- faults of peers, news of the transport ---
 
     def _malformed(self, event: Malformed, now: float) -> None:
-        self.counts.protocol_errors[event.code] += 1
         if event.side is Side.CLIENT:
             self._clients.malformed(event)
             return
@@ -300,16 +310,16 @@ class Broker:
     def _undelivered(self, event: Undelivered, now: float) -> None:
         action = event.action
         if isinstance(action, Deliver):
-            backend = self.registry.by_peer.get(action.peer)
-            delivery = backend.open.get(action.header.id) if backend is not None else None
-            if backend is not None and delivery is not None:
-                if not event.full:
+            delivery = self._find(action.peer, action.header.id)
+            if delivery is not None:
+                backend = delivery.backend
+                if not event.full and backend.peer == action.peer:
                     self._members.unreachable(backend, now)
                 self._settler.undelivered(delivery, now, full=event.full)
                 self._members.end_drain(backend, now)
         elif action.side is Side.CLIENT:
             self.counts.lost_answers["unread" if event.full else "gone"] += 1
-            if isinstance(action, Piece):
+            if isinstance(action, Piece) and event.full:
                 self._clients.piece_lost(action, now)
 
     # --- housekeeping ---

@@ -176,5 +176,6 @@ class Clients:
         return None if client is None else client.open.get(client_id)
 
     def _error(self, event: Inbound | Malformed, code: str, detail: str, client_id: Any, *, last: bool) -> None:
+        self._counts.protocol_errors[code] += 1
         header = ErrorHeader(client_id, code, detail, retry=RETRY[code], last=last)
         self._emit(Error(event.peer, event.delimited, header))

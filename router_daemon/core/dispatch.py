@@ -190,7 +190,7 @@ class Dispatcher:
     def _limit(self, delivery: Delivery, candidates: int, now: float) -> None:
         """Set when this head counts as timed out: all that is left for the last one that may be tried."""
         message = delivery.message
-        nth = len(message.deliveries) + 1
+        nth = len(message.tried()) + 1 if message.deliveries else 1
         if nth < message.heads and nth < candidates and message.reruns and not message.fan_out:
             timeout_s = self._settings.attempt_timeout_s
             delivery.limit_at = now + (0.5 * (message.deadline - now) if timeout_s is None else timeout_s)

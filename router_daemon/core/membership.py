@@ -26,6 +26,7 @@ from router_daemon.core.actions import (
     Registered,
     RegisteredHeader,
 )
+from router_daemon.core.counts import Counts
 from router_daemon.core.dispatch import LOST_AFTER_HEARTBEATS, Dispatcher
 from router_daemon.core.events import Drain, EmptyHeader, Heartbeat, Register, Unregister, Update
 from router_daemon.core.registry import Backend, Registry
@@ -55,8 +56,10 @@ class Membership:
         dispatcher: Dispatcher,
         settler: Settler,
         timers: Timers,
+        counts: Counts,
         emit: Callable[[Action], None],
     ) -> None:
+        self._counts = counts
         self._settings = settings
         self._registry = registry
         self._dispatcher = dispatcher
@@ -87,7 +90,7 @@ class Membership:
             self._welcome(holder, now)
         elif not holder.connected:
             self.leave(holder, now)
-            self._join(event, now)
+            self.register(event, now)  # again, as leaving may have granted another's claim
         else:
             self._claim(event, now)
 
@@ -136,6 +139,15 @@ class Membership:
             self._timers.cancel(claim)
             self.register(claim.event, now)
 
+    def stop(self, now: float) -> None:
+        """Say BYE to all; nobody gets a name any more."""
+        for claim in self._claims.values():
+            self._timers.cancel(claim)
+        self._claims.clear()
+        for backend in list(self._registry.by_name.values()):
+            self.bye(backend)
+            self.leave(backend, now)
+
     def gone(self, peer: Peer, now: float) -> None:
         """The connection cannot be reached any more."""
         backend = self._registry.by_peer.get(peer)
@@ -166,6 +178,7 @@ class Membership:
 
     def error(self, peer: Peer, delimited: bool, code: str, detail: str, delivery_id: int | None = None) -> None:
         """Answer a backend's fault."""
+        self._counts.protocol_errors[code] += 1
         header = ErrorHeader(delivery_id, code, detail, retry=RETRY[code])
         self._emit(BackendError(peer, delimited, header))
 

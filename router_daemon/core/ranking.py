@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from random import Random
 from typing import Protocol
 
 from msgspec import Struct
@@ -36,16 +37,21 @@ class Policy(Protocol):
     Attributes:
         name: as in the configuration.
         threshold: who scores this or less is no candidate.
+        random_ties: backends that score the same are ranked at random, or one of them would get everything.
     """
 
     name: str
     threshold: float
+    random_ties: bool
 
     def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
-        """Return every given backend with its score, best first."""
+        """Return every given backend with its score, best first, equal ones in the given order; pure."""
 
     def order(self, ranking: Ranking) -> Iterable[Candidate]:
         """Yield a ranking's candidates in the order in which this one message should try them."""
+
+    def peek(self, ranking: Ranking) -> Iterable[Candidate]:
+        """Yield them as the next message would meet them, as far as that is settled, and change nothing."""
 
 
 class Ranking(Struct, eq=False):
@@ -75,8 +81,16 @@ class RankingCache:
     """
 
     def __init__(
-        self, registry: Registry, policy: Policy, counts: Counts, *, ttl_s: float, require_capability: bool
+        self,
+        registry: Registry,
+        policy: Policy,
+        counts: Counts,
+        rng: Random,
+        *,
+        ttl_s: float,
+        require_capability: bool,
     ) -> None:
+        self._rng = rng
         self._registry = registry
         self._policy = policy
         self._counts = counts
@@ -97,7 +111,10 @@ class RankingCache:
         else:
             self.hits += 1
             return ranking
-        ranking = self.make(capability, priority, now)
+        backends = self._eligible(capability)
+        if self._policy.random_ties:
+            self._rng.shuffle(backends)
+        ranking = self._rank(capability, priority, backends, now)
         self._keep(ranking)
         return ranking
 
@@ -110,11 +127,17 @@ class RankingCache:
             return "invalidated", ranking
         return ("expired" if now - ranking.made_at >= self.ttl_s else "hit"), ranking
 
-    def make(self, capability: str, priority: int, now: float) -> Ranking:
-        """Score the backends now."""
+    def preview(self, capability: str, priority: int, now: float) -> Ranking:
+        """Score the backends now, for people: nothing is kept, counted or drawn."""
+        return self._rank(capability, priority, self._eligible(capability), now)
+
+    def _eligible(self, capability: str) -> list[Backend]:
         registry = self._registry
-        able = registry.able(capability) if self._require_capability else registry.everyone()
-        scored = self._policy.score(capability, priority, list(able))
+        return list(registry.able(capability) if self._require_capability else registry.everyone())
+
+    def _rank(self, capability: str, priority: int, backends: list[Backend], now: float) -> Ranking:
+        registry = self._registry
+        scored = self._policy.score(capability, priority, backends)
         candidates = [candidate for candidate in scored if candidate.score > self._policy.threshold]
         total = sum(candidate.score for candidate in candidates)
         for candidate in candidates:

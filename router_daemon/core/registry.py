@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, Struct
 
-from router_daemon.core.counts import BackendCounts, Counts
+from router_daemon.core.counts import OTHER, BackendCounts, Counts
 from router_daemon.core.events import Registration, Revision
 from router_daemon.core.settings import ProfileSettings
 from router_daemon.core.types import Peer
@@ -168,7 +168,7 @@ class Registry:
 
     def remove(self, backend: Backend, now: float) -> None:
         """Take a backend out and remember its profile; its deliveries are the caller's affair."""
-        self._unindex(backend)
+        self._unindex(backend, now)
         del self.by_name[backend.name]
         self.by_peer.pop(backend.peer, None)
         backend.limit = 0
@@ -184,7 +184,7 @@ class Registry:
 
     def replace(self, backend: Backend, info: Registration, now: float) -> None:
         """Put a new registration of the same name in the place of the old one; this ends a drain."""
-        self._unindex(backend)
+        self._unindex(backend, now)
         backend.info = info
         backend.group_label = self._counts.group(info.group or "")
         backend.draining = False
@@ -203,7 +203,7 @@ class Registry:
     def drain(self, backend: Backend, now: float) -> None:
         """Send nothing new to it."""
         backend.draining = True
-        self._unindex(backend)
+        self._unindex(backend, now)
         backend.refresh(now)
 
     def forget(self, now: float) -> None:
@@ -211,8 +211,8 @@ class Registry:
         for name, (_, left_at) in list(self._remembered.items()):
             if now - left_at >= REMEMBER_S:
                 self._forget_profile(name)
-        for capability, offered_at in self._seen.items():
-            gone = capability not in self._able and now - offered_at >= REMEMBER_S
+        for capability, last_offered_at in self._seen.items():
+            gone = capability not in self._able and now - last_offered_at >= REMEMBER_S
             if gone and capability in self._counts.capabilities:
                 self._counts.capabilities.pop(capability, None)
                 self.epoch += 1  # cached rankings hold the series that has just gone
@@ -232,7 +232,7 @@ class Registry:
 
     def _forget_profile(self, name: str) -> None:
         profile, _ = self._remembered.pop(name)
-        if profile.counts.label == name:
+        if profile.counts.label == name != OTHER:
             self._counts.backends.pop(name, None)
 
     def _index(self, backend: Backend, now: float) -> None:
@@ -242,9 +242,11 @@ class Registry:
             if capability in self._seen or len(self._seen) < CAPABILITIES_SEEN:
                 self._seen[capability] = now
 
-    def _unindex(self, backend: Backend) -> None:
+    def _unindex(self, backend: Backend, now: float) -> None:
         self.epoch += 1
         for capability in backend.info.capabilities:
+            if capability in self._seen:
+                self._seen[capability] = now
             able = self._able.get(capability)
             if able is not None and able.get(backend.name) is backend:
                 del able[backend.name]

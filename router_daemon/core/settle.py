@@ -79,11 +79,14 @@ class Settler:
 
     def part(self, delivery: Delivery, body: Body, now: float) -> None:
         """Pass on a piece of a stream."""
+        first = delivery.first_part_at is None
+        if first:
+            delivery.first_part_at = now
         if not _may_answer(delivery):
             self._counts.stray_answers["late_part"] += 1
             return
         message, request = delivery.message, delivery.message.request
-        if delivery.first_part_at is None:
+        if first:
             self._begin_stream(delivery, now)
         seq = delivery.parts
         delivery.parts += 1
@@ -147,14 +150,14 @@ class Settler:
         if not delivery.hard and not self._dispatcher.has_alternative(message, now):
             delivery.limit_at = inf
             return
-        _blame(delivery, "timeout", now - delivery.sent_at)
+        _time_out(delivery, now)
         self._dispatcher.cancel(delivery, now)
         self._head_failed(delivery, "timed out", now)
 
     def _expire(self, message: Message, now: float) -> None:
         for delivery in message.deliveries:
             if delivery.out:
-                _blame(delivery, "timeout", now - delivery.sent_at)
+                _time_out(delivery, now)
         if message.request.reply != "all" or not message.out:
             self._dispatcher.overdue(message, now)
             return
@@ -169,7 +172,6 @@ class Settler:
 
     def _begin_stream(self, delivery: Delivery, now: float) -> None:
         message, dispatcher = delivery.message, self._dispatcher
-        delivery.first_part_at = now
         delivery.limit_at = inf
         if message.request.reply == "all":
             return
@@ -209,7 +211,11 @@ class Settler:
         """Go on after a head has failed; one that had not begun counts for nothing."""
         message = delivery.message
         was_out, delivery.out = delivery.out, False
-        if message.ended or not was_out:
+        if message.ended:
+            return
+        if not was_out:
+            if message.rejected and not message.out:
+                self._dispatcher.try_next(message, now)
             return
         message.out -= 1
         message.reason = f"{delivery.backend.name}: {reason}"
@@ -252,6 +258,11 @@ def _blame(delivery: Delivery, cause: str, full_length_s: float | None = None) -
     if not delivery.counted:
         delivery.counted = True
         delivery.backend.profile.observe_failure(cause, full_length_s)
+
+
+def _time_out(delivery: Delivery, now: float) -> None:
+    """Blame a head for its silence; how long it took is known where its stream has begun."""
+    _blame(delivery, "timeout", now - delivery.sent_at if delivery.first_part_at is None else None)
 
 
 def _count(delivery: Delivery, outcome: str) -> None:

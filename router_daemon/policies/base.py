@@ -13,13 +13,13 @@ from router_daemon.policies.baselines import CapabilityOnly, RoundRobin
 from router_daemon.policies.paper import Paper
 
 
-def _paper(settings: Settings, rng: Random) -> Policy:
-    return Paper("paper", settings.weights, settings.threshold, rng)
+def _paper(settings: Settings, _rng: Random) -> Policy:
+    return Paper("paper", settings.weights, settings.threshold)
 
 
-def _paper_no_reliability(settings: Settings, rng: Random) -> Policy:
+def _paper_no_reliability(settings: Settings, _rng: Random) -> Policy:
     weights = replace(settings.weights, reliability=0.0)
-    return Paper("paper_no_reliability", weights, settings.threshold, rng)
+    return Paper("paper_no_reliability", weights, settings.threshold)
 
 
 _MAKERS: Final[dict[str, Callable[[Settings, Random], Policy]]] = {

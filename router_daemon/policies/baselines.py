@@ -19,6 +19,7 @@ class RoundRobin:
 
     name = "round_robin"
     threshold = 0.0
+    random_ties = False
 
     def __init__(self) -> None:
         self._turns: dict[str, int] = {}
@@ -30,12 +31,20 @@ class RoundRobin:
 
     def order(self, ranking: Ranking) -> Iterable[Candidate]:
         """Try them from the next one on."""
-        candidates = ranking.candidates
         if len(self._turns) >= MAX_ENTRIES:
             self._turns.clear()
-        turn = self._turns[ranking.capability] = self._turns.get(ranking.capability, -1) + 1
-        start = turn % max(1, len(candidates))
-        return chain(islice(candidates, start, None), islice(candidates, start))
+        turn = self._turns.get(ranking.capability, 0)
+        self._turns[ranking.capability] = turn + 1
+        return _from(turn, ranking.candidates)
+
+    def peek(self, ranking: Ranking) -> Iterable[Candidate]:
+        """Return them from the one whose turn it is."""
+        return _from(self._turns.get(ranking.capability, 0), ranking.candidates)
+
+
+def _from(turn: int, candidates: list[Candidate]) -> Iterable[Candidate]:
+    start = turn % max(1, len(candidates))
+    return chain(islice(candidates, start, None), islice(candidates, start))
 
 
 class CapabilityOnly:
@@ -43,6 +52,7 @@ class CapabilityOnly:
 
     name = "capability_only"
     threshold = 0.0
+    random_ties = False
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
@@ -56,6 +66,10 @@ class CapabilityOnly:
         ]
         scored.sort(key=lambda candidate: candidate.score, reverse=True)
         return scored
+
+    def peek(self, ranking: Ranking) -> Iterable[Candidate]:
+        """Return all that are capable: which of them is left to chance."""
+        return ranking.candidates
 
     def order(self, ranking: Ranking) -> Iterable[Candidate]:
         """Yield a random permutation, drawn only as far as it is asked for (Fisher and Yates)."""

@@ -4,14 +4,14 @@ score(m, s) = w_c [capability in s] + w_p / (1 + latency_ms) + w_r success_ratio
 with (w_c, w_p, w_r, w_m) = (0.4, 0.3, 0.2, 0.1); rank, take the best `heads` over the threshold 0.3
 (B. J. Gilbert, "Cross-attention routing between heterogeneous systems"). The paper leaves the form of the priority term
 open; priority / 4 is ours. Latency and success are the profile's moving averages; before the first measurement its
-cold-start values. Ties are broken at random, or equal backends would never share.
+cold-start values. Ties are broken at random when a
+ranking is made, or equal backends would never share.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from random import Random
 
 from router_daemon.core.ranking import Candidate, Ranking
 from router_daemon.core.registry import Backend
@@ -23,18 +23,22 @@ PRIORITIES = 4
 class Paper:
     """The published rule: one ranking for all messages of a capability and priority."""
 
-    def __init__(self, name: str, weights: Weights, threshold: float, rng: Random) -> None:
+    random_ties = True
+
+    def __init__(self, name: str, weights: Weights, threshold: float) -> None:
         self.name = name
         self.threshold = threshold
         self._weights = weights
-        self._rng = rng
 
     def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         """Return every backend with its score, best first."""
         scored = [self._candidate(capability, priority, backend) for backend in backends]
-        self._rng.shuffle(scored)
         scored.sort(key=lambda candidate: candidate.score, reverse=True)
         return scored
+
+    def peek(self, ranking: Ranking) -> Iterable[Candidate]:
+        """Return them as ranked."""
+        return ranking.candidates
 
     def order(self, ranking: Ranking) -> Iterable[Candidate]:
         """Try them as ranked."""
