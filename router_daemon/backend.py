@@ -31,12 +31,12 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
-from router_daemon.backend_link import BackendLink
-from router_daemon.deliveries import Answer, Busy, Delivery, Function, Handler, Reject
 from router_daemon.errors import ConnectionLost
-from router_daemon.link import header_of
-from router_daemon.registration import LinkEvent
-from router_daemon.runner import Runner
+from router_daemon.sdk.backend_link import BackendLink
+from router_daemon.sdk.deliveries import Answer, Busy, Delivery, Function, Handler, Reject
+from router_daemon.sdk.link import header_of
+from router_daemon.sdk.registration import LinkEvent
+from router_daemon.sdk.runner import Runner
 
 __all__ = ["Answer", "Backend", "Busy", "Delivery", "Reject"]
 

@@ -28,11 +28,11 @@ from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
 
-from router_daemon.answers import Id, Kind, Pong, Reply, SendKeys, check_id, check_ttl_ms, error_of, send_header
-from router_daemon.calls import Call, Deadlines, Plain
 from router_daemon.errors import ConnectionLost, RouterError, router_error
-from router_daemon.link import Body, ClientLink, Incoming, body_frames, pack
-from router_daemon.sync_client import SyncClient
+from router_daemon.sdk.answers import Id, Kind, Pong, Reply, SendKeys, check_id, check_ttl_ms, error_of, send_header
+from router_daemon.sdk.calls import Call, Deadlines, Plain
+from router_daemon.sdk.link import Body, ClientLink, Incoming, body_frames, pack
+from router_daemon.sdk.sync_client import SyncClient
 
 __all__ = ["Client", "Pong", "Reply", "SendKeys", "Stream", "SyncClient"]
 

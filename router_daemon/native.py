@@ -5,17 +5,25 @@ a call per frame and a wake-up between threads (docs/benchmarks.md has both). It
 of a connection the moment it comes, how much a peer leaves unread, and messages that never end.
 
 Rules:
-- Connections put whole messages into one inbox and wake the loop; `receive` takes batches from it, in order of arrival.
-- A connection with more than `INBOX_MESSAGES` waiting is not read until they are handled, so a flood stays in the
-  sender's own buffers and memory is bounded by connections, not by senders.
+- A connection keeps its whole messages, in order, and wakes the loop; `receive` goes round the connections that have
+  some, at most `TURN_MESSAGES` of each, so nobody waits behind one that sends thousands. That a peer is gone comes
+  after its last message.
+- A connection with more than `INBOX_MESSAGES` or `INBOX_BYTES` waiting is not read until they are handled, so a flood
+  stays in the sender's own buffers and memory is bounded by connections, not by senders.
 - Sending never waits: pieces are collected per connection and written once per `send`. What the peer leaves unread is
-  bounded; beyond it the action is undelivered.
-- We PING a silent peer and close the connection after `TIMEOUT_S` without a byte.
+  bounded; beyond it the action is undelivered, and already at the first sign of it a PING is not answered.
+- We PING a silent peer and close the connection after `TIMEOUT_S` without a byte. The PING names no time to live: with
+  one, libzmq cuts a peer that sends but gets no answer. A peer of ZMTP 3.0 need not know PING and may be silent; the
+  kernel's keep-alive finds out when it is dead.
+- We accept by ourselves, as at some errors of accept(2) uvloop stops listening for good, and asyncio logs a thousand
+  tracebacks when it runs out of descriptors.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -31,12 +39,16 @@ from router_daemon.core.types import Peer, Side
 from router_daemon.errors import ProtocolError, StartError
 from router_daemon.transport import PARKED_RESERVE_BYTES, SocketLimits, free_path
 from router_daemon.wire import COMMANDS, Decoder, encode_header
-from router_daemon.zmtp import GREETING, Reader, frame_head, ping
+from router_daemon.zmtp import GREETING, PING, Reader, frame_head
 
 INBOX_MESSAGES: Final = 512
+INBOX_BYTES: Final = 1_048_576
+TURN_MESSAGES: Final = 64
 PING_EVERY_S: Final = 2.0
 TIMEOUT_S: Final = 10.0
 BACKLOG: Final = 1024
+ACCEPT_AT_ONCE: Final = 64
+ACCEPT_AGAIN_S: Final = 1.0
 JOIN_BYTES: Final = 16_384
 CLOSE_LOOK_S: Final = 0.005
 OVERHEAD_BYTES: Final = 32
@@ -54,48 +66,68 @@ class _Connection(asyncio.Protocol):
         self.peer: Peer = side.new_name()
         self.reader = Reader(self.peer, side.limits.message)
         self.transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else is called
+        self.inbox: list[list[Any]] = []
+        self.inbox_bytes = 0
         self.out: list[Any] = []
         self.out_bytes = 0
-        self.waiting = 0
         self.since = self.heard_at = side.loop.time()
         self.met = False
         self.reading = True
         self.backed_up = False
         self.finished = False
+        self.lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment] # a server's are transports both ways
         self.side.connections[self.peer] = self
         self.transport.write(GREETING)
+        if self.side.closing:
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self.finished:
             return
-        side, reader = self.side, self.reader
+        side, reader, inbox = self.side, self.reader, self.inbox
         self.heard_at = side.loop.time()
+        queued = bool(inbox)
         try:
-            messages = reader.feed(data)
+            reader.feed(data, inbox)
         except ProtocolError as error:
             _log.debug("connection closed", reason=error.detail)
             self.transport.abort()
-            return
         if reader.replies:
-            self.transport.write(b"".join(reader.replies))
+            if not self.backed_up:
+                self.transport.write(b"".join(reader.replies))
             reader.replies.clear()
-        if messages:
-            self.met = True
-            self.waiting += len(messages)
-            if self.waiting > INBOX_MESSAGES and self.reading:
+        self.inbox_bytes += len(data)
+        if inbox:
+            if not queued:
+                self.met = True
+                side.ready.append(self)
+                side.wake()
+            if self.reading and (len(inbox) > INBOX_MESSAGES or self.inbox_bytes > INBOX_BYTES):
                 self.reading = False
                 self.transport.pause_reading()
-            side.inbox.append((self, messages))
-            side.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         del self.side.connections[self.peer]
-        if self.met:
-            self.side.inbox.append((self, []))
+        self.lost = True
+        if self.met and not self.inbox:
+            self.side.ready.append(self)
             self.side.wake()
+
+    def take(self, most: int) -> list[list[Any]]:
+        """Return at most so many of the messages that wait, and read on once none does."""
+        inbox = self.inbox
+        if len(inbox) > most:
+            taken = inbox[:most]
+            del inbox[:most]
+            return taken
+        self.inbox = []
+        self.inbox_bytes = 0
+        if not self.reading:
+            self.resume_reading()
+        return inbox
 
     def pause_writing(self) -> None:
         self.backed_up = True
@@ -106,6 +138,7 @@ class _Connection(asyncio.Protocol):
     def resume_reading(self) -> None:
         """Read on, now that what it sent has been handled."""
         self.reading = True
+        self.heard_at = self.side.loop.time()
         self.transport.resume_reading()
 
     def unread(self) -> int:
@@ -124,17 +157,21 @@ class _Connection(asyncio.Protocol):
     def finish(self) -> None:
         """Send what was written and then the end; go on reading, as closing on unread input would reset the stream."""
         self.finished = True
+        if self.transport.is_closing():
+            return
         if not self.reading:
             self.resume_reading()
-        self.transport.write_eof()
+        with contextlib.suppress(OSError):  # the peer has just gone
+            self.transport.write_eof()
 
     def look(self, now: float) -> None:
         """Close what has not shaken hands or said nothing for too long; ask a silent one for a sign of life."""
-        silent_s = now - self.heard_at
-        if silent_s > TIMEOUT_S or (not self.reader.ready and now - self.since > TIMEOUT_S):
+        silent_s = now - self.heard_at if self.reading else 0.0
+        must_speak = self.reader.answers_ping or self.transport.is_closing()
+        if (must_speak and silent_s > TIMEOUT_S) or (not self.reader.ready and now - self.since > TIMEOUT_S):
             self.transport.abort()
-        elif silent_s > PING_EVERY_S and self.reader.answers_ping:
-            self.transport.write(ping(TIMEOUT_S))
+        elif self.reader.answers_ping and silent_s > PING_EVERY_S:
+            self.transport.write(PING)
 
 
 class _Side:
@@ -145,11 +182,13 @@ class _Side:
         self.limits = limits
         self.decoder = Decoder(side, limits.message)
         self.connections: dict[Peer, _Connection] = {}
-        self.inbox: deque[tuple[_Connection, list[list[Any]]]] = deque()
+        self.ready: deque[_Connection] = deque()
         self.wake: Callable[[], None] = _nobody
         self.loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment] # set by `listen`
-        self._servers: list[asyncio.AbstractServer] = []
+        self.closing = False
+        self._listeners: list[socket.socket] = []
         self._paths: list[Path] = []
+        self._adopting: set[asyncio.Task[Any]] = set()
         self._numbers = count(1)
 
     def new_name(self) -> Peer:
@@ -159,40 +198,66 @@ class _Side:
         self.loop, self.wake = asyncio.get_running_loop(), wake
         kind, _, place = address.partition("://")
         try:
-            if kind == "ipc":
-                free_path(address)
-                self._paths.append(Path(place))
-                server: Any = await self.loop.create_unix_server(partial(_Connection, self), place, backlog=BACKLOG)
-            else:
-                host, _, port = place.rpartition(":")
-                name = None if host == "*" else host.strip("[]")
-                server = await self.loop.create_server(partial(_Connection, self), name, int(port), backlog=BACKLOG)
-        except OSError as error:
-            raise StartError(f"cannot listen on {address}: {error.strerror or error}") from None
-        self._servers.append(server)
+            listener = self._open_path(address) if kind == "ipc" else await _open_port(place)
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be looked up
+            reason = getattr(error, "strerror", None) or str(error)
+            raise StartError(f"cannot listen on {address}: {reason.partition(' (while')[0]}") from None
+        listener.setblocking(False)
+        self._listeners.append(listener)
+        self._accept_from(listener)
         if kind == "ipc":
             return address
-        return f"tcp://{host}:{server.sockets[0].getsockname()[1]}"
+        return f"tcp://{place.rpartition(':')[0]}:{listener.getsockname()[1]}"
+
+    def _open_path(self, address: str) -> socket.socket:
+        free_path(address)
+        path = address.removeprefix("ipc://")
+        abstract = path.startswith("@")  # libzmq's sign for a name outside the file system
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind("\0" + path[1:] if abstract else path)
+        except OSError:
+            listener.close()
+            raise
+        if not abstract:
+            self._paths.append(Path(path))
+        listener.listen(BACKLOG)
+        return listener
+
+    def _accept_from(self, listener: socket.socket) -> None:
+        if not self.closing:
+            self.loop.add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            for _ in range(ACCEPT_AT_ONCE):
+                adopt = self.loop.connect_accepted_socket(partial(_Connection, self), listener.accept()[0])
+                task = self.loop.create_task(adopt)
+                self._adopting.add(task)
+                task.add_done_callback(self._adopting.discard)
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            _log.warning("cannot accept a connection", reason=error.strerror, again_s=ACCEPT_AGAIN_S)
+            self.loop.remove_reader(listener)
+            self.loop.call_later(ACCEPT_AGAIN_S, self._accept_from, listener)
 
     def receive(self, limit: int, into: list[Event]) -> None:
-        """Append the events of the next messages of the inbox: whole reads, until there are enough."""
-        inbox, decode = self.inbox, self.decoder.decode
+        """Append the events of at most so many messages, going round the connections that have some."""
+        ready, decode = self.ready, self.decoder.decode
         enough = len(into) + limit
-        while inbox and len(into) < enough:
-            connection, messages = inbox.popleft()
-            if not messages:
+        while ready and (room := enough - len(into)) > 0:
+            connection = ready.popleft()
+            into += map(decode, connection.take(min(TURN_MESSAGES, room)))
+            if connection.inbox:
+                ready.append(connection)
+            elif connection.lost:
                 into.append(Gone(self.side, connection.peer))
-                continue
-            connection.waiting -= len(messages)
-            if not connection.reading and connection.waiting <= INBOX_MESSAGES // 2:
-                connection.resume_reading()
-            into += map(decode, messages)
 
     def send(self, action: Action, dirty: list[_Connection], problems: list[Event]) -> None:
         connection = self.connections.get(action.peer)
         if connection is None or connection.transport.is_closing():
-            problems.append(Undelivered(action, full=False))
-            problems.append(Gone(self.side, action.peer))
+            problems.append(Undelivered(action, full=False))  # that it is gone will come after its last message
             return
         if connection.unread() > self._allowance(action):
             problems.append(Undelivered(action, full=True))
@@ -213,19 +278,17 @@ class _Side:
                 connection.since = connection.heard_at = now
             connection.look(now)
 
-    async def close(self, until: float) -> None:
-        """Stop listening, and end every connection once the peer has read what was written, or when the time is up."""
-        for server in self._servers:
-            server.close()
+    def finish(self) -> None:
+        """Stop listening, and end every connection once the peer has read what was written."""
+        self.closing = True
+        for listener in self._listeners:
+            self.loop.remove_reader(listener)
+            listener.close()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
         for connection in list(self.connections.values()):
             connection.finish()
         self.wake = _nobody
-        while self.connections and self.loop.time() < until:
-            await asyncio.sleep(CLOSE_LOOK_S)
-        for connection in list(self.connections.values()):
-            connection.transport.abort()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
 
 
 class NativeTransport:
@@ -255,9 +318,9 @@ class NativeTransport:
         """Return what has come; see `Transport`. Backends first, since their answers make room."""
         received: list[Event] = []
         clients, backends = self._sides
-        if backends.inbox:
+        if backends.ready:
             backends.receive(limit, received)
-        if clients.inbox:
+        if clients.ready:
             clients.receive(limit, received)
         return received
 
@@ -280,10 +343,14 @@ class NativeTransport:
         """Stop listening and close, leaving `linger_s` for what was written to leave."""
         if self._sweep is not None:
             self._sweep.cancel()
-        until = asyncio.get_running_loop().time() + linger_s
+        loop = asyncio.get_running_loop()
+        until = loop.time() + linger_s
         for side in self._sides:
-            if side.loop is not None:
-                await side.close(until)
+            side.finish()
+        while any(side.connections for side in self._sides) and loop.time() < until:  # noqa: ASYNC110 - it has an end
+            await asyncio.sleep(CLOSE_LOOK_S)
+        for connection in [each for side in self._sides for each in side.connections.values()]:
+            connection.transport.abort()
 
     def _schedule_sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweep_due = loop.time() + PING_EVERY_S
@@ -309,6 +376,23 @@ def _frame(action: Action, out: list[Any]) -> int:
         out += (frame_head(size, more=index < last), piece)
         total += size
     return total
+
+
+async def _open_port(place: str) -> socket.socket:
+    """Listen on `HOST:PORT` as libzmq does: `*` and names are IPv4, brackets are IPv6 and `[::]` is both."""
+    host, _, port = place.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    found = await asyncio.get_running_loop().getaddrinfo(
+        None if host == "*" else host.strip("[]"),
+        0 if port == "*" else int(port),
+        family=family,
+        type=socket.SOCK_STREAM,
+        flags=socket.AI_PASSIVE,
+    )
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+    listener = socket.create_server(found[0][4], family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what is accepted inherits it
+    return listener
 
 
 def _nobody() -> None:

@@ -59,14 +59,13 @@ def command(name: bytes, data: bytes) -> bytes:
     return bytes((_COMMAND | _LONG,)) + len(body).to_bytes(8, "big") + body
 
 
+PING: Final = command(b"PING", bytes(2))
+"""Asks for a sign of life, and with a time to live of 0 for nothing else."""
+
+
 def ready() -> bytes:
     """Return the READY of a ROUTER without a routing id."""
     return command(b"READY", _properties({b"Socket-Type": b"ROUTER", b"Identity": b""}))
-
-
-def ping(ttl_s: float) -> bytes:
-    """Return a PING that asks the peer to give us up after so many seconds of silence."""
-    return command(b"PING", min(round(ttl_s * 10), 0xFFFF).to_bytes(2, "big"))
 
 
 def _properties(values: dict[bytes, bytes]) -> bytes:
@@ -105,6 +104,7 @@ class Reader:
         "_kept",
         "_limits",
         "_most_frames",
+        "_needed",
         "_peer",
         "_ready",
         "_skip",
@@ -118,6 +118,7 @@ class Reader:
         self._limits = limits
         self._most_frames = limits.body_frames + 5
         self._buffer = bytearray()
+        self._needed = 0  # bytes that the buffer must hold before looking at it again is worth it; never unchecked
         self._greeted = False
         self._ready = False
         self._frames: list[Any] = [peer]
@@ -136,30 +137,19 @@ class Reader:
         """Take in bytes (at least one) and append the messages that they complete.
 
         Raises:
-            ProtocolError: this is no ZMTP peer of a ROUTER, or a frame is beyond all limits. Nothing may be fed after it.
+            ProtocolError: this is no ZMTP peer of a ROUTER, or a frame is beyond all limits. It is not fed again.
         """
         if self._buffer:
-            self._buffer += data
-            if len(self._buffer) < self._needed():
+            if len(self._buffer) + len(data) < self._needed:
+                self._buffer += data
                 return
-            data = bytes(self._buffer)
+            data = b"".join((self._buffer, data))
             self._buffer.clear()
         at = self._greet(data) if not self._greeted else 0
         if self._greeted:
             at = self._parse(data, at, into)
         if at < len(data):
             self._buffer += data[at:]
-
-    def _needed(self) -> int:
-        """Return how many bytes the buffer must hold before looking at it again is worth it."""
-        buffer = self._buffer
-        if not self._greeted:
-            return 10
-        if len(buffer) < 9:
-            return 2 if not buffer or not buffer[0] & _LONG else 9
-        if buffer[0] & _LONG:
-            return 9 + int.from_bytes(buffer[1:9], "big")
-        return 2 + buffer[1]
 
     def _greet(self, data: bytes) -> int:
         """Check the greeting as far as it has come; return how much of the data it was."""
@@ -193,13 +183,12 @@ class Reader:
                     at = self._skip_on(body_at, end, messages)
                     frames = self._frames
                     continue
-                if stop > end:
-                    return at
-                if flags & _COMMAND:
+                if flags & _COMMAND and stop <= end:
                     self._command(data[body_at:stop])
                     at = stop
                     continue
             if stop > end:
+                self._needed = stop - at
                 return at
             if len(frames) < most:
                 frames.append(data[body_at:stop])
@@ -208,6 +197,7 @@ class Reader:
                 messages.append(frames)
                 frames = self._frames = [self._peer]
                 self._kept = 0
+        self._needed = 2
         return at
 
     def _head(self, data: bytes, at: int, end: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import zmq
 
 from router_daemon.backend import Backend, Delivery

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router_daemon import addresses
+from router_daemon.config import addresses
 
 
 @pytest.mark.parametrize(

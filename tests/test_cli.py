@@ -15,10 +15,12 @@ from typing import Any, Final, Self
 import pytest
 from command_line import environ, invoke, process
 
-from router_daemon import __version__, addresses, cli_send
-from router_daemon.answers import Reply
+from router_daemon import __version__
+from router_daemon.cli import sending
+from router_daemon.config import addresses
 from router_daemon.config import Config
 from router_daemon.errors import ConnectionLost, StartError, router_error
+from router_daemon.sdk.answers import Reply
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 
@@ -186,7 +188,7 @@ class FakeClient:
 
 @pytest.fixture
 def daemon_says(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
-    monkeypatch.setattr(cli_send, "SyncClient", FakeClient)
+    monkeypatch.setattr(sending, "SyncClient", FakeClient)
     FakeClient.calls.clear()
     yield lambda answer: setattr(FakeClient, "answer", answer)
     FakeClient.answer = None

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from router_daemon.config import Config, load_config
-from router_daemon.config_sources import Flag, toml_value
+from router_daemon.config.sources import Flag, toml_value
 from router_daemon.errors import ConfigError
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent

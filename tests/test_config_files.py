@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_daemon.config import Config, load_config, schema_text
-from router_daemon.config_lines import key_lines
-from router_daemon.config_text import commented_default, effective_text
+from router_daemon.config.lines import key_lines
+from router_daemon.config.text import commented_default, effective_text
 from router_daemon.policies.base import NAMES
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
@@ -181,8 +181,8 @@ def test_it_imports_nothing_of_the_daemon() -> None:
     environ = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True)
     names = set(eval(result.stdout))
-    rooms = {name.removeprefix("router_daemon").removeprefix(".").split("_")[0] for name in names}
-    assert rooms == {"", "addresses", "config", "errors"}
+    rooms = {name.removeprefix("router_daemon").removeprefix(".").split(".")[0] for name in names}
+    assert rooms == {"", "config", "errors"}
 
 
 @pytest.mark.parametrize(

@@ -246,14 +246,6 @@ def test_a_stream_that_stops_is_a_failure_but_not_a_slow_beginning() -> None:
     assert broker.backend("a").profile.latency_s == pytest.approx(0.001)
 
 
-def test_a_part_of_a_head_that_timed_out_makes_it_the_answering_one() -> None:
-    broker = make_broker("a", "b", mode="single")
-    broker.send("c", ttl_ms=800)
-    broker.advance(0.401)
-    assert broker.part(deliver("a", 1), b"x") == [unwanted("b", 2), piece("a", 0, b"x")]
-    assert broker.ack(deliver("a", 1)) == [reply("a", heads=2, elapsed_ms=pytest.approx(401.0))]
-
-
 def test_cancel_ends_a_stream() -> None:
     broker = make_broker("a", mode="single")
     broker.send("c")

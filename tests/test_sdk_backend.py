@@ -10,9 +10,9 @@ from unittest.mock import Mock
 import pytest
 from sdk_fakes import FakeDaemon, Running, answers, serving
 
-from router_daemon import runner as runner_module
 from router_daemon.backend import Answer, Backend, Busy, Delivery, Reject
-from router_daemon.deliveries import REASON_CHARS, Handler
+from router_daemon.sdk import runner as runner_module
+from router_daemon.sdk.deliveries import REASON_CHARS, Handler
 
 
 def test_register_says_exactly_who_it_is() -> None:

@@ -190,7 +190,7 @@ def test_unanswered_heartbeats_lead_to_a_new_connection_with_the_same_session() 
 
 
 def test_a_register_without_an_answer_is_tried_on_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router_daemon.registration.REGISTER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("router_daemon.sdk.registration.REGISTER_TIMEOUT_S", 0.1)
     with FakeDaemon() as daemon, running(daemon):
         first = daemon.expect("REGISTER")
         again = daemon.expect("REGISTER")
@@ -199,7 +199,7 @@ def test_a_register_without_an_answer_is_tried_on_a_new_connection(monkeypatch: 
 
 
 def test_a_taken_name_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router_daemon.registration.RETRY_S", 0.05)
+    monkeypatch.setattr("router_daemon.sdk.registration.RETRY_S", 0.05)
     with FakeDaemon() as daemon, running(daemon) as started:
         error = {"id": None, "code": "name_taken", "detail": "", "retry": True, "last": False}
         for _ in range(3):
@@ -221,7 +221,7 @@ def test_a_registration_refused_for_good_ends_run_with_that_error() -> None:
 def test_a_daemon_that_leaves_with_bye_gets_no_results_and_its_work_is_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("router_daemon.registration.RETRY_S", 0.05)
+    monkeypatch.setattr("router_daemon.sdk.registration.RETRY_S", 0.05)
     with FakeDaemon() as daemon:
         backend = Backend("b1", daemon.address, slots=2, prefetch=1)
         held = Held(backend)

@@ -10,7 +10,7 @@ import pytest
 from sdk_fakes import FakeDaemon, Running, serving
 
 from router_daemon.backend import Backend, Delivery
-from router_daemon.outbox import ROOM_BYTES
+from router_daemon.sdk.outbox import ROOM_BYTES
 
 
 class Gate:
@@ -51,7 +51,7 @@ def test_a_stream_goes_no_faster_than_the_daemon_takes_it_and_loses_nothing() ->
         backend = Backend("b1", daemon.address)
         backend.handler("work")(handle)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("router_daemon.link.HIGH_WATER_MARK", 4)
+            patch.setattr("router_daemon.sdk.link.HIGH_WATER_MARK", 4)
             with Running(backend) as running:
                 peer = daemon.registered(heartbeat_ms=60_000).peer
                 daemon.deliver(peer, 1)

@@ -11,9 +11,9 @@ import zmq
 from sdk_fakes import FakeDaemon, task_of, until, with_client
 
 from router_daemon import errors
-from router_daemon import link as link_module
-from router_daemon.calls import STALE_DEADLINES, Call, Deadlines
 from router_daemon.client import Client, Pong, SyncClient
+from router_daemon.sdk import link as link_module
+from router_daemon.sdk.calls import STALE_DEADLINES, Call, Deadlines
 
 
 def test_a_lost_connection_ends_what_was_sent_and_later_sends_work_again() -> None:
@@ -58,6 +58,8 @@ def test_what_is_sent_before_there_is_a_daemon_waits_and_leaves_with_what_is_lef
         with pytest.raises(asyncio.CancelledError):
             await gone
         await client.cancel(2)
+        parked_until = asyncio.get_running_loop().time() + 0.01
+        await until(lambda: asyncio.get_running_loop().time() > parked_until)
         await asyncio.to_thread(daemon.bind)
         sends = [await daemon.soon("SEND") for _ in range(2)]
         assert [send.body for send in sends] == [[b"0"], [b"2"]]

@@ -6,13 +6,13 @@ import array
 import struct
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import numpy as np
 import pytest
 
-from router_daemon.answers import send_header
 from router_daemon.client import Client
-from router_daemon.link import body_frames, embedding_bytes, pack, unpack
+from router_daemon.sdk.answers import send_header
+from router_daemon.sdk.link import body_frames, embedding_bytes, pack, unpack
 
 
 def test_all_header_keys_go_out_by_name_and_newer_ones_too() -> None:

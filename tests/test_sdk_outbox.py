@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router_daemon.deliveries import Answer, ack
-from router_daemon.link import pack, unpack
-from router_daemon.outbox import KEPT_BYTES, ROOM_BYTES, Outbox
+from router_daemon.sdk.deliveries import Answer, ack
+from router_daemon.sdk.link import pack, unpack
+from router_daemon.sdk.outbox import KEPT_BYTES, ROOM_BYTES, Outbox
 
 
 def put_ack(outbox: Outbox, delivery_id: int, body: bytes = b"") -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from router_daemon import errors
-from router_daemon.link import Incoming, unpack
-from router_daemon.registration import Registration
+from router_daemon.sdk.link import Incoming, unpack
+from router_daemon.sdk.registration import Registration
 
 HEADER = {"name": "b1", "capabilities": ["work"], "session": b"s" * 16}
 

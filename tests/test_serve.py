@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from router_daemon import serve
-from router_daemon.cli_exit import CommandError
-from router_daemon.deliveries import Delivery
-from router_daemon.serve import CommandFailed, run_command
+from router_daemon.cli import serving as serve
+from router_daemon.cli.exits import CommandError
+from router_daemon.cli.serving import CommandFailed, run_command
+from router_daemon.sdk.deliveries import Delivery
 
 WAIT_S = 10.0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from fuzzing import look
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -19,6 +20,8 @@ from router_daemon.core.events import EmptyHeader, Event
 from router_daemon.core.types import Peer, Side
 from router_daemon.policies.base import NAMES
 from router_daemon.testing import BrokerFixture
+
+pytestmark = pytest.mark.timeout(400)  # finding the shortest way to a failure takes long
 
 PICK = st.integers(0, 10_000)
 CAPABILITIES = ("c", "d")

@@ -6,7 +6,7 @@ import math
 import struct
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import pytest
 import zmq
 from msgspec import UNSET

@@ -135,12 +135,17 @@ class Dispatcher:
 
     def _choose(self, message: Message, ranking: Ranking) -> list[Backend]:
         """Return untried candidates with room, as many as may get the message at once."""
-        tried = message.tried() if message.deliveries else ()
+        if not message.fan_out and not message.deliveries:  # the common case: one head, the first with room
+            for candidate in self._policy.order(ranking):
+                if len(candidate.backend.open) < candidate.backend.limit:
+                    return [candidate.backend]
+            return []
+        tried = message.tried()
         count = message.heads - len(tried) if message.fan_out else 1
         chosen: list[Backend] = []
         for candidate in self._policy.order(ranking):
             backend = candidate.backend
-            if len(backend.open) < backend.limit and (not tried or backend.info.name not in tried):
+            if len(backend.open) < backend.limit and backend.info.name not in tried:
                 chosen.append(backend)
                 if len(chosen) == count:
                     break
@@ -303,3 +308,4 @@ class Dispatcher:
         message.counts.outcomes[outcome] += 1
         message.counts.message_seconds.observe(now - message.accepted_at)
         self._counts.heads[min(len(message.deliveries), MOST_HEADS)] += 1
+        message.deliveries.clear()  # each holds its message: a cycle that only the collector would free

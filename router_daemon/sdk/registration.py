@@ -19,7 +19,7 @@ from collections import deque
 from typing import Any, Final, Literal, NamedTuple
 
 from router_daemon.errors import RETRY, RouterError, router_error
-from router_daemon.link import Incoming, pack
+from router_daemon.sdk.link import Incoming, pack
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from router_daemon import addresses
-from router_daemon.config_text import Rule
+from router_daemon.config import addresses
+from router_daemon.config.text import Rule
 
 DAY_MS = 86_400_000
 TIB = 1 << 40

@@ -24,8 +24,8 @@ import structlog
 import zmq
 
 from router_daemon.backend import Backend
-from router_daemon.cli_exit import USAGE, CommandError
-from router_daemon.deliveries import Delivery
+from router_daemon.cli.exits import USAGE, CommandError
+from router_daemon.sdk.deliveries import Delivery
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +62,7 @@ def serve(name: str, capabilities: Sequence[str], command: Sequence[str], addres
     async def work(delivery: Delivery) -> bytes:
         return await run_command(command, delivery)
 
-    logging.getLogger("router_daemon.runner").addFilter(_without_traceback)
+    logging.getLogger("router_daemon.sdk.runner").addFilter(_without_traceback)
     log.info("serving", name=name, capabilities=capabilities, daemon=address, command=shlex.join(command))
     try:
         backend.serve()

@@ -27,7 +27,7 @@ from typing import Any, Final
 import zmq
 
 from router_daemon.errors import RouterError, router_error
-from router_daemon.link import (
+from router_daemon.sdk.link import (
     BATCH_MESSAGES,
     LINGER_MS,
     PREFIX,
@@ -38,8 +38,8 @@ from router_daemon.link import (
     read_monitor,
     unpack,
 )
-from router_daemon.outbox import Outbox
-from router_daemon.registration import LinkEvent, Registration
+from router_daemon.sdk.outbox import Outbox
+from router_daemon.sdk.registration import LinkEvent, Registration
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from typing import BinaryIO, Final, cast
 
 import zmq
 
-from router_daemon.answers import Reply, SendKeys
-from router_daemon.cli_exit import NO_DAEMON, USAGE, CommandError, complain, exit_code_of
+from router_daemon.cli.exits import NO_DAEMON, USAGE, CommandError, complain, exit_code_of
 from router_daemon.errors import ConnectionLost, RouterError
-from router_daemon.sync_client import SyncClient
+from router_daemon.sdk.answers import Reply, SendKeys
+from router_daemon.sdk.sync_client import SyncClient
 
 PING_TIMEOUT_S: Final = 2.0
 CHUNK_BYTES: Final = 64 * 1024

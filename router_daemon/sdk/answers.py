@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypedDict
 
 from router_daemon.errors import RouterError, router_error
-from router_daemon.link import Incoming, header_of
+from router_daemon.sdk.link import Incoming, header_of
 
 Id = int | str | bytes
 Kind = Literal["first", "all", "none", "stream"]

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from router_daemon.cli_exit import NO_DAEMON, REFUSED, CommandError
+from router_daemon.cli.exits import NO_DAEMON, REFUSED, CommandError
 from router_daemon.logs import printable
 
 TIMEOUT_S: Final = 5.0

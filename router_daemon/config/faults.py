@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from router_daemon.config_lines import KeyPath
-from router_daemon.config_sources import Fault, Given, Origin, Sources
-from router_daemon.config_text import allowed, plain_type, toml_value_text
+from router_daemon.config.lines import KeyPath
+from router_daemon.config.sources import Fault, Given, Origin, Sources
+from router_daemon.config.text import allowed, plain_type, toml_value_text
 
 SHOWN_CHARACTERS: Final = 80
 """The most of a wrong value that a fault repeats."""

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 

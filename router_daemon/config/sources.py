@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from router_daemon.config_lines import KeyPath, key_lines
+from router_daemon.config.lines import KeyPath, key_lines
 
 ENV_PREFIX: Final = "ROUTER_DAEMON__"
 

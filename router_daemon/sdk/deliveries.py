@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
-from router_daemon.link import Body, body_frames, header_of, pack
+from router_daemon.sdk.link import Body, body_frames, header_of, pack
 
 REASON_CHARS: Final = 500
 """Most of an exception's text that a NACK carries."""

@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
 
-from router_daemon.deliveries import (
+from router_daemon.sdk.deliveries import (
     Answer,
     Busy,
     Delivery,
@@ -32,7 +32,7 @@ from router_daemon.deliveries import (
     nack,
     refusal,
 )
-from router_daemon.link import body_frames, pack
+from router_daemon.sdk.link import body_frames, pack
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from router_daemon.answers import Id, Kind, Reply, error_of
 from router_daemon.errors import RouterError, router_error
-from router_daemon.link import Incoming, pack
+from router_daemon.sdk.answers import Id, Kind, Reply, error_of
+from router_daemon.sdk.link import Incoming, pack
 
 PIECE_OVERHEAD_BYTES: Final = 64
 """What one buffered frame costs beside its bytes, so that endless empty pieces are bounded too."""

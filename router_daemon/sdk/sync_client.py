@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 from router_daemon.errors import ConnectionLost, RouterError
 
 if TYPE_CHECKING:
-    from router_daemon.answers import Id, Pong, Reply, SendKeys
-    from router_daemon.link import Body
+    from router_daemon.sdk.answers import Id, Pong, Reply, SendKeys
+    from router_daemon.sdk.link import Body
 
 T = TypeVar("T")
 

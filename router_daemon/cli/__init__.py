@@ -20,10 +20,10 @@ from typing import Annotated
 
 import typer
 
-from router_daemon import __version__, addresses
-from router_daemon.cli_exit import USAGE, CommandError, reported
-from router_daemon.config import load_config
-from router_daemon.config_sources import Flag
+from router_daemon import __version__
+from router_daemon.cli.exits import USAGE, CommandError, reported
+from router_daemon.config import addresses, load_config
+from router_daemon.config.sources import Flag
 
 app = typer.Typer(
     name="router-daemon",
@@ -119,7 +119,7 @@ def check(
     """
     loaded = load_config(config, os.environ, overrides or ())
     if show:
-        from router_daemon.config_text import effective_text
+        from router_daemon.config.text import effective_text
 
         print(effective_text(loaded), end="")
     else:
@@ -135,10 +135,10 @@ def backends(config: ConfigFile = None, admin: Admin = None, as_json: AsJson = F
 
     Exit code: 0, or 1 where no daemon answers.
     """
-    from router_daemon import cli_admin
+    from router_daemon.cli import asking
 
-    answer = cli_admin.fetch(_admin_address(admin, config), "/backends")
-    print(json.dumps(answer, indent=2) if as_json else cli_admin.backends_text(answer))
+    answer = asking.fetch(_admin_address(admin, config), "/backends")
+    print(json.dumps(answer, indent=2) if as_json else asking.backends_text(answer))
 
 
 @app.command()
@@ -161,11 +161,11 @@ def explain(
     if wanted is None or (name and capability):
         raise CommandError(USAGE, "explain takes one CAPABILITY")
 
-    from router_daemon import cli_admin
+    from router_daemon.cli import asking
 
-    answer = cli_admin.fetch(_admin_address(admin, config), "/explain", capability=wanted, priority=priority)
-    print(json.dumps(answer, indent=2) if as_json else cli_admin.explain_text(answer))
-    cli_admin.raise_error_of(answer)
+    answer = asking.fetch(_admin_address(admin, config), "/explain", capability=wanted, priority=priority)
+    print(json.dumps(answer, indent=2) if as_json else asking.explain_text(answer))
+    asking.raise_error_of(answer)
 
 
 @app.command()
@@ -199,12 +199,12 @@ def send(
         raise CommandError(USAGE, "--all and --stream cannot be had together")
     address = _socket("--frontend", frontend, config, "frontend")
 
-    from router_daemon import cli_send
-    from router_daemon.answers import SendKeys
+    from router_daemon.cli import sending
+    from router_daemon.sdk.answers import SendKeys
 
     keys = SendKeys(priority=priority, ttl_ms=ttl_ms, heads=heads, mode=mode and mode.value)
-    frames = cli_send.body_of(body)
-    code = cli_send.send(address, capability, frames, keys, every=every, stream=stream)
+    frames = sending.body_of(body)
+    code = sending.send(address, capability, frames, keys, every=every, stream=stream)
     raise typer.Exit(code)
 
 
@@ -231,7 +231,7 @@ def serve(
     """
     address = _socket("--backend", backend, config, "backend")
 
-    from router_daemon import serve as serving
+    from router_daemon.cli import serving
     from router_daemon.logs import configure_logging
 
     configure_logging()

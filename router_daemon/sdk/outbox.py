@@ -17,8 +17,8 @@ import threading
 from collections import deque
 from typing import Final, NamedTuple
 
-from router_daemon.deliveries import refusal
-from router_daemon.link import PREFIX
+from router_daemon.sdk.deliveries import refusal
+from router_daemon.sdk.link import PREFIX
 
 ROOM_BYTES: Final = 8 * 1024 * 1024
 """What may wait for the daemon before streams have to; ACKs and NACKs are let in beyond it."""

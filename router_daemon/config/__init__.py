@@ -18,9 +18,9 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from router_daemon import addresses
-from router_daemon.config_faults import Broken, Unrelated, field_faults, relation_faults, without_faulty
-from router_daemon.config_sections import (
+from router_daemon.config import addresses
+from router_daemon.config.faults import Broken, Unrelated, field_faults, relation_faults, without_faulty
+from router_daemon.config.sections import (
     AdminSection,
     BackendSection,
     FrontendSection,
@@ -32,8 +32,8 @@ from router_daemon.config_sections import (
     TransportSection,
     WeightsSection,
 )
-from router_daemon.config_sources import Flag, read_sources
-from router_daemon.config_text import commented_default
+from router_daemon.config.sources import Flag, read_sources
+from router_daemon.config.text import commented_default
 from router_daemon.errors import ConfigError
 
 
@@ -141,7 +141,3 @@ def main(arguments: Sequence[str]) -> int:
     (wanted,) = arguments or ["schema"]
     sys.stdout.write(texts[wanted]())
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
