@@ -124,7 +124,7 @@ class Loop:
         return actions
 
     def _fault(self, event: Event, now: float) -> list[Action]:
-        _log.exception("fault while handling an event", event=type(event).__name__)
+        _log.exception("fault while handling an event", kind=type(event).__name__)
         return self.broker.abandon(event, now)
 
     def _send(self, actions: list[Action], now: float) -> None:

@@ -205,9 +205,7 @@ class _Side:
         listener.setblocking(False)
         self._listeners.append(listener)
         self._accept_from(listener)
-        if kind == "ipc":
-            return address
-        return f"tcp://{place.rpartition(':')[0]}:{listener.getsockname()[1]}"
+        return address if kind == "ipc" else f"tcp://{place.rpartition(':')[0]}:{listener.getsockname()[1]}"
 
     def _open_path(self, address: str) -> socket.socket:
         free_path(address)
@@ -216,12 +214,11 @@ class _Side:
         listener = socket.socket(socket.AF_UNIX)
         try:
             listener.bind("\0" + path[1:] if abstract else path)
+            listener.listen(BACKLOG)
         except OSError:
             listener.close()
             raise
-        if not abstract:
-            self._paths.append(Path(path))
-        listener.listen(BACKLOG)
+        self._paths += [] if abstract else [Path(path)]
         return listener
 
     def _accept_from(self, listener: socket.socket) -> None:
@@ -281,7 +278,8 @@ class _Side:
     def finish(self) -> None:
         """Stop listening, and end every connection once the peer has read what was written."""
         self.closing = True
-        for listener in self._listeners:
+        while self._listeners:
+            listener = self._listeners.pop()
             self.loop.remove_reader(listener)
             listener.close()
         for path in self._paths:
@@ -391,7 +389,8 @@ async def _open_port(place: str) -> socket.socket:
     )
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     listener = socket.create_server(found[0][4], family=family, backlog=BACKLOG, dualstack_ipv6=both)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what is accepted inherits it
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what is accepted inherits both
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 

@@ -43,6 +43,7 @@ class Sending:
     """One DELIVER; `outcome` is empty until it was answered or lost."""
 
     action: Deliver
+    name: str
     backend: Backend | None
     expires: float
     outcome: str = ""
@@ -204,11 +205,11 @@ class Ledger:
         assert header.heads >= header.head
         backend = self.fixture.broker.registry.by_peer.get(action.peer)
         if backend is None:  # lost in the very step that sent to it
-            history.append(Sending(action, None, 0.0, "lost"))
+            history.append(Sending(action, "", None, 0.0, "lost"))
             return
         self._may_be_sent(sent, backend, history)
         expires = sent.deadline + 3 * self.fixture.settings.heartbeat_s
-        sending = self.sendings[header.id] = self.ever[header.id] = Sending(action, backend, expires)
+        sending = self.sendings[header.id] = self.ever[header.id] = Sending(action, backend.name, backend, expires)
         history.append(sending)
         info = self.infos[backend.name]
         open_there = sum(other.backend is backend for other in self.sendings.values())
@@ -218,8 +219,8 @@ class Ledger:
         if self.fixture.settings.require_capability:
             assert sent.request.capability in self.infos[backend.name].capabilities
         assert not backend.draining
-        begun = [earlier for earlier in history if earlier.outcome not in NOT_BEGUN]
-        assert backend not in [earlier.backend for earlier in begun], "the same head twice"
+        begun = _begun(history)
+        assert backend.name not in begun, "the same head twice"
         assert len(begun) < sent.heads, "more heads than permitted"
         if not sent.copies:
             assert all(earlier.outcome or earlier.cancelled for earlier in history), "two heads at once"
@@ -246,13 +247,13 @@ class Ledger:
         for sent in idle:
             assert sent.name is not None
             history = self.history[sent.name]
-            begun = [earlier.backend for earlier in history if earlier.outcome not in NOT_BEGUN]
+            begun = _begun(history)
             able = [
                 backend
                 for backend in broker.registry.by_name.values()
                 if sent.request.capability in backend.info.capabilities and not backend.draining
             ]
-            hopes = [backend for backend in able if backend not in begun]
+            hopes = [backend for backend in able if backend.name not in begun]
             assert hopes, f"{sent.name} waits for nobody"
             free = [backend.name for backend in hopes if len(backend.open) < backend.limit]
             assert not free, f"{sent.name} waits though {free} have room"
@@ -269,3 +270,8 @@ class Ledger:
             self._series[id(series)] = series
         ended = sum(sum(series.outcomes.values()) for series in self._series.values())
         assert self.accepted == ended + broker.open_messages, "sent = answered + in flight"
+
+
+def _begun(history: list[Sending]) -> list[str]:
+    """Return the backends that a message was sent to, but for those that did not begin with it."""
+    return [earlier.name for earlier in history if earlier.outcome not in NOT_BEGUN]

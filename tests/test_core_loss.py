@@ -51,6 +51,27 @@ def test_any_valid_command_is_a_heartbeat() -> None:
     assert "a" not in broker.broker.registry.by_name
 
 
+def test_a_pause_of_the_daemon_is_no_silence_of_its_backends() -> None:
+    broker = make_broker("a", mode="single")
+    broker.advance(2.5)
+    broker.heartbeat(b"a")
+    broker.clock.advance(60.0)
+    broker.broker.on_timer(broker.clock.now)
+    assert "a" in broker.broker.registry.by_name
+    broker.advance(3.1)
+    assert "a" not in broker.broker.registry.by_name
+
+
+def test_who_beats_right_after_a_pause_of_the_daemon_is_missed_as_soon_as_ever() -> None:
+    broker = make_broker("a", mode="single")
+    broker.clock.advance(60.0)
+    broker.heartbeat(b"a")
+    broker.broker.on_timer(broker.clock.now)
+    assert broker.backend("a").last_seen <= broker.clock.now
+    broker.advance(3.1)
+    assert "a" not in broker.broker.registry.by_name
+
+
 def test_a_loss_sends_everything_open_elsewhere() -> None:
     broker = make_broker("a", "b", mode="single")
     broker.send("c", client_id=1)

@@ -41,6 +41,11 @@ def fed(reader: Reader, data: bytes) -> list[list[Any]]:
     return messages
 
 
+def fed_by_bytes(reader: Reader, data: bytes) -> list[list[Any]]:
+    """Return the messages of these bytes, fed one by one."""
+    return [frames for byte in data for frames in fed(reader, bytes((byte,)))]
+
+
 def kept_bytes(reader: Reader) -> int:
     """Return how many bytes a reader holds on to."""
     return len(reader._buffer) + sum(len(part) for part in reader._frames if isinstance(part, bytes))
@@ -57,9 +62,10 @@ def refused(data: bytes, *, reader: Reader | None = None) -> ProtocolError:
 
 
 def test_the_greeting_is_that_of_the_specification() -> None:
-    assert zmtp.GREETING == bytes.fromhex("ff 0000000000000000 7f 03 01 4e554c4c") + bytes(16 + 1 + 31)
-    assert len(zmtp.GREETING) == 64
-    assert zmtp.GREETING == greeting()
+    ours = zmtp.GREETING
+    assert ours == bytes.fromhex("ff 0000000000000000 7f 03 01 4e554c4c") + bytes(16 + 1 + 31)
+    assert len(ours) == 64
+    assert ours == greeting()
 
 
 def test_ready_and_ping_are_those_of_the_specification() -> None:
@@ -82,6 +88,16 @@ def raw_server() -> Iterator[socket.socket]:
         yield server
 
 
+def exactly(link: socket.socket, size: int) -> bytes:
+    """Return the next bytes of a connection, so many."""
+    data = b""
+    while len(data) < size:
+        piece = link.recv(size - len(data))
+        assert piece, f"the end after {data!r}"
+        data += piece
+    return data
+
+
 def said_by(kind: int, frames: list[bytes], *, minor: int = 1) -> tuple[bytes, bytes]:
     """Return what a real libzmq socket sends before it has heard anything, and in all up to the end of one message."""
     end = message(*frames)
@@ -92,7 +108,7 @@ def said_by(kind: int, frames: list[bytes], *, minor: int = 1) -> tuple[bytes, b
         link, _ = server.accept()
         with link:
             link.settimeout(TIMEOUT_S)
-            first = link.recv(10, socket.MSG_WAITALL)
+            first = exactly(link, 10)
             link.sendall(greeting(minor) + zmtp.ready())
             data = first
             while not data.endswith(end):
@@ -131,7 +147,7 @@ def test_what_we_send_is_what_a_router_of_libzmq_sends() -> None:
         port = router.bind_to_random_port("tcp://127.0.0.1")
         with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as link:
             link.sendall(handshake())
-            assert link.recv(10 + len(ours), socket.MSG_WAITALL)[10:] == ours
+            assert exactly(link, 10 + len(ours))[10:] == ours
 
 
 # --- the handshake ---
@@ -185,10 +201,8 @@ def test_what_is_no_peer_of_a_router_is_refused_however_it_is_cut(data: bytes) -
     error = refused(data)
     assert error.code == "bad_frames"
     assert error.detail
-    reader = Reader(PEER, SMALL)
     with pytest.raises(ProtocolError):
-        for byte in data:
-            fed(reader, bytes((byte,)))
+        fed_by_bytes(Reader(PEER, SMALL), data)
 
 
 def test_newer_versions_are_taken_at_what_we_speak_and_3_0_is_not_pinged() -> None:
@@ -224,13 +238,7 @@ def test_a_context_longer_than_allowed_is_cut_and_a_ping_without_one_is_answered
 
 def test_other_commands_are_passed_over() -> None:
     reader = connected()
-    others = [
-        pong(b"x"),
-        command(b"SUBSCRIBE", b"a"),
-        command(b"READY"),
-        command(b"X", bytes(4_000)),
-        command(b"", b""),
-    ]
+    others = [pong(b"x"), command(b"SUBSCRIBE", b"a"), command(b"READY"), command(b"X", bytes(4_000)), command(b"")]
     assert fed(reader, frame(b"a", more=True) + b"".join(others) + frame(b"b")) == [[b"a", b"b"]]
     assert reader.replies == []
 
@@ -332,6 +340,5 @@ def test_a_peer_that_sends_byte_by_byte_costs_no_more_than_its_bytes(monkeypatch
 
     monkeypatch.setattr(Reader, "_parse", counted)
     body = [b"x" * size for size in (0, 1, 255, 256, 50_000)]
-    messages = [found for byte in message(*body) for found in fed(reader, bytes((byte,)))]
-    assert messages == [body]
+    assert fed_by_bytes(reader, message(*body)) == [body]
     assert looks <= 12 * len(body)  # a few for each head and one for each body, not one for each byte

@@ -143,6 +143,8 @@ class Broker:
                 self._due[type(item)](item, now)
             except Exception as fault:  # noqa: BLE001 - kept for the shell to log; `check` fails for it
                 self.faults.append(fault)
+                if isinstance(item, Message) and not item.ended:
+                    self._clients.give_up(item, now)
         return self._take()
 
     def next_deadline(self) -> float | None:
@@ -164,7 +166,6 @@ class Broker:
 
     def abandon(self, event: Event, now: float) -> list[Action]:
         """After an exception in `handle`: end the message of a SEND with `internal`, so that it is not left open."""
-        self._actions.clear()
         if isinstance(event, Send):
             self._clients.abandon(event, now)
         return self._take()
@@ -174,7 +175,7 @@ class Broker:
         due = self._timers.next_due()
         if due is not None and now - due > self.settings.heartbeat_s:
             for backend in self.registry.by_name.values():
-                backend.last_seen += now - due
+                backend.last_seen = min(now, backend.last_seen + now - due)
 
     @property
     def draining(self) -> bool:

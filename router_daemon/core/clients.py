@@ -162,8 +162,12 @@ class Clients:
         if message is None:
             self._error(event, "internal", "a fault of the daemon", event.header.id, last=True)
         else:
-            message.reason = "a fault of the daemon"
-            self._dispatcher.fail(message, "internal", now)
+            self.give_up(message, now)
+
+    def give_up(self, message: Message, now: float) -> None:
+        """End a message that a fault of ours has left without a next step."""
+        message.reason = "a fault of the daemon"
+        self._dispatcher.fail(message, "internal", now)
 
     def check(self) -> None:
         """Assert that the clients' tables and the dispatcher's agree."""

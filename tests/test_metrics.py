@@ -1,0 +1,268 @@
+"""Every metric of the daemon by name, label and value after a scripted run, in both exposition formats."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from core_kit import SESSION, InOrder, deliver
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from router_daemon import __version__
+from router_daemon.core.types import Side
+from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
+from router_daemon.testing import CLIENT, BrokerFixture
+
+EXPECTED = {
+    "router_messages": ("counter", {"capability", "outcome"}),
+    "router_message_seconds": ("histogram", {"capability", "le"}),
+    "router_messages_in_flight": ("gauge", set()),
+    "router_messages_waiting": ("gauge", set()),
+    "router_heads_per_message": ("histogram", {"le"}),
+    "router_lost_answers": ("counter", {"cause"}),
+    "router_deliveries": ("counter", {"backend", "outcome"}),
+    "router_delivery_failures": ("counter", {"backend", "cause"}),
+    "router_delivery_seconds": ("histogram", {"capability", "group", "le"}),
+    "router_backend_latency_ewma_seconds": ("gauge", {"backend"}),
+    "router_backend_success_ratio": ("gauge", {"backend"}),
+    "router_backend_in_flight": ("gauge", {"backend"}),
+    "router_backend_up": ("gauge", {"backend"}),
+    "router_decision_seconds": ("histogram", {"cache", "le"}),
+    "router_decision_cache_requests": ("counter", {"result"}),
+    "router_decision_cache_hit_ratio": ("gauge", set()),
+    "router_protocol_errors": ("counter", {"code"}),
+    "router_stray_answers": ("counter", {"kind"}),
+    "router_label_overflow": ("counter", set()),
+    "router_build_info": ("gauge", {"version", "python", "libzmq"}),
+    "process_cpu_seconds": ("counter", set()),
+    "process_resident_memory_bytes": ("gauge", set()),
+    "process_open_fds": ("gauge", set()),
+}
+
+
+def scripted() -> BrokerFixture:
+    """Return a broker after a run in which everything happened once or twice."""
+    broker = BrokerFixture(policy=InOrder(), mode="single", heartbeat_s=60.0)
+    broker.register("a", "c", slots=4, group="blue")
+    broker.register("b", "c", slots=4)
+    broker.send("c", client_id=1)
+    broker.clock.advance(0.003)
+    broker.ack(deliver("a", 1))
+    broker.send("c", client_id=2)
+    broker.clock.advance(0.02)
+    broker.nack(deliver("a", 2))
+    broker.ack(deliver("b", 3))
+    broker.ack(deliver("b", 3))
+    broker.send("c", client_id=3, mode="fanout")
+    broker.send("nobody offers", client_id=4)
+    broker.send("c", client_id=5, durable=True)
+    broker.heartbeat(b"stranger")
+    lost = broker.ping()
+    broker.undelivered(lost[0])
+    return broker
+
+
+def scrape(broker: BrokerFixture, *, openmetrics: bool = False) -> dict[str, Metric]:
+    text = render(Snapshot(broker.broker), openmetrics=openmetrics).decode()
+    families = (parse_openmetrics if openmetrics else parse_text)(text)
+    return {family.name: family for family in families}
+
+
+def value(families: dict[str, Metric], name: str, **labels: str) -> float:
+    """Return the one sample of that name with those labels."""
+    samples = [s for family in families.values() for s in family.samples if s.name == name and s.labels == labels]
+    assert len(samples) == 1, f"{name}{labels}: {samples}"
+    return samples[0].value
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["text", "openmetrics"])
+def families(request: pytest.FixtureRequest) -> dict[str, Metric]:
+    return scrape(scripted(), openmetrics=request.param)
+
+
+def test_every_metric_has_its_name_type_labels_and_help(families: dict[str, Metric]) -> None:
+    missing = set(EXPECTED) - set(families)
+    assert not missing
+    for name, (kind, labels) in EXPECTED.items():
+        family = families[name]
+        assert family.type == kind, name
+        assert family.documentation, name
+        found = {label for sample in family.samples for label in sample.labels}
+        assert found == labels, name
+    unknown = {name for name in families if name.startswith("router_")} - set(EXPECTED)
+    assert not unknown, "not in this list"
+
+
+VALUES: list[tuple[float, str, dict[str, str]]] = [
+    (2, "router_messages_total", {"capability": "c", "outcome": "answered"}),
+    (1, "router_messages_total", {"capability": "c", "outcome": "forbidden"}),
+    (1, "router_messages_total", {"capability": "unknown", "outcome": "no_capability"}),
+    (1, "router_messages_in_flight", {}),
+    (0, "router_messages_waiting", {}),
+    (1, "router_deliveries_total", {"backend": "a", "outcome": "acked"}),
+    (1, "router_deliveries_total", {"backend": "a", "outcome": "failed"}),
+    (1, "router_deliveries_total", {"backend": "b", "outcome": "acked"}),
+    (1, "router_delivery_failures_total", {"backend": "a", "cause": "failed"}),
+    (1, "router_delivery_seconds_count", {"capability": "c", "group": "blue"}),
+    (0.003, "router_delivery_seconds_sum", {"capability": "c", "group": "blue"}),
+    (0, "router_delivery_seconds_bucket", {"capability": "c", "group": "blue", "le": "0.0025"}),
+    (1, "router_delivery_seconds_bucket", {"capability": "c", "group": "blue", "le": "0.005"}),
+    (1, "router_delivery_seconds_bucket", {"capability": "c", "group": "blue", "le": "+Inf"}),
+    (1, "router_delivery_seconds_count", {"capability": "c", "group": ""}),
+    (2, "router_message_seconds_count", {"capability": "c"}),
+    (0.023, "router_message_seconds_sum", {"capability": "c"}),
+    (0.0012, "router_backend_latency_ewma_seconds", {"backend": "a"}),
+    (0.85975, "router_backend_success_ratio", {"backend": "a"}),
+    (0.905, "router_backend_success_ratio", {"backend": "b"}),
+    (1, "router_backend_in_flight", {"backend": "a"}),
+    (1, "router_backend_in_flight", {"backend": "b"}),
+    (1, "router_backend_up", {"backend": "a"}),
+    (2, "router_heads_per_message_count", {}),
+    (3, "router_heads_per_message_sum", {}),
+    (1, "router_heads_per_message_bucket", {"le": "1.0"}),
+    (2, "router_heads_per_message_bucket", {"le": "2.0"}),
+    (2, "router_decision_cache_requests_total", {"result": "miss"}),
+    (3, "router_decision_cache_requests_total", {"result": "hit"}),
+    (0, "router_decision_cache_requests_total", {"result": "expired"}),
+    (0, "router_decision_cache_requests_total", {"result": "invalidated"}),
+    (0.6, "router_decision_cache_hit_ratio", {}),
+    (2, "router_decision_seconds_count", {"cache": "miss"}),
+    (3, "router_decision_seconds_count", {"cache": "hit"}),
+    (3, "router_decision_seconds_bucket", {"cache": "hit", "le": "5e-07"}),
+    (1, "router_protocol_errors_total", {"code": "forbidden"}),
+    (1, "router_protocol_errors_total", {"code": "not_registered"}),
+    (1, "router_stray_answers_total", {"kind": "unknown"}),
+    (1, "router_lost_answers_total", {"cause": "gone"}),
+    (0, "router_label_overflow_total", {}),
+]
+
+
+@pytest.mark.parametrize(("expected", "name", "labels"), VALUES, ids=lambda item: str(item)[:60])
+def test_values_after_the_run(families: dict[str, Metric], expected: float, name: str, labels: dict[str, str]) -> None:
+    assert value(families, name, **labels) == pytest.approx(expected)
+
+
+def test_build_info_names_the_version(families: dict[str, Metric]) -> None:
+    [sample] = families["router_build_info"].samples
+    assert sample.labels["version"] == __version__
+    assert sample.value == 1
+
+
+def test_decision_buckets_begin_at_half_a_microsecond(families: dict[str, Metric]) -> None:
+    bounds = [float(s.labels["le"]) for s in families["router_decision_seconds"].samples if s.labels.get("cache") == "hit" and "le" in s.labels]
+    assert bounds[0] == pytest.approx(0.5e-6)
+    assert bounds == sorted(bounds)
+
+
+def test_both_formats_tell_the_same() -> None:
+    broker = scripted()
+
+    def samples(*, openmetrics: bool) -> set[tuple[str, str, float]]:
+        return {
+            (sample.name, str(sorted((k, v if k != "le" else str(float(v))) for k, v in sample.labels.items())), sample.value)
+            for name, family in scrape(broker, openmetrics=openmetrics).items()
+            if name.startswith("router_")
+            for sample in family.samples
+        }
+
+    assert samples(openmetrics=False) == samples(openmetrics=True)
+
+
+def test_histograms_of_a_broker_that_has_done_nothing_are_whole() -> None:
+    families = scrape(BrokerFixture(), openmetrics=True)
+    assert value(families, "router_decision_seconds_count", cache="hit") == 0
+    assert value(families, "router_decision_cache_hit_ratio") == 0
+    assert value(families, "router_messages_in_flight") == 0
+
+
+def test_a_snapshot_does_not_change_with_the_broker() -> None:
+    broker = scripted()
+    snapshot = Snapshot(broker.broker)
+    before = render(snapshot, openmetrics=True).decode()
+    broker.ack(deliver("a", 4))
+    broker.unregister(b"a")
+    after = render(snapshot, openmetrics=True).decode()
+
+    def ours(text: str) -> list[str]:
+        return [line for line in text.splitlines() if "router_" in line]
+
+    assert ours(before) == ours(after)
+
+
+STATES: dict[str, tuple[Callable[[BrokerFixture], Any], float]] = {
+    "registered": (lambda broker: None, 1),
+    "draining": (lambda broker: (broker.send("c"), broker.drain(b"a")), 1),
+    "away with its session": (lambda broker: broker.gone(b"a"), 0),
+    "back": (lambda broker: (broker.gone(b"a"), broker.register("a", "c", session=SESSION, peer=b"new")), 1),
+}
+
+
+@pytest.mark.parametrize(("what", "up"), STATES.values(), ids=STATES)
+def test_up_is_for_the_registered_whose_connection_stands(what: Callable[[BrokerFixture], Any], up: float) -> None:
+    broker = BrokerFixture()
+    broker.register("a", "c", session=SESSION)
+    what(broker)
+    assert value(scrape(broker), "router_backend_up", backend="a") == up
+
+
+def test_a_backend_that_left_is_down_for_ten_minutes_and_then_gone() -> None:
+    """An alert on `router_backend_up == 0` must see a backend that was lost."""
+    broker = scripted()
+    broker.gone(b"a")
+    families = scrape(broker)
+    assert value(families, "router_backend_up", backend="a") == 0
+    assert value(families, "router_backend_in_flight", backend="a") == 0
+    assert value(families, "router_deliveries_total", backend="a", outcome="lost") == 1
+    broker.advance(661.0)
+    assert not any(s.labels.get("backend") == "a" for family in scrape(broker).values() for s in family.samples)
+
+
+def test_backends_beyond_the_bound_share_one_series() -> None:
+    broker = BrokerFixture(policy=InOrder(), mode="single", label_values=1)
+    for number in range(3):
+        broker.register(f"b{number}", f"c{number}")
+        broker.send(f"c{number}", client_id=number)
+    families = scrape(broker, openmetrics=True)
+    assert value(families, "router_backend_up", backend="other") == 2
+    assert value(families, "router_backend_in_flight", backend="other") == 2
+    assert value(families, "router_backend_success_ratio", backend="other") == pytest.approx(0.9)
+    assert value(families, "router_label_overflow_total") > 0
+
+
+def test_names_with_quotes_and_newlines_are_escaped() -> None:
+    broker = BrokerFixture()
+    odd = 'a"b\\c\nd é'
+    broker.register(odd, odd, group=odd, peer=b"odd")
+    broker.send(odd)
+    [sent] = broker.backend(odd).open.values()
+    broker.ack(deliver(odd, sent.id, peer=b"odd"))
+    for openmetrics in (False, True):
+        families = scrape(broker, openmetrics=openmetrics)
+        assert value(families, "router_deliveries_total", backend=odd, outcome="acked") == 1
+        assert value(families, "router_delivery_seconds_count", capability=odd, group=odd) == 1
+
+
+def test_messages_of_a_client_that_left_are_counted_so() -> None:
+    broker = scripted()
+    broker.gone(CLIENT, Side.CLIENT)
+    assert value(scrape(broker), "router_messages_total", capability="c", outcome="client_gone") == 1
+
+
+def test_the_content_types_name_their_formats() -> None:
+    assert TEXT.startswith("text/plain; version=0.0.4")
+    assert OPENMETRICS.startswith("application/openmetrics-text; version=1.0.0")
+    assert render(Snapshot(scripted().broker), openmetrics=True).endswith(b"# EOF\n")
+
+
+def test_promtool_finds_nothing_to_complain_about() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool not installed")
+    text = render(Snapshot(scripted().broker), openmetrics=False)
+    found = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False, timeout=30)
+    assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")
