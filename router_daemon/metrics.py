@@ -87,6 +87,9 @@ def _backends(broker: Broker) -> list[tuple[str, float, float, int, int]]:
         profile = backend.profile
         row = (profile.latency_s, profile.success, len(backend.open), int(backend.connected))
         rows.setdefault(profile.counts.label, []).append(row)
+    for profile in broker.registry.left():
+        if profile.counts.label != OTHER:
+            rows.setdefault(profile.counts.label, [(profile.latency_s, profile.success, 0, 0)])
     return [
         (label, sum(r[0] for r in same) / len(same), sum(r[1] for r in same) / len(same), sum(r[2] for r in same),
          sum(r[3] for r in same) if label == OTHER else same[0][3])

@@ -44,6 +44,7 @@ LINGER_S: Final = 1.0
 
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+_ACCEPTED: Final = int(zmq.Event.ACCEPTED)
 _SCHED_BATCH: Final = 3
 _POLLIN: Final = int(zmq.POLLIN)
 _SRCFD: Final = 2  # ZMQ_SRCFD: the descriptor of the connection that a received frame came by
@@ -104,6 +105,7 @@ class _Socket:
         self._gone: list[Peer] = []
         self._news_at: float | None = None
         self._descriptors: dict[int, Peer] = {}
+        self._ended: set[int] = set()
         self._known: set[Peer] = set()
         self._most_frames = limits.message.body_frames + 5
         raw = self.raw
@@ -114,7 +116,7 @@ class _Socket:
         raw.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
         raw.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         raw.setsockopt(zmq.LINGER, round(LINGER_S * 1000))
-        self.monitor = raw.get_monitor_socket(zmq.Event.DISCONNECTED)
+        self.monitor = raw.get_monitor_socket(zmq.Event.DISCONNECTED | zmq.Event.ACCEPTED)
 
     def bind(self, address: str) -> str:
         if address.startswith("ipc://"):
@@ -169,17 +171,26 @@ class _Socket:
         self._read_monitor()
         self._known.add(peer)
         with contextlib.suppress(zmq.ZMQError):
-            self._descriptors[frame.get(_SRCFD)] = peer
+            descriptor = frame.get(_SRCFD)
+            if descriptor in self._ended:  # its connection has ended before its first message was read
+                self._ended.discard(descriptor)
+                self._gone.append(peer)
+                self.news()
+            else:
+                self._descriptors[descriptor] = peer
 
     def _read_monitor(self) -> None:
         """Note which peers' connections have ended."""
         with contextlib.suppress(zmq.Again):
             while True:
                 frames = self.monitor.recv_multipart(zmq.NOBLOCK)
-                _, descriptor = _MONITOR_EVENT.unpack(frames[0])
-                peer = self._descriptors.pop(descriptor, None)
-                if peer is not None:
+                event, descriptor = _MONITOR_EVENT.unpack(frames[0])
+                if event == _ACCEPTED:
+                    self._ended.discard(descriptor)
+                elif (peer := self._descriptors.pop(descriptor, None)) is not None:
                     self._gone.append(peer)
+                else:
+                    self._ended.add(descriptor)
         if self._gone:
             self.news()
 
@@ -339,6 +350,8 @@ def free_path(address: str) -> None:
     """Remove the socket file of a process that is gone; libzmq would take over that of a living one, too."""
     path = Path(address.removeprefix("ipc://"))
     if not path.is_socket():
+        if path.exists():
+            raise StartError(f"cannot listen on {address}: there is a file of that name, and it is no socket")
         return
     import socket  # noqa: PLC0415 - only for ipc
 

@@ -72,7 +72,7 @@ def reply(
     message: str = "m1",
     head: int = 1,
     heads: int | None = None,
-    elapsed_ms: float = 0.0,
+    elapsed_ms: Any = 0.0,
     last: bool = True,
     peer: Peer = CLIENT,
     delimited: bool = False,

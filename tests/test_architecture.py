@@ -41,7 +41,19 @@ IMPURE = {
 SHELL = ("transport", "native", "metrics", "admin", "journal", "fleet")
 MAY_KNOW = {("admin", "metrics"), ("native", "transport")}
 SDK = ("client", "backend", "sdk")
-DAEMON_SIDE = ("core", "policies", "wire", "zmtp", "transport", "native", "metrics", "admin", "daemon", "config", "testing")
+DAEMON_SIDE = (
+    "core",
+    "policies",
+    "wire",
+    "zmtp",
+    "transport",
+    "native",
+    "metrics",
+    "admin",
+    "daemon",
+    "config",
+    "testing",
+)
 
 
 def module_name(path: Path) -> str:

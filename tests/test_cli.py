@@ -17,8 +17,7 @@ from command_line import environ, invoke, process
 
 from router_daemon import __version__
 from router_daemon.cli import sending
-from router_daemon.config import addresses
-from router_daemon.config import Config
+from router_daemon.config import Config, addresses
 from router_daemon.errors import ConnectionLost, StartError, router_error
 from router_daemon.sdk.answers import Reply
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from core_kit import InOrder, deliver, make_broker, outcomes
 
@@ -17,7 +19,7 @@ def looked_up(broker: BrokerFixture) -> tuple[int, int, int, int]:
     return cache.hits, cache.misses, cache.expired, cache.invalidated
 
 
-def post(broker: BrokerFixture, capability: str = "c", **keys: object) -> None:
+def post(broker: BrokerFixture, capability: str = "c", **keys: Any) -> None:
     """SEND and answer, so that every place stays free."""
     for sent in only(broker.send(capability, **keys), Deliver):
         broker.ack(sent)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from core_kit import (
     SESSION,
     accept,
@@ -34,7 +36,7 @@ def test_three_silent_heartbeats_are_a_loss() -> None:
 
 def test_any_valid_command_is_a_heartbeat() -> None:
     broker = make_broker("a", mode="single", slots=8)
-    steps = [
+    steps: list[Callable[[], object]] = [
         lambda: broker.heartbeat(b"a"),
         lambda: broker.update(b"a"),
         lambda: broker.ack(deliver("a", 77)),

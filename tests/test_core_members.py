@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from core_kit import SESSION, beat, bye, deliver, error, fault, make_broker, registered, reply
 
@@ -202,7 +204,7 @@ def test_a_taken_name_is_refused_and_the_holder_undisturbed() -> None:
 def test_another_session_does_not_take_the_name(session: bytes | None) -> None:
     broker = BrokerFixture()
     broker.register("a", "c", session=b"another one")
-    keys = {} if session is None else {"session": session}
+    keys: dict[str, Any] = {} if session is None else {"session": session}
     assert broker.register("a", "c", peer=b"x", **keys) == []
     assert broker.advance(0.2) == taken(b"x")
 

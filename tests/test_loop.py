@@ -82,7 +82,7 @@ class Bench:
         self.loop = Loop(
             self.fixture.broker, self.transport, batch_messages=batch_messages, batch_s=0.005, clock=self.fixture.clock
         )
-        self.loop.start(cast(asyncio.AbstractEventLoop, self.scheduler))
+        self.loop.start(cast("asyncio.AbstractEventLoop", self.scheduler))
         self.scheduler.settle()
 
     def arrive(self, *arrived: events.Event) -> list[Any]:
@@ -109,8 +109,9 @@ def ack(sent: Deliver, *body: bytes) -> events.Ack:
 @pytest.fixture
 def bench() -> Bench:
     bench = Bench(mode="single")
-    assert bench.arrive(register("a", slots=4), register("b", slots=4)) == [registered("a", heartbeat_ms=60_000)] + [
-        registered("b", heartbeat_ms=60_000)
+    assert bench.arrive(register("a", slots=4), register("b", slots=4)) == [
+        registered("a", heartbeat_ms=60000),
+        registered("b", heartbeat_ms=60000),
     ]
     return bench
 

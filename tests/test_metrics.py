@@ -154,7 +154,11 @@ def test_build_info_names_the_version(families: dict[str, Metric]) -> None:
 
 
 def test_decision_buckets_begin_at_half_a_microsecond(families: dict[str, Metric]) -> None:
-    bounds = [float(s.labels["le"]) for s in families["router_decision_seconds"].samples if s.labels.get("cache") == "hit" and "le" in s.labels]
+    bounds = [
+        float(s.labels["le"])
+        for s in families["router_decision_seconds"].samples
+        if s.labels.get("cache") == "hit" and "le" in s.labels
+    ]
     assert bounds[0] == pytest.approx(0.5e-6)
     assert bounds == sorted(bounds)
 
@@ -164,7 +168,11 @@ def test_both_formats_tell_the_same() -> None:
 
     def samples(*, openmetrics: bool) -> set[tuple[str, str, float]]:
         return {
-            (sample.name, str(sorted((k, v if k != "le" else str(float(v))) for k, v in sample.labels.items())), sample.value)
+            (
+                sample.name,
+                str(sorted((k, v if k != "le" else str(float(v))) for k, v in sample.labels.items())),
+                sample.value,
+            )
             for name, family in scrape(broker, openmetrics=openmetrics).items()
             if name.startswith("router_")
             for sample in family.samples

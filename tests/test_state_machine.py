@@ -260,9 +260,6 @@ class Peers(RuleBasedStateMachine):
             self.do(answer_event(peer, number, how, pick))
 
     def never_leaves(self, sending: Sending, *, full: bool) -> None:
-        assert sending.backend is not None
-        if sending.action.peer != sending.backend.peer:
-            return
         self.ledger.answered(sending, "undelivered")
         self.do(events.Undelivered(sending.action, full))
         if not full:

@@ -30,11 +30,14 @@ def changed(base: dict[str, Any], *gone: str, **keys: Any) -> dict[str, Any]:
     return {key: value for key, value in (base | keys).items() if key not in gone}
 
 
+NO_KEYS: dict[str, Any] = {}
+NO_EMBEDDINGS: list[Any] = ["abcd", b"abc", [1, "x"], [True], [NAN], [INFINITY], 1.0]
+
 BAD: list[tuple[str, Any]] = [
     ("SEND", {}),
     ("SEND", changed(OK, "capability")),
     ("SEND", changed(OK, "id")),
-    *(("SEND", changed(OK, id=value)) for value in (None, 1.0, True, [1], {}, "x" * 65, b"x" * 65, "é" * 33)),
+    *(("SEND", changed(OK, id=value)) for value in (None, 1.0, True, [1], NO_KEYS, "x" * 65, b"x" * 65, "é" * 33)),
     *(("SEND", changed(OK, capability=value)) for value in ("", "x" * 129, b"c", 1, None)),
     *(("SEND", changed(OK, priority=value)) for value in (0, 5, 2.0, True, "2", None)),
     *(("SEND", changed(OK, ttl_ms=value)) for value in (0, -1, 1.5, True, NAN, None)),
@@ -42,9 +45,9 @@ BAD: list[tuple[str, Any]] = [
     *(("SEND", changed(OK, mode=value)) for value in ("auto", "hedge", "", 1, "Single")),
     *(("SEND", changed(OK, reply=value)) for value in ("last", "", None)),
     *(("SEND", changed(OK, idempotent=value)) for value in (1, 0, "true", None)),
-    *(("SEND", changed(OK, embedding=value)) for value in ("abcd", b"abc", [1, "x"], [True], [NAN], [INFINITY], 1.0)),
+    *(("SEND", changed(OK, embedding=value)) for value in NO_EMBEDDINGS),
     *(("SEND", changed(OK, embedding=struct.pack("<2f", 1.0, value))) for value in (NAN, INFINITY, -INFINITY)),
-    *(("SEND", changed(OK, resources=value)) for value in ({}, [1], [{"id": "r"}], [{"id": 1, "bytes": 1}])),
+    *(("SEND", changed(OK, resources=value)) for value in (NO_KEYS, [1], [{"id": "r"}], [{"id": 1, "bytes": 1}])),
     *(("SEND", changed(OK, resources=[{"id": "r", "bytes": value}])) for value in (-1, 1.5, True)),
     *(
         ("SEND", changed(OK, **{key: value}))
@@ -296,8 +299,9 @@ def test_too_many_bytes() -> None:
     left = 1_000 - len(b"CAR1.SEND") - len(SEND)
     for body in ([b"x" * left], [b"x" * (left - 1), b"x"], [b"x" * (left // 2)] * 2):
         assert isinstance(decoder.decode([PEER, b"CAR1.SEND", SEND, *body]), events.Send)
-    for body in ([b"x" * (left + 1)], [b"x" * left, b"x"], [zmq.Frame(b"x" * (left + 1))]):
-        wrong = decoder.decode([PEER, b"CAR1.SEND", SEND, *body])
+    too_much: tuple[list[Any], ...] = ([b"x" * (left + 1)], [b"x" * left, b"x"], [zmq.Frame(b"x" * (left + 1))])
+    for frames in too_much:
+        wrong = decoder.decode([PEER, b"CAR1.SEND", SEND, *frames])
         assert isinstance(wrong, Malformed)
         assert (wrong.code, wrong.id) == ("too_large", 1)
 

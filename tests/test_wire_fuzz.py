@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from router_daemon.core import actions, events
-from router_daemon.core.events import Malformed
+from router_daemon.core.events import Malformed, Undelivered
 from router_daemon.core.types import Side
 from router_daemon.errors import RETRY
 from router_daemon.wire import MAX_NESTING, Decoder, Limits, _depth, _nests_too_deep, encode
@@ -150,6 +150,7 @@ def arbitrary(side: Side) -> st.SearchStrategy[list[Any]]:
 
 def check(side: Side, frames: list[Any]) -> None:
     event = DECODERS[side].decode(frames)
+    assert not isinstance(event, Undelivered)
     assert event.peer == PEER
     if isinstance(event, Malformed):
         assert event.code in RETRY

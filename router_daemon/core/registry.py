@@ -206,6 +206,10 @@ class Registry:
         self._unindex(backend, now)
         backend.refresh(now)
 
+    def left(self) -> Iterable[Profile]:
+        """Return the profiles of those who left and are remembered."""
+        return [profile for profile, _ in self._remembered.values()]
+
     def forget(self, now: float) -> None:
         """Drop what nobody came back for within `REMEMBER_S`, with its series."""
         for name, (_, left_at) in list(self._remembered.items()):
