@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Final
 
 from router_daemon.errors import ProtocolError
@@ -28,6 +29,8 @@ PEERS_OF_ROUTER: Final = frozenset({b"DEALER", b"REQ", b"ROUTER"})
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _LEGAL_FLAGS: Final = frozenset({0, _MORE, _LONG, _LONG | _MORE, _COMMAND, _COMMAND | _LONG})
+_LONG_HEAD: Final = struct.Struct(">BQ")
+_size: Final = struct.Struct(">Q").unpack_from
 _SHORT_LAST: Final = tuple(bytes((0, size)) for size in range(256))
 _SHORT_MORE: Final = tuple(bytes((_MORE, size)) for size in range(256))
 
@@ -48,7 +51,7 @@ def frame_head(size: int, *, more: bool) -> bytes:
     """Return what stands before a frame's body."""
     if size < 256:
         return (_SHORT_MORE if more else _SHORT_LAST)[size]
-    return bytes((_LONG | more,)) + size.to_bytes(8, "big")
+    return _LONG_HEAD.pack(_LONG | more, size)
 
 
 def command(name: bytes, data: bytes) -> bytes:
@@ -171,12 +174,22 @@ class Reader:
         end = len(data)
         if self._skip:
             at = self._skip_on(at, end, messages)
-        frames, most = self._frames, self._most_frames
+        frames, most, limit = self._frames, self._most_frames, self._limits.message_bytes
         while at + 2 <= end:
             flags = data[at]
             if flags <= _MORE and self._ready:
                 body_at = at + 2
                 stop = body_at + data[at + 1]
+            elif (
+                flags <= _MORE | _LONG
+                and at + 9 <= end
+                and self._ready
+                and self._kept + (size := _size(data, at + 1)[0]) <= limit
+            ):
+                body_at = at + 9
+                stop = body_at + size
+                if stop <= end:
+                    self._kept += size
             else:
                 body_at, stop = self._head(data, at, end)
                 if stop < 0:

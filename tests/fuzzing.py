@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 
 LONG = os.environ.get("ROUTER_DAEMON_FUZZ") == "long"
 LONGER = 100
+PATIENCE_S = 7_200 if LONG else 400
+"""Of pytest: finding the shortest way to a failure takes long, too."""
 
 
 def look(examples: int, **options: int) -> settings:

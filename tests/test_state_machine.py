@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fuzzing import look
+from fuzzing import PATIENCE_S, look
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from ledger import Ledger, Sending
@@ -21,7 +21,7 @@ from router_daemon.core.types import Peer, Side
 from router_daemon.policies.base import NAMES
 from router_daemon.testing import BrokerFixture
 
-pytestmark = pytest.mark.timeout(400)  # finding the shortest way to a failure takes long
+pytestmark = pytest.mark.timeout(PATIENCE_S)
 
 PICK = st.integers(0, 10_000)
 CAPABILITIES = ("c", "d")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fuzzing import look
+from fuzzing import PATIENCE_S, look
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router_daemon.core.timers import COARSE_S, FINE_S, NEAR_S, Timers, Wheel
+
+pytestmark = pytest.mark.timeout(PATIENCE_S)
 
 MOMENTS = st.floats(min_value=0.0, max_value=1e7, allow_nan=False)
 

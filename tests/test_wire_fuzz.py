@@ -9,7 +9,7 @@ import msgpack
 import msgspec
 import pytest
 import zmq
-from fuzzing import look
+from fuzzing import PATIENCE_S, look
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -18,6 +18,8 @@ from router_daemon.core.events import Malformed, Undelivered
 from router_daemon.core.types import Side
 from router_daemon.errors import RETRY
 from router_daemon.wire import MAX_NESTING, Decoder, Limits, _depth, _nests_too_deep, encode
+
+pytestmark = pytest.mark.timeout(PATIENCE_S)
 
 PEER = b"\x00peer"
 DECODERS = {side: Decoder(side, Limits(body_frames=4, header_bytes=2_000, message_bytes=4_000)) for side in Side}
