@@ -100,6 +100,8 @@ class Loop:
                 _log.error("fault while doing what is due", exc_info=fault)
             self.broker.faults.clear()
         self._send(actions, now)
+        for what, backend in self.broker.take_news():
+            _log.info(what, backend=backend)
         if events or actions:  # sending may have consumed the edge of what has come meanwhile
             self.wake()
         else:

@@ -1,6 +1,6 @@
 """A broker under whatever its peers may do, step by step: its own invariants, and a ledger kept from the outside.
 
-ROUTER_DAEMON_FUZZ=long looks a hundred times as hard. A failure prints the steps and a blob that replays them.
+ROUTER_DAEMON_FUZZ=long looks twenty times as hard. A failure prints the steps and a blob that replays them.
 """
 
 from __future__ import annotations

@@ -177,6 +177,12 @@ class Broker:
             for backend in self.registry.by_name.values():
                 backend.last_seen = min(now, backend.last_seen + now - due)
 
+    def take_news(self) -> list[tuple[str, str]]:
+        """Return who joined, left or was lost since the last call: (what, backend's name)."""
+        news = self._members.news.copy()
+        self._members.news.clear()
+        return news
+
     @property
     def draining(self) -> bool:
         """New SENDs are refused."""

@@ -47,7 +47,7 @@ class Claim(Struct, eq=False):
 
 
 class Membership:
-    """The registration side of the broker."""
+    """The registration side of the broker; `news` is for the shell to log and to clear: (what, backend's name)."""
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class Membership:
         self._timers = timers
         self._emit = emit
         self._claims: dict[str, Claim] = {}
+        self.news: list[tuple[str, str]] = []
 
     # --- commands ---
 
@@ -89,7 +90,7 @@ class Membership:
             self._registry.replace(holder, info, now)
             self._welcome(holder, now)
         elif not holder.connected:
-            self.leave(holder, now)
+            self.leave(holder, now, why="lost: its connection is gone")
             self.register(event, now)  # again, as leaving may have granted another's claim
         else:
             self._claim(event, now)
@@ -129,8 +130,9 @@ class Membership:
         """Tell a backend that it is not registered any more."""
         self._emit(Bye(backend.peer, backend.delimited, EmptyHeader()))
 
-    def leave(self, backend: Backend, now: float) -> None:
+    def leave(self, backend: Backend, now: float, *, why: str = "left") -> None:
         """Take a backend out; what is open there goes to other heads; a claim for its name is granted."""
+        self.news.append((f"backend {why}", backend.name))
         self._timers.cancel(backend)
         self._registry.remove(backend, now)
         self._settler.lose(backend, now)
@@ -155,7 +157,7 @@ class Membership:
             return
         self.unreachable(backend, now)
         if backend.info.session is UNSET or backend.name in self._claims:
-            self.leave(backend, now)
+            self.leave(backend, now, why="lost: its connection is gone")
 
     def unreachable(self, backend: Backend, now: float) -> None:
         """Send nothing to a backend until it comes back over another connection."""
@@ -165,7 +167,7 @@ class Membership:
     def backend_due(self, backend: Backend, now: float) -> None:
         """Look at a backend whose silence may have become too long, or whose pause ends."""
         if now >= backend.last_seen + LOST_AFTER_HEARTBEATS * self._settings.heartbeat_s:
-            self.leave(backend, now)
+            self.leave(backend, now, why="lost: silent for three heartbeats")
             return
         backend.refresh(now)
         self._dispatcher.watch(backend, now)
@@ -189,6 +191,7 @@ class Membership:
             detail = f"{self._settings.backends} backends are registered, and no more are allowed"
             self.error(event.peer, event.delimited, "overloaded", detail)
             return
+        self.news.append(("backend joined", event.header.name))
         self._welcome(self._registry.add(event.peer, event.delimited, event.header, now), now)
 
     def _welcome(self, backend: Backend, now: float) -> None:
