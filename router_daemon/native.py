@@ -349,6 +349,7 @@ class NativeTransport:
             await asyncio.sleep(CLOSE_LOOK_S)
         for connection in [each for side in self._sides for each in side.connections.values()]:
             connection.transport.abort()
+        await asyncio.sleep(0)  # what was aborted is closed in the loop's next round
 
     def _schedule_sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweep_due = loop.time() + PING_EVERY_S

@@ -104,7 +104,7 @@ class _Socket:
         self.parked: dict[Peer, _Parked] = {}
         self._gone: list[Peer] = []
         self._news_at: float | None = None
-        self._descriptors: dict[int, Peer] = {}
+        self._descriptors: dict[int, list[Peer]] = {}
         self._ended: set[int] = set()
         self._known: set[Peer] = set()
         self._most_frames = limits.message.body_frames + 5
@@ -173,11 +173,10 @@ class _Socket:
         with contextlib.suppress(zmq.ZMQError):
             descriptor = frame.get(_SRCFD)
             if descriptor in self._ended:  # its connection has ended before its first message was read
-                self._ended.discard(descriptor)
                 self._gone.append(peer)
                 self.news()
             else:
-                self._descriptors[descriptor] = peer
+                self._descriptors.setdefault(descriptor, []).append(peer)
 
     def _read_monitor(self) -> None:
         """Note which peers' connections have ended."""
@@ -187,9 +186,8 @@ class _Socket:
                 event, descriptor = _MONITOR_EVENT.unpack(frames[0])
                 if event == _ACCEPTED:
                     self._ended.discard(descriptor)
-                elif (peer := self._descriptors.pop(descriptor, None)) is not None:
-                    self._gone.append(peer)
                 else:
+                    self._gone += self._descriptors.pop(descriptor, ())
                     self._ended.add(descriptor)
         if self._gone:
             self.news()

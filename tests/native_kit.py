@@ -201,6 +201,8 @@ async def raw(address: str, opening: bytes = handshake(), **options: int) -> Asy
         yield peer
     finally:
         writer.transport.abort()
+        with contextlib.suppress(OSError):  # how the connection ended is the test's affair, that it did is ours
+            await writer.wait_closed()
 
 
 def reply(peer: bytes, *body: Any, ident: Any = 1, delimited: bool = False) -> actions.Reply:
