@@ -20,5 +20,7 @@ def test_the_protocol_holds_on_libzmq() -> None:
     files = sorted(str(path) for path in TESTS.glob("test_protocol_*.py"))
     variables = os.environ | {"ROUTER_DAEMON__TRANSPORT__ENGINE": "libzmq"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
-    done = subprocess.run(command, cwd=TESTS.parent, env=variables, capture_output=True, text=True, timeout=LIMIT_S)
+    done = subprocess.run(
+        command, check=False, cwd=TESTS.parent, env=variables, capture_output=True, text=True, timeout=LIMIT_S
+    )
     assert done.returncode == 0, done.stdout[-5000:]
