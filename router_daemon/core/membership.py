@@ -103,13 +103,14 @@ class Membership:
     def heartbeat(self, backend: Backend, event: Heartbeat, now: float) -> None:  # noqa: ARG002 - one shape for all
         """HEARTBEAT: answered by one."""
         if event.header.queue is not UNSET:
-            backend.queue = event.header.queue
+            backend.report(event.header.queue)
         self._emit(HeartbeatReply(backend.peer, backend.delimited, EmptyHeader()))
 
     def drain(self, backend: Backend, event: Drain, now: float) -> None:  # noqa: ARG002
         """DRAIN: nothing new, and BYE once nothing is open."""
         if not backend.draining:
             self._registry.drain(backend, now)
+            self._dispatcher.health.let_in_where_needed(now)
             self._dispatcher.give_up_hopeless(now)
         self.end_drain(backend, now)
 
@@ -135,6 +136,7 @@ class Membership:
         self.news.append((f"backend {why}", backend.name))
         self._timers.cancel(backend)
         self._registry.remove(backend, now)
+        self._dispatcher.health.let_in_where_needed(now)
         self._settler.lose(backend, now)
         claim = self._claims.pop(backend.name, None)
         if claim is not None:
@@ -170,6 +172,7 @@ class Membership:
             self.leave(backend, now, why="lost: silent for three heartbeats")
             return
         backend.refresh(now)
+        self._dispatcher.health.due(backend, now)
         self._dispatcher.watch(backend, now)
         self._dispatcher.serve(backend, now)
 
@@ -198,6 +201,7 @@ class Membership:
         header = RegisteredHeader(backend.name, round(self._settings.heartbeat_s * 1000))
         self._emit(Registered(backend.peer, backend.delimited, header))
         backend.last_seen = now
+        self._dispatcher.health.let_in_where_needed(now)
         self._dispatcher.watch(backend, now)
         self._dispatcher.give_up_hopeless(now)
         self._dispatcher.serve(backend, now)
