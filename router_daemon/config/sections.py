@@ -106,11 +106,20 @@ class AdminSection(Section):
 class RoutingSection(Section):
     """How a message finds its backends."""
 
-    policy: Literal["paper", "round_robin", "capability_only", "paper_no_reliability"] = Field(
+    policy: Literal[
+        "paper",
+        "round_robin",
+        "capability_only",
+        "paper_no_reliability",
+        "least_in_flight",
+        "p2c_peak_ewma",
+        "prequal",
+        "c3",
+    ] = Field(
         default="paper",
         description="How backends are scored. paper: the published cross-attention rule; paper_no_reliability: the "
         "same without its reliability term; round_robin: in turn; capability_only: any capable one, by "
-        "chance.",
+        "chance; least_in_flight, p2c_peak_ewma, prequal, c3: published load balancers, to compare with.",
     )
     mode: Literal["fanout", "single"] = Field(
         default="fanout",
