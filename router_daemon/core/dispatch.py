@@ -189,7 +189,9 @@ class Dispatcher:
         else:
             cause = "room"
         message.counts.refusals[cause] += 1
-        self.refuse(message, "overloaded", f"{request.capability}: {_REFUSED[cause]}", wait_s or pool.reference_s or None)
+        self.refuse(
+            message, "overloaded", f"{request.capability}: {_REFUSED[cause]}", wait_s or pool.reference_s or None
+        )
         return False
 
     def _make_room(self, message: Message, now: float) -> bool:
