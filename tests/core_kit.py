@@ -8,9 +8,9 @@ from typing import Any
 from msgspec import UNSET
 
 from router_daemon.core import actions
+from router_daemon.core.backends import Backend
 from router_daemon.core.events import EmptyHeader, Malformed
 from router_daemon.core.ranking import Candidate, Ranking, first_free
-from router_daemon.core.registry import Backend
 from router_daemon.core.types import ClientId, Peer, Side
 from router_daemon.testing import CLIENT, BrokerFixture
 

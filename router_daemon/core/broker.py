@@ -17,6 +17,7 @@ from typing import Any, Final
 from msgspec import UNSET, Struct
 
 from router_daemon.core.actions import Action, Deliver, Piece
+from router_daemon.core.backends import Backend
 from router_daemon.core.choosing import Chooser
 from router_daemon.core.clients import Clients
 from router_daemon.core.counts import Counts
@@ -43,7 +44,7 @@ from router_daemon.core.events import (
 from router_daemon.core.membership import Claim, Membership
 from router_daemon.core.messages import Delivery, Message
 from router_daemon.core.ranking import Policy, RankingCache
-from router_daemon.core.registry import Backend, Registry
+from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.settle import Settler
 from router_daemon.core.timers import Timers
@@ -229,7 +230,7 @@ class Broker:
         header = event.header
         delivery = backend.open.get(header.id)
         if header.queue is not UNSET:
-            backend.report(header.queue + 1 if delivery is not None else header.queue)
+            backend.report(header.queue, besides=0 if delivery is None else 1)
         if delivery is None:
             self.counts.stray_answers["unknown"] += 1
             return

@@ -15,11 +15,12 @@ from random import Random
 
 from msgspec import UNSET
 
+from router_daemon.core.backends import Backend
 from router_daemon.core.counts import Counts
 from router_daemon.core.messages import Message
 from router_daemon.core.pools import Pool
 from router_daemon.core.ranking import Candidate, Policy, Ranking, RankingCache
-from router_daemon.core.registry import Backend, Registry
+from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.waiting import CRITICAL
 
@@ -55,9 +56,8 @@ class Chooser:
         pool = ranking.pool
         chosen: Sequence[Candidate] = ()
         if pool.free > pool.reserved or (pool.free and request.priority == CRITICAL):
-            if message.deliveries or message.fan_out or pool.trials or request.max_cost is not UNSET:
-                chosen = self._choose(message, ranking, now)
-            elif pool.messages >= pool.explore_from and now >= pool.explore_at:
+            may_explore = pool.messages >= pool.explore_from and now >= pool.explore_at
+            if may_explore or pool.trials or message.deliveries or message.fan_out or request.max_cost is not UNSET:
                 chosen = self._choose(message, ranking, now)
             elif pool.busy < self._settings.auto_idle * pool.slots and may_spread(message, pool):
                 chosen = self._spread(message, ranking, (), now)
@@ -131,9 +131,7 @@ class Chooser:
             return self._spread(message, ranking, tried, now)
         return () if first is None else (first,)
 
-    def _spread(
-        self, message: Message, ranking: Ranking, tried: Sequence[Backend], now: float
-    ) -> Sequence[Candidate]:
+    def _spread(self, message: Message, ranking: Ranking, tried: Sequence[Backend], now: float) -> Sequence[Candidate]:
         """Choose as many heads as may get the message at once."""
         chosen: list[Candidate] = []
         seen = list(tried)

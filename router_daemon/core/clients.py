@@ -115,7 +115,10 @@ class Clients:
             if event.delimited:
                 return "bad_frames", "reply: all needs a peer that takes several answers (no empty delimiter)"
             if request.mode in ("single", "hedge") or not message.reruns:
-                return "bad_header", "reply: all sends to several at once: not with single, hedge or idempotent: false"
+                return (
+                    "bad_header",
+                    "reply: all sends to several at once: not with single, hedge, nor idempotent: false",
+                )
         if self.draining:
             return "draining", "the daemon is about to exit"
         if len(self._dispatcher.messages) >= self._settings.open_messages:

@@ -1,7 +1,7 @@
 """From an admitted message to its one last answer: deliver, try the next, wait, hedge, end.
 
 Rules:
-- A message ends exactly once, in `end`; a delivery leaves its backend exactly once, in `close`.
+- A message ends exactly once, in `end`.
 - After a head has failed, the next permitted one is tried when none is out; where all are full the message waits;
   where none is left it fails. A NACK `busy` and a DELIVER that never left are outside that count, and cost no token.
 - Which backends it goes to is `choosing`'s affair; what a backend's answer or the clock does to a delivery is
@@ -21,28 +21,22 @@ from router_daemon.core.actions import (
     Accept,
     AcceptHeader,
     Action,
-    CancelDelivery,
-    CancelDeliveryHeader,
-    Deliver,
-    DeliverHeader,
     Error,
     ErrorHeader,
 )
+from router_daemon.core.backends import Backend
 from router_daemon.core.choosing import Chooser
 from router_daemon.core.counts import MOST_HEADS, Counts
 from router_daemon.core.health import Health
-from router_daemon.core.messages import Delivery, Message
+from router_daemon.core.messages import Message
 from router_daemon.core.patience import Patience
+from router_daemon.core.places import Places
 from router_daemon.core.ranking import Candidate, Ranking, RankingCache
-from router_daemon.core.registry import Backend, Registry
+from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.timers import Timers
 from router_daemon.core.waiting import WaitingRoom
 from router_daemon.errors import RETRY
-
-LOST_AFTER_HEARTBEATS: Final = 3
-COMPLETE_SHARE: Final = 0.05
-"""Of mode auto's fan-outs, so many let the losers finish: what CANCEL ends early tells too little of its length."""
 
 _NOBODY: Final = {
     "no_capability": "no backend has ever offered it",
@@ -81,8 +75,8 @@ class Dispatcher:
         self._counts = counts
         self._emit = emit
         self._rng = rng
-        self._next_id = first_delivery_id
-        self.health = Health(settings, registry, rng, self.watch)
+        self.places = Places(settings, timers, emit, rng, first_delivery_id)
+        self.health = Health(settings, registry, rng, self.places.watch)
         self.messages: dict[Message, None] = {}
         self.waiting = WaitingRoom(settings.queue_messages, settings.queue_bytes, settings.waiting.reserve)
 
@@ -195,7 +189,9 @@ class Dispatcher:
         else:
             cause = "room"
         message.counts.refusals[cause] += 1
-        self.refuse(message, "overloaded", f"{request.capability}: {_REFUSED[cause]}", wait_s or pool.reference_s)
+        self.refuse(
+            message, "overloaded", f"{request.capability}: {_REFUSED[cause]}", wait_s or pool.reference_s or None
+        )
         return False
 
     def _make_room(self, message: Message, now: float) -> bool:
@@ -209,7 +205,8 @@ class Dispatcher:
         message.counts.refusals[cause] += 1
         reason = f"{message.request.capability}: {_REFUSED[cause]}"
         message.reason = "; ".join(filter(None, (reason, message.reason)))
-        self.fail(message, "overloaded", now)
+        pool = self._registry.pool(message.request.capability)
+        self.fail(message, "overloaded", now, pool.reference_s or None)
 
     def serve(self, backend: Backend, now: float) -> None:
         """Give the room that a backend has to those who wait, the most important first."""
@@ -277,60 +274,10 @@ class Dispatcher:
         message.resume_at = now + service_s * (0.5 + 0.5 * self._rng.random())
         self.arm(message, now)
 
-    # --- deliveries ---
-
     def _deliver(self, message: Message, ranking: Ranking, chosen: Sequence[Candidate], now: float) -> None:
-        request, deliveries = message.request, message.deliveries
-        ttl_ms = int((message.deadline - now) * 1000.0) or 1  # what is left is positive: see `overdue`
-        heads = len(deliveries) + len(chosen)
-        if len(chosen) > 1:
-            message.fan_out = True
-        for candidate in chosen:
-            backend = candidate.backend
-            attempt = len(deliveries) + 1
-            delivery = self._open(message, candidate, attempt, now)
-            deliveries.append(delivery)
-            header = DeliverHeader(
-                delivery.id,
-                message.name,
-                request.capability,
-                request.priority,
-                ttl_ms,
-                attempt,
-                attempt,
-                heads,
-                request.embedding,
-                request.traceparent,
-            )
-            self._emit(Deliver(backend.peer, backend.delimited, header, message.body))
-        message.out += len(chosen)
-        if message.fan_out and message.mode == "auto":
-            self._spare_losers(deliveries)
+        self.places.deliver(message, chosen, now)
         due = self._patience.set_limits(message, ranking, now)
         self._timers.schedule(message, due, now)
-
-    def _open(self, message: Message, candidate: Candidate, attempt: int, now: float) -> Delivery:
-        """Take a place at a backend."""
-        backend, service, settings = candidate.backend, candidate.service, self._settings
-        share = 1.0
-        if len(backend.open) + backend.other + 1.0 > backend.info.slots:
-            if service.version != backend.version or now >= service.fresh_until:
-                service.refresh(now, settings.profile, settings.attention)
-            share = service.service_s / (service.service_s + service.wait_s)
-        delivery = Delivery(self._next_id, message, backend, attempt, now, service, service.service_s, share)
-        self._next_id += 1
-        service.used_at = now
-        backend.take(delivery, now)
-        if backend.ejected:
-            delivery.trial = True
-            self.health.on_trial(backend)
-        return delivery
-
-    def _spare_losers(self, deliveries: list[Delivery]) -> None:
-        """Let some losers of a fan-out finish: one in so many, and all of whom little is known."""
-        everybody = self._rng.random() < COMPLETE_SHARE
-        for delivery in deliveries:
-            delivery.complete = everybody or delivery.service.samples < self._settings.hedge.samples
 
     def overdue(self, message: Message, now: float) -> bool:
         """End a message whose time is up, though its timer has not rung yet, and tell whether it was so."""
@@ -345,54 +292,16 @@ class Dispatcher:
         due = min((delivery.limit_at for delivery in message.deliveries if delivery.out), default=inf)
         self._timers.schedule(message, min(due, message.hedge_at, message.resume_at, message.deadline), now)
 
-    # --- places ---
-
-    def close(self, delivery: Delivery, now: float) -> None:
-        """Free the delivery's place at its backend."""
-        delivery.open = False
-        delivery.backend.release(delivery, now)
-        if delivery.bucket is not None:
-            self._timers.cancel(delivery)
-
-    def cancel(self, delivery: Delivery, now: float) -> None:
-        """Tell a backend that the answer is not wanted any more; its place stays taken until it answers."""
-        if delivery.open and not delivery.cancelled:
-            delivery.cancelled = True
-            backend = delivery.backend
-            self._emit(CancelDelivery(backend.peer, backend.delimited, CancelDeliveryHeader(delivery.id)))
-            self._watch_place(delivery, now)
-
-    def _watch_place(self, delivery: Delivery, now: float) -> None:
-        """Look at a place again when nobody can be waiting for its answer any more."""
-        grace_s = LOST_AFTER_HEARTBEATS * self._settings.heartbeat_s
-        self._timers.schedule(delivery, delivery.message.deadline + grace_s, now)
-
-    def pause(self, backend: Backend, pause_s: float, now: float) -> None:
-        """Send nothing to a backend for a while."""
-        backend.paused_until = max(backend.paused_until, now + pause_s)
-        backend.refresh(now)
-        self.watch(backend, now)
-
-    def watch(self, backend: Backend, now: float) -> None:
-        """Look at a backend again when its silence would be too long, or when its pause or its ejection ends."""
-        due = backend.last_seen + LOST_AFTER_HEARTBEATS * self._settings.heartbeat_s
-        if backend.paused_until > now:
-            due = min(due, backend.paused_until)
-        if backend.ejected and backend.readmit_at > now:
-            due = min(due, backend.readmit_at)
-        self._timers.schedule(backend, due, now)
-
     # --- ends ---
 
-    def fail(self, message: Message, code: str, now: float) -> None:
+    def fail(self, message: Message, code: str, now: float, retry_after_s: float | None = None) -> None:
         """End a message with an ERROR that names the reason last noted."""
         if message.request.reply != "none":
             retry = message.retry() if code in ("failed", "expired") else RETRY[code]
             detail = message.reason or code
             header = ErrorHeader(message.request.id, code, detail, retry=retry, last=True, message=message.name)
-            if code == "overloaded":
-                pool = self._registry.pool(message.request.capability)
-                header.retry_after_ms = int(pool.reference_s * 1000.0) + 1
+            if retry_after_s is not None:
+                header.retry_after_ms = int(retry_after_s * 1000.0) + 1
             self._emit(Error(message.client.peer, message.delimited, header))
         self.end(message, code, now)
 
@@ -411,9 +320,9 @@ class Dispatcher:
             delivery.out = False
             if delivery.open:
                 if delivery.complete and outcome == "answered":
-                    self._watch_place(delivery, now)
+                    self.places.watch_place(delivery, now)
                 else:
-                    self.cancel(delivery, now)
+                    self.places.cancel(delivery, now)
         message.counts.outcomes[outcome] += 1
         message.counts.message_seconds.observe(now - message.accepted_at)
         self._counts.heads[min(len(message.deliveries), MOST_HEADS)] += 1

@@ -14,9 +14,10 @@ from itertools import islice
 from random import Random
 from typing import Final
 
+from router_daemon.core.backends import Backend
 from router_daemon.core.messages import Delivery
 from router_daemon.core.pools import Pool
-from router_daemon.core.registry import Backend, Registry
+from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 
 LOOK_AT: Final = 200
@@ -42,8 +43,8 @@ class Health:
         backend.settled += 1
         if delivery.trial and backend.ejected:
             self._readmit(backend, now)
-        if backend.window is not None:
-            self._round(backend, now)
+        if not backend.warm:
+            self._warm_up(backend, now)
         if backend.ejections and not backend.failed and backend.settled >= self._settings.window:
             backend.ejections = 0
 
@@ -53,9 +54,11 @@ class Health:
         backend.failed = (backend.failed << 1 | 1) & self._mask
         backend.settled += 1
         backend.failures_at.append(now)
-        if delivery.trial and backend.ejected:
-            self._eject(backend, now)
-        elif not backend.ejected and self._fails(backend, now) and self._can_spare(backend, delivery.service.pool):
+        on_trial = delivery.trial and backend.ejected
+        fails_alone = (
+            not backend.ejected and self._fails(backend, now) and self._can_spare(backend, delivery.service.pool)
+        )
+        if on_trial or fails_alone:
             self._eject(backend, now)
 
     def inconclusive(self, delivery: Delivery, now: float) -> None:
@@ -68,11 +71,6 @@ class Health:
         if backend.ejected and now >= backend.readmit_at:
             for pool in backend.pools:
                 pool.trials[backend] = None
-
-    def on_trial(self, backend: Backend) -> None:
-        """Note that the one message on trial is out."""
-        for pool in backend.pools:
-            pool.trials.pop(backend, None)
 
     def let_in_where_needed(self, now: float) -> None:
         """Readmit everybody of a capability that has nobody else left; called when members have changed."""
@@ -124,10 +122,11 @@ class Health:
         if not backend.correlated:
             self._registry.begin_anew(backend, now)
 
-    def _round(self, backend: Backend, now: float) -> None:
-        """Double the places of a slow start after as many answers as it has places."""
+    def _warm_up(self, backend: Backend, now: float) -> None:
+        """Count an answer of a backend that has just begun: a round doubles its places, or shows that it is warm."""
         backend.rounds += 1
-        if backend.window is not None and backend.rounds >= backend.window:
+        window = backend.window
+        if backend.rounds >= (backend.info.slots if window is None else window):
             backend.rounds = 0
-            window = 2 * backend.window
-            self._registry.warm_up(backend, None if window > backend.places else window, now)
+            warm = window is None or 2 * window > backend.places
+            self._registry.set_warm(backend, warm, None if warm else 2 * (window or 0), now)

@@ -26,10 +26,12 @@ from router_daemon.core.actions import (
     Registered,
     RegisteredHeader,
 )
+from router_daemon.core.backends import Backend
 from router_daemon.core.counts import Counts
-from router_daemon.core.dispatch import LOST_AFTER_HEARTBEATS, Dispatcher
+from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import Drain, EmptyHeader, Heartbeat, Register, Unregister, Update
-from router_daemon.core.registry import Backend, Registry
+from router_daemon.core.places import LOST_AFTER_HEARTBEATS
+from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.settle import Settler
 from router_daemon.core.timers import Timers
@@ -173,7 +175,7 @@ class Membership:
             return
         backend.refresh(now)
         self._dispatcher.health.due(backend, now)
-        self._dispatcher.watch(backend, now)
+        self._dispatcher.places.watch(backend, now)
         self._dispatcher.serve(backend, now)
 
     def claim_due(self, claim: Claim, now: float) -> None:  # noqa: ARG002
@@ -202,7 +204,7 @@ class Membership:
         self._emit(Registered(backend.peer, backend.delimited, header))
         backend.last_seen = now
         self._dispatcher.health.let_in_where_needed(now)
-        self._dispatcher.watch(backend, now)
+        self._dispatcher.places.watch(backend, now)
         self._dispatcher.give_up_hopeless(now)
         self._dispatcher.serve(backend, now)
 

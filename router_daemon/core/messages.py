@@ -15,9 +15,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from router_daemon.core.backends import Backend
 from router_daemon.core.counts import CapabilityCounts
 from router_daemon.core.events import Request
-from router_daemon.core.registry import Backend
 from router_daemon.core.service import Service
 from router_daemon.core.types import Body, ClientId, Peer
 

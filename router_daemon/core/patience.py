@@ -1,9 +1,9 @@
 """How long a head has before it counts as timed out, and before a second one is asked as well.
 
 Rules (design: routing), with m and dev the mean and the mean deviation of the response:
-- Attempt timeout: min(ttl left / (tries left + 1), max(floor, times (m + deviations dev))) once there are enough samples,
-  else the first term; all that is left for the last candidate, for all heads at once, and for what may not run twice.
-  A configured timeout, for all or for the capability, replaces it.
+- Attempt timeout: min(ttl left / (tries left + 1), max(floor, times (m + deviations dev))) once there are enough
+  samples, else the first term; all that is left for the last candidate, for all heads at once, and for what may not run
+  twice. A configured timeout, for all or for the capability, replaces it.
 - `first_ms` of the message is a hard limit: it holds for the last candidate, too.
 - Hedge: m + deviations dev after the delivery.
 """
@@ -56,9 +56,7 @@ class Patience:
                 due = delivery.limit_at
         return due
 
-    def _attempt_timeout_s(
-        self, message: Message, delivery: Delivery, candidates: int, nth: int, now: float
-    ) -> float:
+    def _attempt_timeout_s(self, message: Message, delivery: Delivery, candidates: int, nth: int, now: float) -> float:
         settings = self._settings
         configured_s = settings.attempt_timeouts_s.get(message.request.capability, settings.attempt_timeout_s)
         if configured_s is not None:

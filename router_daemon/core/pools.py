@@ -17,7 +17,7 @@ from msgspec import Struct
 from router_daemon.core.settings import Settings
 
 if TYPE_CHECKING:
-    from router_daemon.core.registry import Backend
+    from router_daemon.core.backends import Backend
 
 TROUBLE_WINDOW: Final = 512
 RATE_EVERY_S: Final = 0.1
@@ -102,7 +102,7 @@ class Pool(Struct, eq=False):
         self.done += 1
         self.samples = n = self.samples + 1
         weight = 1.0 / n
-        self.reference_s += (weight if weight > alpha else alpha) * (latency_s - self.reference_s)
+        self.reference_s += (max(alpha, weight)) * (latency_s - self.reference_s)
 
     def explored(self, settings: Settings) -> None:
         """Note that a message has explored: the bucket, which holds one, is empty again."""
@@ -132,7 +132,7 @@ class Pool(Struct, eq=False):
         done = self.done - before
         if done >= RATE_LEAST and now > since:
             return done / (now - since)
-        return self.slots / self.reference_s if self.samples else 0.0
+        return self.slots / self.reference_s if self.reference_s > 0.0 else 0.0
 
 
 def _explore_every(settings: Settings) -> int:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
+from router_daemon.core.backends import Backend
 from router_daemon.core.counts import CapabilityCounts, Counts
 from router_daemon.core.pools import Pool
-from router_daemon.core.registry import Backend, Registry
+from router_daemon.core.registry import Registry
 from router_daemon.core.service import Service
 
 if TYPE_CHECKING:
@@ -100,7 +101,10 @@ class Policy(Protocol):
     name: str
     threshold: float
     random_ties: bool
-    observe: Observer | None
+
+    @property
+    def observe(self) -> Observer | None:
+        """What is to be told of the outcomes of deliveries."""
 
     def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         """Return every given backend with its score, best first, equal ones in the given order; pure."""

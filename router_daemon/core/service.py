@@ -18,8 +18,8 @@ from msgspec import Struct
 from router_daemon.core.settings import AttentionSettings, ProfileSettings
 
 if TYPE_CHECKING:
+    from router_daemon.core.backends import Backend
     from router_daemon.core.pools import Pool
-    from router_daemon.core.registry import Backend
 
 LEAST_S: Final = 1e-6
 DRIFT_FROM: Final = 1.0 / 30.0
@@ -35,7 +35,8 @@ class Service(Struct, eq=False):
         samples: successes and timeouts it has seen.
         sampled_at, used_at: the last of them; the last delivery sent.
         expected_s: latency to expect, with the penalty for failures: E = L + (1 - S) ref.
-        latency_s: L alone. wait_s: of it, waiting. success: S. All as of `version`, until `fresh_until`.
+        latency_s: L alone. wait_s: the wait expected, share: what is not waiting of it and the service together.
+        success: S. All as of `version`, until `fresh_until`.
         own: whatever a policy keeps here.
     """
 
@@ -50,6 +51,7 @@ class Service(Struct, eq=False):
     expected_s: float = 0.0
     latency_s: float = 0.0
     wait_s: float = 0.0
+    share: float = 1.0
     success: float = 0.0
     version: int = -1
     fresh_until: float = -inf
@@ -109,7 +111,8 @@ class Service(Struct, eq=False):
                 until = now
             elif alarm_at < until:
                 until = alarm_at
-        self.wait_s, self.latency_s, self.fresh_until = wait_s, latency_s, until
+        self.wait_s, self.share = wait_s, service_s / total_s
+        self.latency_s, self.fresh_until = latency_s, until
         self.success = success = backend.profile.success
         self.expected_s = latency_s + (1.0 - success) * self.pool.reference_s
 
@@ -117,7 +120,7 @@ class Service(Struct, eq=False):
         """Return the estimate, drifted towards the reference where it is above and old, and until when it holds."""
         service_s, reference_s = self.service_s, self.pool.reference_s
         if service_s <= reference_s:
-            return (service_s if service_s > LEAST_S else LEAST_S), inf
+            return (max(LEAST_S, service_s)), inf
         tau_s = max(profile.forget_s, profile.forget_services * service_s)
         begins = self.sampled_at + DRIFT_FROM * tau_s
         if now < begins:

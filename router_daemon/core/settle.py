@@ -17,12 +17,12 @@ from typing import Final
 from msgspec import UNSET
 
 from router_daemon.core.actions import Action, Error, ErrorHeader, Piece, PieceHeader, Reply, ReplyHeader
+from router_daemon.core.backends import Backend
 from router_daemon.core.counts import Counts
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import NackHeader
 from router_daemon.core.messages import Delivery, Message
 from router_daemon.core.ranking import Policy
-from router_daemon.core.registry import Backend
 from router_daemon.core.settings import Settings
 from router_daemon.core.types import Body
 
@@ -37,6 +37,7 @@ class Settler:
         self, settings: Settings, dispatcher: Dispatcher, policy: Policy, counts: Counts, emit: Callable[[Action], None]
     ) -> None:
         self._dispatcher = dispatcher
+        self._places = dispatcher.places
         self._health = dispatcher.health
         self._observe = policy.observe
         self._counts = counts
@@ -51,7 +52,7 @@ class Settler:
         backend, message = delivery.backend, delivery.message
         began = delivery.first_part_at
         latency_s = (now if began is None else began) - delivery.sent_at
-        self._dispatcher.close(delivery, now)
+        self._places.close(delivery, now)
         if not delivery.counted:
             self._succeeded(delivery, latency_s, now)
         if (delivery.out and message.answering is None) or _may_answer(delivery):
@@ -64,12 +65,12 @@ class Settler:
     def nacked(self, delivery: Delivery, header: NackHeader, now: float) -> None:
         """Settle a delivery that was refused or failed."""
         backend, message, code = delivery.backend, delivery.message, header.code
-        self._dispatcher.close(delivery, now)
+        self._places.close(delivery, now)
         if code == "busy":
             backend.said_busy = True
             mean_s = delivery.service.service_s
             pause_s = mean_s if header.retry_after_ms is UNSET else header.retry_after_ms / 1000.0
-            self._dispatcher.pause(backend, pause_s, now)
+            self._places.pause(backend, pause_s, now)
         if message.ended:
             self._count(delivery, "cancelled", now)
         elif code == "failed":
@@ -105,7 +106,7 @@ class Settler:
 
     def malformed(self, delivery: Delivery, code: str, now: float) -> None:
         """Settle a delivery whose answer breaks the protocol."""
-        self._dispatcher.close(delivery, now)
+        self._places.close(delivery, now)
         self._blame(delivery, "malformed", now)
         self._head_failed(delivery, f"malformed answer: {code}", now)
         self._dispatcher.serve(delivery.backend, now)
@@ -114,7 +115,7 @@ class Settler:
         """Settle every delivery open at a backend that has just left the registry."""
         lost = list(backend.open.values())
         for delivery in lost:
-            self._dispatcher.close(delivery, now)
+            self._places.close(delivery, now)
             if delivery.message.ended:
                 self._count(delivery, "cancelled", now)
             else:
@@ -125,10 +126,10 @@ class Settler:
 
     def undelivered(self, delivery: Delivery, now: float, *, full: bool) -> None:
         """Take back a delivery that never left the daemon; it counts for nothing."""
-        self._dispatcher.close(delivery, now)
+        self._places.close(delivery, now)
         self._count(delivery, "undelivered", now)
         if full:
-            self._dispatcher.pause(delivery.backend, FULL_PIPE_PAUSE_S, now)
+            self._places.pause(delivery.backend, FULL_PIPE_PAUSE_S, now)
         delivery.unsent = True
         self._head_failed(delivery, "could not be reached", now, begun=False)
 
@@ -152,7 +153,7 @@ class Settler:
 
     def delivery_due(self, delivery: Delivery, now: float) -> None:
         """Free the place of a delivery that was not answered long after its message's deadline."""
-        self._dispatcher.close(delivery, now)
+        self._places.close(delivery, now)
         self._count(delivery, "unanswered", now)
         self._dispatcher.serve(delivery.backend, now)
 
@@ -165,7 +166,7 @@ class Settler:
             delivery.limit_at = inf
             return
         self._time_out(delivery, now)
-        self._dispatcher.cancel(delivery, now)
+        self._places.cancel(delivery, now)
         self._head_failed(delivery, "timed out", now)
 
     def _expire(self, message: Message, now: float) -> None:
@@ -240,7 +241,7 @@ class Settler:
         for other in message.deliveries:
             if other is not delivery:
                 other.out = False
-                dispatcher.cancel(other, now)
+                self._places.cancel(other, now)
         delivery.out = True
         message.out = 1
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
+from router_daemon.core.backends import Backend
 from router_daemon.core.ranking import Candidate, Ranking
-from router_daemon.core.registry import Backend
 
 if TYPE_CHECKING:
     from router_daemon.core.broker import Broker

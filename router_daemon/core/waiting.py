@@ -154,4 +154,6 @@ class WaitingRoom:
 
 def standing(message: Message, now: float) -> int:
     """Return the priority that a message has by now: one step more per quarter of its time to live waited."""
-    return message.request.priority + int(STEPS * (now - message.accepted_at) / (message.deadline - message.accepted_at))
+    return message.request.priority + int(
+        STEPS * (now - message.accepted_at) / (message.deadline - message.accepted_at)
+    )

@@ -20,8 +20,8 @@ from itertools import chain, islice
 from math import fsum, inf
 from random import Random
 
+from router_daemon.core.backends import Backend
 from router_daemon.core.ranking import PRIORITIES, Candidate, Ranking, first_free
-from router_daemon.core.registry import Backend
 from router_daemon.core.settings import Settings
 
 AT_BEST = 0.5

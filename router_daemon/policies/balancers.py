@@ -18,9 +18,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from router_daemon.core.backends import Backend
 from router_daemon.core.messages import Delivery
 from router_daemon.core.ranking import Candidate, Observer, Ranking
-from router_daemon.core.registry import Backend
 from router_daemon.core.service import Service
 from router_daemon.core.settings import Settings
 
@@ -192,7 +192,7 @@ class C3(Balancer):
             replica.response_s += alpha * (latency_s - replica.response_s)
         if ok:
             replica.work_s += alpha * (latency_s * delivery.share - replica.work_s)
-            there = len(backend.open) if backend.queue is None else backend.queue - 1  # it counts what is over now
+            there = len(backend.open) if backend.queue is None else backend.queue
             replica.queue += alpha * (max(0, there - backend.info.slots) - replica.queue)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from random import Random
 
+from router_daemon.core.backends import Backend
 from router_daemon.core.ranking import MAX_ENTRIES, Candidate, Ranking, first_free
-from router_daemon.core.registry import Backend
 
 DRAWS = 3
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from router_daemon.core.backends import Backend
 from router_daemon.core.ranking import PRIORITIES, Candidate, Ranking, first_free
-from router_daemon.core.registry import Backend
 from router_daemon.core.settings import Weights
 
 

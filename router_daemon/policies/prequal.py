@@ -29,9 +29,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from router_daemon.core.backends import Backend
 from router_daemon.core.messages import Delivery
 from router_daemon.core.ranking import MAX_ENTRIES, Candidate, Ranking
-from router_daemon.core.registry import Backend
 from router_daemon.core.service import Service
 from router_daemon.core.settings import Settings
 from router_daemon.policies.balancers import Balancer, expected_s
