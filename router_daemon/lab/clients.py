@@ -11,13 +11,14 @@ Rules:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import UNSET
 
-from router_daemon.core.events import Cancel, CancelHeader, Request, Send
+from router_daemon.core.events import Cancel, CancelHeader, Request
 from router_daemon.core.types import Peer
 from router_daemon.lab.backends import WORK_BYTES
 from router_daemon.lab.chance import chooser
@@ -28,7 +29,6 @@ from router_daemon.lab.timeline import START_S, Timeline, whole
 if TYPE_CHECKING:
     from router_daemon.lab.daemons import Daemon
 
-ID_CHOICES: Final = 2
 _DRAWN: Final = ("ttl_ms", "heads", "mode", "idempotent")
 
 Sampler: TypeAlias = Callable[[], Any]
@@ -41,6 +41,7 @@ class Client:
         self.daemon = daemon
         self._name = name
         self._connections = 0
+        self._garbled = 0
         self.peer: Peer = b""
         self.open()
 
@@ -54,6 +55,11 @@ class Client:
         """Go away without a word, and come back as somebody else."""
         self.daemon.lose_client(self.peer)
         self.open()
+
+    def garble(self) -> None:
+        """Send what no decoder can read, but for its id."""
+        self._garbled += 1
+        self.daemon.read_garbled(self.peer, f"garbled-{self._garbled}")
 
 
 class Source:
@@ -72,6 +78,7 @@ class Source:
         records: list[Record],
         works: list[float],
         exhausted: Callable[[], None],
+        happened: Counter[str],
     ) -> None:
         self.clients = clients
         self._demand = demand
@@ -80,6 +87,7 @@ class Source:
         self._records = records
         self._works = works
         self._exhausted = exhausted
+        self._happened = happened
         self._times = _times(demand, rng)
         self._work = demand.work.sampler(rng)
         self._capability: Sampler = chooser(weights(demand.capability), rng)
@@ -119,14 +127,20 @@ class Source:
         client.daemon.read_send(record)
         if demand.cancels and rng.random() < demand.cancels:
             self._timeline.after(whole(rng.random() * demand.cancels_within_s), self._cancel, (client, record))
-        if demand.repeats and rng.random() < demand.repeats and record.ended_at is None:
-            client.daemon.read_again(record)
+        if demand.repeats and rng.random() < demand.repeats:
+            self._timeline.after(whole(rng.random() * demand.cancels_within_s), self._repeat, (client, record))
         self._schedule()
 
     def _cancel(self, unwanted: tuple[Client, Record]) -> None:
         client, record = unwanted
         if client.peer == record.connection:
+            self._happened["cancel"] += record.ended_at is None
             client.daemon.take(Cancel(client.peer, False, CancelHeader(record.request.id)))
+
+    def _repeat(self, repeated: tuple[Client, Record]) -> None:
+        client, record = repeated
+        if client.peer == record.connection and record.ended_at is None and client.daemon.read_again(record):
+            self._happened["repeat"] += 1
 
     def _body(self, number: int) -> tuple[bytes, ...]:
         mark = number.to_bytes(WORK_BYTES, "big")
@@ -137,11 +151,6 @@ class Source:
         if padding is None:
             padding = self._padding[size] = bytes(size - WORK_BYTES)
         return (mark, padding)
-
-
-def send_of(record: Record) -> Send:
-    """Return a record's SEND."""
-    return Send(record.connection, False, record.request, record.body)
 
 
 def _times(demand: Demand, rng: Random) -> Iterator[tuple[float, float]]:

@@ -19,11 +19,11 @@ from msgspec import UNSET
 
 from router_daemon.core.actions import Accept, Action, Deliver, Error, Piece, Pong, Reply
 from router_daemon.core.broker import Broker
-from router_daemon.core.events import Gone, Send, Undelivered
+from router_daemon.core.events import Gone, Malformed, Send, Undelivered
 from router_daemon.core.types import Peer, Side
 from router_daemon.lab.digest import Digest
 from router_daemon.lab.ledger import Ledger, Record
-from router_daemon.lab.network import Connection
+from router_daemon.lab.network import Connection, Trouble
 from router_daemon.lab.timeline import BrokenError, Timeline
 
 MOST_WAKES: Final = 1000
@@ -55,7 +55,7 @@ class Daemon:
         self._woken = (0.0, 0)
         self._stalled_until = 0.0
         self._backlog: deque[Any] = deque()
-        self._problems: deque[Undelivered] = deque()
+        self._problems: deque[Undelivered | Gone] = deque()
         self._to_clients: dict[type[Any], Callable[[Any, float], None]] = {
             Reply: ledger.replied,
             Piece: ledger.piece,
@@ -93,11 +93,18 @@ class Daemon:
         event = Send(record.connection, False, request, record.body)
         self._after(self.broker.handle(event, now), now)
 
-    def read_again(self, record: Record) -> None:
-        """Handle a SEND with the id of an open one."""
-        if not self._stalled_until:
-            self._ledger.repeated(record)
-            self.take(Send(record.connection, False, record.request, record.body))
+    def read_again(self, record: Record) -> bool:
+        """Handle a SEND with the id of an open one; False where it will not be open when the daemon reads it."""
+        if self._stalled_until:
+            return False
+        self._ledger.repeated(record)
+        self.take(Send(record.connection, False, record.request, record.body))
+        return True
+
+    def read_garbled(self, peer: Peer, client_id: str) -> None:
+        """Handle a SEND that cannot be read but for its id."""
+        self._ledger.garbled(peer, client_id)
+        self.take(Malformed(Side.CLIENT, peer, False, "SEND", "bad_header", "what is wrong", client_id))
 
     def know_client(self, peer: Peer) -> None:
         """A client has connected."""
@@ -190,10 +197,18 @@ class Daemon:
             connection = self.connections.get(action.peer)
             if connection is None:
                 raise BrokenError(f"no backend has ever been at {action.peer!r}: {action}")
-            if connection.reachable:
+            if not connection.trouble:
                 connection.send_down(action)
             else:
-                self._problems.append(Undelivered(action, full=False))
+                self._fail_to_send(action, connection)
+
+    def _fail_to_send(self, action: Action, connection: Connection) -> None:
+        """Note that an action never left, and with it that its connection is gone where that is news."""
+        full = connection.trouble is Trouble.FULL
+        self._problems.append(Undelivered(action, full=full))
+        if not full and not connection.told:
+            connection.told = True
+            self._problems.append(Gone(Side.BACKEND, connection.peer))
 
     def end(self) -> None:
         """Stop the broker, as at the end of the process."""

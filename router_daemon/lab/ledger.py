@@ -93,6 +93,7 @@ class Ledger:
         self.stalled_until: dict[int, float] = {}
         self.on_empty: Callable[[], None] | None = None
         self._refusals: Counter[tuple[Peer, Any]] = Counter()
+        self._garbled: dict[tuple[Peer, Any], None] = {}
 
     # --- what goes in ---
 
@@ -105,6 +106,10 @@ class Ledger:
     def repeated(self, record: Record) -> None:
         """The daemon is about to read a SEND with an id that is taken."""
         self._refusals[record.connection, record.request.id] += 1
+
+    def garbled(self, connection: Peer, client_id: str) -> None:
+        """The daemon is about to read a SEND that says nothing but its id."""
+        self._garbled[connection, client_id] = None
 
     def gone(self, connection: Peer, now: float) -> None:
         """The daemon is about to hear that a client is gone: nothing more may be said to it."""
@@ -168,6 +173,8 @@ class Ledger:
             if not self._refusals[key] or header.last is not False:
                 raise BrokenError(f"nothing of that id was sent twice: {header}")
             self._refusals[key] -= 1
+        elif (action.peer, header.id) in self._garbled and header.last is True:
+            del self._garbled[action.peer, header.id]
         elif header.last is True:
             record = self._record(action)
             self._last(record, "answered" if record.replies else header.code, now)
@@ -204,6 +211,8 @@ class Ledger:
             raise BrokenError(f"daemon {daemon} has stopped, and has {broker.open_messages} open messages")
         if left := [key for key, count in self._refusals.items() if count]:
             raise BrokenError(f"no duplicate_id for {left}")
+        if self._garbled:
+            raise BrokenError(f"no last answer to {list(self._garbled)}")
         counted: Counter[str] = Counter()
         for series in broker.counts.capabilities.values():
             counted.update(series.outcomes)

@@ -65,6 +65,7 @@ class Line:
         "_backend",
         "_beats",
         "_connect",
+        "_cut_until",
         "_handlers",
         "_heartbeat_s",
         "_held",
@@ -85,6 +86,7 @@ class Line:
         self._heartbeat_s = 1.0
         self._tries = 0
         self._beats = 0
+        self._cut_until = 0.0
         self.connection: Connection | None = None
         self.peer: Peer = b""
         self.in_force = False
@@ -115,16 +117,35 @@ class Line:
 
     def die(self) -> None:
         """The process is gone."""
-        self.in_force = False
-        self._tries += 1
-        self._beats += 1
+        self._fall_silent()
         self._held.clear()
         self.jobs.clear()
         self.connection = None
 
+    def cut(self, seconds: float) -> None:
+        """The connection has ended, and for a while there is no other."""
+        self._cut_until = max(self._cut_until, self._timeline.now + seconds)
+        self._fall_silent()
+        self.connection = None
+        self._timeline.at(self._cut_until, self._reconnect, self._tries)
+
+    def _reconnect(self, tries: int) -> None:
+        if tries == self._tries and self._backend.up:
+            self.open()
+
+    def _fall_silent(self) -> None:
+        """The registration is not in force any more: no heartbeats, and nothing that was planned for it."""
+        self.in_force = False
+        self._tries += 1
+        self._beats += 1
+
     def open(self, _: object = None) -> None:
         """Open a new connection and register there, with the session of this process."""
-        self.in_force = False
+        self._fall_silent()
+        if self._timeline.now < self._cut_until:
+            self.connection = None
+            self._timeline.at(self._cut_until, self._reconnect, self._tries)
+            return
         self.connection = self._connect(self)
         self.peer = self.connection.peer
         self.register()

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
@@ -98,7 +99,7 @@ class Demand:
         size_bytes: of the body.
         connections: the clients; connection k speaks to daemon k modulo the number of daemons.
         cancels: the share of messages that get a CANCEL, at a moment drawn evenly from the first `cancels_within_s`.
-        repeats: the share of messages sent with the id of one that is open.
+        repeats: the share of messages that are sent again within that time, with the same id, while they are open.
         keys: further keys of SEND.
     """
 
@@ -133,6 +134,7 @@ class NetworkSpec:
         delayed: the share that takes up to `delay_s` longer; what follows waits for it.
         reordered: the share that takes up to `delay_s` longer while what follows overtakes it.
         duplicated, dropped: shares.
+        from_s, until_s: when the shares hold.
     """
 
     latency_s: float = 0.00005
@@ -142,3 +144,10 @@ class NetworkSpec:
     reordered: float = 0.0
     duplicated: float = 0.0
     dropped: float = 0.0
+    from_s: float = 0.0
+    until_s: float = math.inf
+
+    @property
+    def faulty(self) -> bool:
+        """Something may be late, lost or out of order."""
+        return max(self.jitter_s, self.delayed, self.reordered, self.duplicated, self.dropped) > 0.0

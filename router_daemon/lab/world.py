@@ -38,9 +38,10 @@ from router_daemon.lab.backends import Backend
 from router_daemon.lab.clients import Client, Source
 from router_daemon.lab.daemons import Daemon
 from router_daemon.lab.digest import Digest
+from router_daemon.lab.faults import Fault, Faults
 from router_daemon.lab.ledger import GRACE_S, Ledger
 from router_daemon.lab.lines import Line
-from router_daemon.lab.network import Connection
+from router_daemon.lab.network import Connection, FaultyConnection
 from router_daemon.lab.result import Result
 from router_daemon.lab.specs import BackendSpec, Demand, NetworkSpec
 from router_daemon.lab.timeline import START_S, BrokenError, Timeline
@@ -60,6 +61,7 @@ class World:
         policy: a name, or what makes a policy from settings and a generator (one per daemon).
         settings: of every daemon.
         backends, demands, network: see `specs`.
+        faults: see `faults`.
         daemons: how many.
     """
 
@@ -72,6 +74,7 @@ class World:
         policy: str | PolicyMaker = "paper",
         settings: Settings | None = None,
         network: NetworkSpec | None = None,
+        faults: Sequence[Fault] = (),
         daemons: int = 1,
     ) -> None:
         self.seed = seed
@@ -82,11 +85,13 @@ class World:
         self.happened: Counter[str] = Counter()
         self._network = NetworkSpec() if network is None else network
         self._policy = policy
+        self._faulty = self._network.faulty or bool(faults)
         self._works: list[float] = []
         self.daemons = [self._daemon(index) for index in range(daemons)]
         self.backends = {spec.name: self._backend(spec) for spec in backends}
         self.clients: list[Client] = []
         self.sources = [self._source(index, demand) for index, demand in enumerate(demands)]
+        Faults(self.timeline, self.daemons, self.backends, self.clients, self.happened).plan(faults)
 
     # --- building ---
 
@@ -116,7 +121,11 @@ class World:
             nonlocal opened
             opened += 1
             peer = f"{line.name}.{opened}".encode()
-            connection = Connection(line, daemon, peer, self._network, self.timeline, rng)
+            connection = (
+                FaultyConnection(line, daemon, peer, self._network, self.timeline, rng, self.happened)
+                if self._faulty
+                else Connection(line, daemon, peer, self._network, self.timeline, rng)
+            )
             daemon.connections[peer] = connection
             return connection
 
@@ -129,7 +138,7 @@ class World:
         ]
         self.clients += clients
         rng = self._rng("demand", index)
-        return Source(demand, clients, self.timeline, rng, self.ledger.records, self._works, self._halt)
+        return Source(demand, clients, self.timeline, rng, self.ledger.records, self._works, self._halt, self.happened)
 
     # --- running ---
 
