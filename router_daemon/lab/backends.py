@@ -11,7 +11,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from enum import IntEnum
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -66,7 +66,9 @@ class Backend:
         done: deliveries that ran to their end.
     """
 
-    def __init__(self, spec: BackendSpec, timeline: Timeline, rng: Random, works: list[float]) -> None:
+    def __init__(
+        self, spec: BackendSpec, timeline: Timeline, rng: Random, works: list[float], happened: Counter[str]
+    ) -> None:
         self.spec = spec
         self.lines: list[Line] = []
         self.up = False
@@ -80,6 +82,7 @@ class Backend:
         self._timeline = timeline
         self._rng = rng
         self._works = works
+        self._happened = happened
         self._samplers = {name: service.sampler(rng) for name, service in spec.services().items()}
         self.capabilities = list(self._samplers)
         self._queue: deque[Job] = deque()
@@ -92,9 +95,13 @@ class Backend:
 
     def start(self, _: object = None) -> None:
         """Start the process: nothing is remembered, every daemon is told anew."""
+        if self.up:
+            return
         self.up = True
         self.life += 1
         self._started_at = self._timeline.now
+        if self.life == 1 and self._started_at > self._began_at:
+            self._happened["late"] += 1
         for line in self.lines:
             line.start()
 
@@ -103,6 +110,7 @@ class Backend:
         self.up = False
         self._queue.clear()
         self.waiting = self.running = 0
+        self._paused_until = 0.0
         for line in self.lines:
             for job in line.jobs.values():
                 job.state = State.OVER
@@ -122,7 +130,11 @@ class Backend:
     def take(self, line: Line, action: Deliver) -> None:
         """DELIVER: begin, queue, or refuse."""
         spec = self.spec
-        if spec.busy_over is not None and self.waiting >= spec.busy_over:
+        if action.header.capability not in self._samplers:
+            line.answer(Nack(line.peer, False, NackHeader(action.header.id, "no handler for that")))
+            return
+        if spec.busy_over is not None and self.running >= spec.workers and self.waiting >= spec.busy_over:
+            self._happened["busy"] += 1
             line.answer(Nack(line.peer, False, NackHeader(action.header.id, "queue is full", "busy")))
             return
         job = Job(line, action, self._timeline.now + action.header.ttl_ms / 1000.0)
@@ -196,10 +208,15 @@ class Backend:
 
     def _fails(self) -> bool:
         """Draw whether a delivery that begins now will fail."""
-        spec, share = self.spec, 1.0 - self.spec.reliability
+        spec, cause, share = self.spec, "fail", 1.0 - self.spec.reliability
         if spec.depends_on is not None:
-            share = max(share, spec.depends_on.failing(self._timeline.now - self._began_at))
-        return share > 0.0 and self._rng.random() < share
+            outage = spec.depends_on.failing(self._timeline.now - self._began_at)
+            if outage > share:
+                cause, share = "dependency", outage
+        if share <= 0.0 or self._rng.random() >= share:
+            return False
+        self._happened[cause] += 1
+        return True
 
     def _slowness(self, now: float) -> float:
         factor, at_s = 1.0, now - self._began_at

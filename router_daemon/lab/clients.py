@@ -131,6 +131,15 @@ class Source:
             self._timeline.after(whole(rng.random() * demand.cancels_within_s), self._repeat, (client, record))
         self._schedule()
 
+    def probe(self, client: Client) -> Record:
+        """Send one more message, of the simplest kind, and return its record."""
+        number = len(self._records)
+        self._works.append(1.0)
+        record = Record(number, client.peer, client.daemon.index, Request(number, self._capability()), _mark(number))
+        self._records.append(record)
+        client.daemon.read_send(record)
+        return record
+
     def _cancel(self, unwanted: tuple[Client, Record]) -> None:
         client, record = unwanted
         if client.peer == record.connection:
@@ -143,14 +152,18 @@ class Source:
             self._happened["repeat"] += 1
 
     def _body(self, number: int) -> tuple[bytes, ...]:
-        mark = number.to_bytes(WORK_BYTES, "big")
+        mark = _mark(number)
         size = self._size()
         if size <= WORK_BYTES:
-            return (mark,)
+            return mark
         padding = self._padding.get(size)
         if padding is None:
             padding = self._padding[size] = bytes(size - WORK_BYTES)
-        return (mark, padding)
+        return (*mark, padding)
+
+
+def _mark(number: int) -> tuple[bytes, ...]:
+    return (number.to_bytes(WORK_BYTES, "big"),)
 
 
 def _times(demand: Demand, rng: Random) -> Iterator[tuple[float, float]]:

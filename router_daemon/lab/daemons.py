@@ -131,7 +131,7 @@ class Daemon:
         if until != self._stalled_until:
             return
         self._stalled_until = 0.0
-        self._ledger.stalled_until[self.index] = until
+        self._ledger.moved_at[self.index] = until
         while self._backlog:
             event = self._backlog.popleft()
             if isinstance(event, Record):

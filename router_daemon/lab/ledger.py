@@ -84,13 +84,13 @@ class Ledger:
     Attributes:
         records: in the order in which they were sent; the number of each is its index.
         open: those without a last answer, per connection and id.
-        stalled_until: per daemon, the end of the last time in which it stood still; what was due then comes then.
+        moved_at: per daemon, when it last went on after having stood still; what was due before comes then.
     """
 
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.open: dict[tuple[Peer, Any], Record] = {}
-        self.stalled_until: dict[int, float] = {}
+        self.moved_at: dict[int, float] = {}
         self.on_empty: Callable[[], None] | None = None
         self._refusals: Counter[tuple[Peer, Any]] = Counter()
         self._garbled: dict[tuple[Peer, Any], None] = {}
@@ -188,7 +188,7 @@ class Ledger:
         return record
 
     def _last(self, record: Record, outcome: str, now: float) -> None:
-        if now > record.deadline + GRACE_S and now > self.stalled_until.get(record.daemon, 0.0) + GRACE_S:
+        if now > record.deadline + GRACE_S and now > self.moved_at.get(record.daemon, 0.0) + GRACE_S:
             raise BrokenError(f"{record} was due at {record.deadline}, and is answered at {now}")
         self._end(record, outcome, now)
 

@@ -107,7 +107,7 @@ class World:
         return Daemon(index, broker, self.timeline, self.ledger, self.digest)
 
     def _backend(self, spec: BackendSpec) -> Backend:
-        backend = Backend(spec, self.timeline, self._rng("backend", spec.name), self._works)
+        backend = Backend(spec, self.timeline, self._rng("backend", spec.name), self._works, self.happened)
         for daemon in self.daemons:
             rng = self._rng("network", spec.name, daemon.index)
             backend.lines.append(Line(backend, self.timeline, self._connector(daemon, rng)))
@@ -142,13 +142,23 @@ class World:
 
     # --- running ---
 
-    def run(self, *, check_every: int = 0, until_s: float | None = None, settle_s: float = 0.0) -> Result:
+    def run(
+        self,
+        *,
+        check_every: int = 0,
+        until_s: float | None = None,
+        settle_s: float = 0.0,
+        reunite: bool = False,
+        drain: bool = False,
+    ) -> Result:
         """Let everything happen until the last SEND is answered, stop the daemons, and return what was seen.
 
         Args:
             check_every: `Broker.check` after so many steps of each daemon; 0: only at the end.
             until_s: stop then, whatever is still open; None: when every message was sent and answered.
             settle_s: go on so long after the last answer, for what is still under way at backends.
+            reunite: then every backend must be registered with every daemon, which no fault may keep it from any more.
+            drain: then refuse every SEND, and see that one is.
 
         Raises:
             BrokenError, AssertionError: a promise was broken.
@@ -161,6 +171,10 @@ class World:
         seconds = self.timeline.now - START_S
         if settle_s:
             self.timeline.run(self.timeline.now + settle_s)
+        if reunite:
+            self._meet_all()
+        if drain:
+            self._drain()
         self._end()
         return Result(
             digest=self.digest.hex(),
@@ -184,17 +198,35 @@ class World:
         """Run until everything is sent, then until everything is answered or ought to have been."""
         while any(source.left for source in self.sources):
             self.timeline.run(float("inf"))
-        self.timeline.run(max([self.timeline.now, *(daemon.stalled_until for daemon in self.daemons)]))
         self.ledger.on_empty = self._halt
-        while self.ledger.open:
-            latest = max(record.deadline for record in self.ledger.open.values())
-            late = max([latest, *self.ledger.stalled_until.values()]) + GRACE_S + NEVER_ANSWERED_S
+        while self.ledger.open or any(daemon.stalled_until for daemon in self.daemons):
+            latest = [record.deadline for record in self.ledger.open.values()]
+            stalls = [*self.ledger.moved_at.values(), *(daemon.stalled_until for daemon in self.daemons)]
+            late = max([*latest, *stalls]) + GRACE_S + NEVER_ANSWERED_S
             if self.timeline.now >= late:
                 raise BrokenError(f"no last answer: {self.ledger.overdue(self.timeline.now)[:3]}")
             self.timeline.run(late)
 
     def _halt(self) -> None:
         self.timeline.halted = True
+
+    def _meet_all(self) -> None:
+        """Assert that every backend is registered with every daemon, over the connection that both mean."""
+        for backend in self.backends.values():
+            for line, daemon in zip(backend.lines, self.daemons, strict=True):
+                known = daemon.broker.registry.by_name.get(backend.spec.name)
+                if known is None or not line.in_force or known.peer != line.peer or not known.connected:
+                    raise BrokenError(
+                        f"{backend.spec.name} and daemon {daemon.index} have not found each other: {known}"
+                    )
+
+    def _drain(self) -> None:
+        """Assert that a draining daemon takes nothing new."""
+        for client in self.clients[: len(self.daemons)]:
+            client.daemon.broker.start_drain()
+            record = self.sources[0].probe(client)
+            if record.outcome != "draining":
+                raise BrokenError(f"a draining daemon answers {record.outcome!r}")
 
     def _end(self) -> None:
         for daemon in self.daemons:
