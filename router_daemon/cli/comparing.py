@@ -58,10 +58,11 @@ def compare(
     from router_daemon.lab.compare import jobs as todo
     from router_daemon.lab.compare import table
     from router_daemon.lab.goals import verdicts
+    from router_daemon.lab.matrix import cells as cell_names
     from router_daemon.lab.report import HEADER, csv_text, goals_text, line, markdown
     from router_daemon.policies.base import NAMES
 
-    known = workloads.cells()
+    known = cell_names()
     if list_cells:
         print("\n".join(f"{cell.name:24} {cell.title}" for cell in known.values()))
         return

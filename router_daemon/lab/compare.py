@@ -22,9 +22,10 @@ from typing import Final
 
 from router_daemon.lab.contenders import Contender
 from router_daemon.lab.ledger import Record
+from router_daemon.lab.matrix import cells
 from router_daemon.lab.result import CRITICAL, percentile
 from router_daemon.lab.timeline import START_S
-from router_daemon.lab.workloads import Cell, Scene, cells
+from router_daemon.lab.workloads import Cell, Scene
 from router_daemon.lab.world import World
 
 RECOVERS_WITHIN_S: Final = 5.0
@@ -118,7 +119,7 @@ def measure(records: Sequence[Record], scene: Scene) -> tuple[dict[str, float], 
     latencies = sorted(record.latency_s * 1000.0 for record in focus)
     critical = sorted(record.latency_s * 1000.0 for record in focus if record.request.priority == CRITICAL)
     metrics = {
-        "success": success(records, scene.focus),
+        "success": success(records, scene.focus if scene.alone else None),
         "p50_ms": percentile(latencies, 0.5),
         "p99_ms": percentile(latencies, 0.99),
         "critical_p99_ms": percentile(critical, 0.99),

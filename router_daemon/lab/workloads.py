@@ -3,7 +3,7 @@
 Rules:
 - The standard pool: 12 backends of 1, 2 or 4 workers with a FIFO queue, service lognormal (sigma 0.5) with a mean of
   0.5 to 4 ms, reliability 0.88 to 0.995, 3 of 6 capabilities each; demand by Zipf's law (1.2), priorities 1 to 4 alike,
-  a time to live of 250 ms; queues are reported, as the SDK does.
+  a time to live of 100 ms; queues are reported, as the SDK does.
 - A load is a share of what any router could serve (`capacity`) with the fault in place: who is silent serves nothing.
 - A seed makes the same pool and the same demand in every cell that has the standard pool, whatever its load, and for
   every policy: cells are compared message by message.
@@ -33,7 +33,8 @@ BACKENDS: Final = 12
 OFFERED: Final = 3
 LEAST_OFFERS: Final = 3
 """Of each capability, so that one backend may fail without leaving nobody to choose from."""
-TTL_MS: Final = 250.0
+TTL_MS: Final = 100.0
+"""Some fifty services; short enough that an overload of a second or two is many times longer."""
 LONG_S: Final = 30.0
 
 
@@ -42,7 +43,7 @@ class Scene:
     """All that a world needs but policy and settings.
 
     Attributes:
-        focus: the capability that latencies are of; None: all messages.
+        focus: the capability that latencies are of; None: all messages. alone: success is of it, too.
         overload: (from_s, until_s) of a surge after which the run must recover; None: there is none.
     """
 
@@ -51,6 +52,7 @@ class Scene:
     faults: tuple[Fault, ...] = ()
     daemons: int = 1
     focus: str | None = None
+    alone: bool = False
     overload: tuple[float, float] | None = None
 
 
@@ -165,8 +167,3 @@ def plain(rng: Random, load: float, messages: int) -> Scene:
 def load_cells() -> list[Cell]:
     """Return the cells in which nothing but the load changes."""
     return [Cell(f"load-{load:g}", f"load {load:g}", load, plain) for load in LOADS]
-
-
-def cells() -> dict[str, Cell]:
-    """Return the whole matrix by name."""
-    return {cell.name: cell for cell in load_cells()}
