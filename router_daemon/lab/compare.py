@@ -207,7 +207,9 @@ def spread(values: Iterable[float]) -> float:
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of ours - theirs, seed by seed, and two of its standard errors; 0 for one seed."""
+    """Return the mean of ours - theirs, seed by seed, and two of its standard errors; 0 of nothing or one seed."""
     pairs = [a - b for a, b in zip(ours, theirs, strict=True) if not (math.isnan(a) or math.isnan(b))]
+    if not pairs:
+        return 0.0, 0.0
     error = spread(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else 0.0
     return mean(pairs), SIGNIFICANT * error

@@ -107,7 +107,8 @@ _GOALS: Final[Mapping[str, Judge]] = {
 
 
 def _no_less_success(ours: Row, others: list[Row]) -> str | None:
-    best = max(others, key=lambda row: row.mean("success"), default=None)
+    known = [row for row in others if not math.isnan(row.mean("success"))]
+    best = max(known, key=lambda row: row.mean("success"), default=None)
     if best is None:
         return None
     mean, error = difference(ours.values["success"], best.values["success"])
@@ -118,7 +119,7 @@ def _no_less_success(ours: Row, others: list[Row]) -> str | None:
 
 def _no_later(ours: Row, other: Row) -> str:
     mean, error = difference(ours.values["p99_ms"], other.values["p99_ms"])
-    if math.isnan(mean) or mean <= error:
+    if mean <= error:
         return ""
     here, there = ours.mean("p99_ms"), other.mean("p99_ms")
     return f"p99 {here:.2f} ms against {there:.2f} of {other.contender.name} ({here / there - 1.0:+.0%})"

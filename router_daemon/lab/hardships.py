@@ -3,7 +3,7 @@
 Rules:
 - A fault begins when a fifth of the run is over (`BEGINS`), so that it meets a daemon that knows its backends, and hits
   the first backend of the pool, which the seed has drawn like the others.
-- The load is a share of what is left: of a backend that fails, is silent, or joins or returns later, nothing is counted.
+- The load is a share of what is left: of a backend that fails, is silent, joins or returns, nothing is counted.
 - Every fault is counted by the world when it strikes; a cell names under which kind (`Cell.strikes`).
 """
 
@@ -143,20 +143,19 @@ def _lengths(rng: Random, load: float, messages: int) -> Scene:
 
 
 def _rare(rng: Random, load: float, messages: int) -> Scene:
-    """A capability of 0.2 % of the messages, offered by four busy backends; all numbers are of it alone."""
+    """A capability of 0.2 % of the messages (ten at least), offered by four busy backends; numbers are of it alone."""
     pool = standard_pool(rng)
     for number in range(4):
         pool[number] = replace(pool[number], capabilities=(*pool[number].capabilities, "rare"))
+    count = max(10, round(RARE * messages))
+    share = count / (messages + count)
     usual = zipf(CAPABILITIES)
     total = sum(usual.values())
-    demand = {**{name: (1.0 - RARE) * weight / total for name, weight in usual.items()}, "rare": RARE}
-    rate = rate_of(pool, load, demand)
-    return Scene(
-        tuple(pool),
-        (replace(standard_demand(messages, rate), capability=demand),),
-        focus="rare",
-        alone=True,
-    )
+    asked = {name: weight * (1.0 - share) / total for name, weight in usual.items()}
+    rate = rate_of(pool, load, {**asked, "rare": share})
+    demand = standard_demand(messages, rate * (1.0 - share))
+    rare = replace(standard_demand(count, rate * share), capability="rare")
+    return Scene(tuple(pool), (demand, rare), focus="rare", alone=True)
 
 
 def _a_minute(rng: Random, load: float, messages: int) -> Scene:  # noqa: ARG001 - one shape for all
@@ -248,14 +247,14 @@ def hardship_cells() -> list[Cell]:
         for load in AT
     ]
     found.append(Cell("a-minute", "one message a minute", 0.0, _a_minute))
-    for count in DAEMONS:
-        for reported in (True, False):
-            found.append(
-                Cell(
-                    f"daemons-{count}{'' if reported else '-unseen'}",
-                    f"{count} daemons, queues {'' if reported else 'not '}reported; load 0.7, 1.5 for a second",
-                    0.7,
-                    partial(_many_daemons, count, reported),
-                )
-            )
-    return found
+    return found + [_daemons_cell(count, reported) for count in DAEMONS for reported in (True, False)]
+
+
+def _daemons_cell(count: int, reported: bool) -> Cell:
+    who = "one daemon" if count == 1 else f"{count} daemons that do not see each other"
+    return Cell(
+        f"daemons-{count}{'' if reported else '-unseen'}",
+        f"{who}, queues {'' if reported else 'not '}reported; load 0.7, {SURGE_LOAD:g} for a second",
+        0.7,
+        partial(_many_daemons, count, reported),
+    )

@@ -36,6 +36,8 @@ LEAST_OFFERS: Final = 3
 TTL_MS: Final = 100.0
 """Some fifty services; short enough that an overload of a second or two is many times longer."""
 LONG_S: Final = 30.0
+OVERLOAD_MESSAGES: Final = 10_000
+"""So many take a few times to live to serve: fewer would not be an overload, but a queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Cell:
     Attributes:
         name: as on the command line. title: for people. load: share of what any router could serve.
         strikes: kinds of faults that must have happened in a run.
+        least: messages, whatever is asked for: fewer would not be the cell.
     """
 
     name: str
@@ -74,10 +77,11 @@ class Cell:
     load: float
     make: Maker = field(repr=False)
     strikes: tuple[str, ...] = ()
+    least: int = 1
 
     def scene(self, seed: int, messages: int) -> Scene:
         """Return the scene of a seed."""
-        return self.make(Random(f"pool/{seed}"), self.load, messages)
+        return self.make(Random(f"pool/{seed}"), self.load, max(messages, self.least))
 
 
 # --- the standard pool ---
@@ -166,4 +170,7 @@ def plain(rng: Random, load: float, messages: int) -> Scene:
 
 def load_cells() -> list[Cell]:
     """Return the cells in which nothing but the load changes."""
-    return [Cell(f"load-{load:g}", f"load {load:g}", load, plain) for load in LOADS]
+    return [
+        Cell(f"load-{load:g}", f"load {load:g}", load, plain, least=OVERLOAD_MESSAGES if load > 1.0 else 1)
+        for load in LOADS
+    ]
