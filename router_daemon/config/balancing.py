@@ -146,7 +146,7 @@ class EjectionSection(Section):
         default=0.25,
         gt=0,
         le=86_400,
-        description="How long, in seconds, the first time; each further time twice as long. A message on trial ends it.",
+        description="For how many seconds the first time; each further time twice as long. A message on trial ends it.",
     )
     most_s: float = Field(default=10.0, gt=0, le=86_400, description="The longest ejection, in seconds.")
     jitter: float = Field(

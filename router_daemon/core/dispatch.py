@@ -158,7 +158,7 @@ class Dispatcher:
         if candidate is not None:
             message.counts.hedges += 1
             request = message.request
-            ranking = self._rankings.get(request.capability, request.priority, now)
+            ranking = self._rankings.look(request.capability, request.priority, now)
             self._deliver(message, ranking, (candidate,), now)
 
     # --- where nobody has room ---
@@ -235,7 +235,7 @@ class Dispatcher:
         if not self.waiting.size:
             return
         for capability, priority, plain, messages in self.waiting.groups():
-            ranking = self._rankings.get(capability, priority, now)
+            ranking = self._rankings.look(capability, priority, now)
             if plain and ranking.candidates:
                 continue
             for message in messages:
