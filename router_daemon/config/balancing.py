@@ -171,6 +171,14 @@ class WaitingSection(Section):
         description="The share of a capability's places, rounded down, and of the waiting room, that only critical "
         "messages (priority 4) may take.",
     )
+    step_services: float = Field(
+        default=4.0,
+        gt=0,
+        le=1_000_000,
+        description="A waiting message rises by one priority, up to high, for each quarter of its time to live, or for "
+        "so many mean latencies of its capability where that is shorter: what is less important waits longer,"
+        " but not for as long as there is something more important.",
+    )
     rate_window_s: float = Field(
         default=10.0, gt=0, le=3600, description="Completions of so many seconds are counted to predict the wait."
     )
