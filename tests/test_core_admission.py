@@ -13,7 +13,7 @@ from router_daemon.core.events import Feedback, FeedbackHeader, Request, Send
 from router_daemon.core.types import Side
 from router_daemon.testing import CLIENT, BrokerFixture, only
 
-NO_COPIES = "reply: all sends to several at once: not with single, hedge, nor idempotent: false"
+NO_COPIES = "reply: all sends to several at once: no single, no hedge, no idempotent: false"
 TAKEN = "a message of this id is open"
 
 

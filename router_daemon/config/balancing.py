@@ -146,7 +146,7 @@ class EjectionSection(Section):
         default=0.25,
         gt=0,
         le=86_400,
-        description="How long, in seconds, the first time; each further time twice as long. A message on trial ends it.",
+        description="For how many seconds the first time; each further time twice as long. A message on trial ends it.",
     )
     most_s: float = Field(default=10.0, gt=0, le=86_400, description="The longest ejection, in seconds.")
     jitter: float = Field(
@@ -170,6 +170,14 @@ class WaitingSection(Section):
         le=0.9,
         description="The share of a capability's places, rounded down, and of the waiting room, that only critical "
         "messages (priority 4) may take.",
+    )
+    step_services: float = Field(
+        default=4.0,
+        gt=0,
+        le=1_000_000,
+        description="A waiting message rises by one priority, up to high, for each quarter of its time to live, or for "
+        "so many mean latencies of its capability where that is shorter: what is less important waits longer,"
+        " but not for as long as there is something more important.",
     )
     rate_window_s: float = Field(
         default=10.0, gt=0, le=3600, description="Completions of so many seconds are counted to predict the wait."

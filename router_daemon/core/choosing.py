@@ -72,7 +72,7 @@ class Chooser:
     def hedge(self, message: Message, now: float) -> Candidate | None:
         """Return the backend for a second head while the first is out, where one is allowed."""
         request = message.request
-        ranking = self._rankings.get(request.capability, request.priority, now)
+        ranking = self._rankings.look(request.capability, request.priority, now)
         pool, settings = ranking.pool, self._settings.hedge
         asked = request.mode == "hedge"
         if not asked and not self._may_hedge(pool, now):
@@ -95,7 +95,7 @@ class Chooser:
     def has_untried(self, message: Message, now: float) -> bool:
         """Tell whether there is a candidate that the message may still go to, with room or without."""
         request = message.request
-        ranking = self._affordable(message, self._rankings.get(request.capability, request.priority, now))
+        ranking = self._affordable(message, self._rankings.look(request.capability, request.priority, now))
         tried = self.tried(message)
         return any(candidate.backend not in tried for candidate in ranking.candidates)
 

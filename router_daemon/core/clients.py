@@ -117,7 +117,7 @@ class Clients:
             if request.mode in ("single", "hedge") or not message.reruns:
                 return (
                     "bad_header",
-                    "reply: all sends to several at once: not with single, hedge, nor idempotent: false",
+                    "reply: all sends to several at once: no single, no hedge, no idempotent: false",
                 )
         if self.draining:
             return "draining", "the daemon is about to exit"

@@ -144,7 +144,7 @@ class Dispatcher:
         elif not ranking.candidates:
             self.fail(message, "failed", now)
         elif self._make_room(message, now):
-            self.waiting.add(message, now)
+            self._wait(message, now)
             self.arm(message, now)
         else:
             self.overload(message, "room", now)
@@ -158,7 +158,7 @@ class Dispatcher:
         if candidate is not None:
             message.counts.hedges += 1
             request = message.request
-            ranking = self._rankings.get(request.capability, request.priority, now)
+            ranking = self._rankings.look(request.capability, request.priority, now)
             self._deliver(message, ranking, (candidate,), now)
 
     # --- where nobody has room ---
@@ -184,7 +184,7 @@ class Dispatcher:
         if wait_s > settings.longest * ttl_s or wait_s + self.chooser.least_latency_s(ranking, now) > ttl_s:
             cause = "wait"
         elif self._make_room(message, now):
-            self.waiting.add(message, now)
+            self._wait(message, now)
             return True
         else:
             cause = "room"
@@ -193,6 +193,12 @@ class Dispatcher:
             message, "overloaded", f"{request.capability}: {_REFUSED[cause]}", wait_s or pool.reference_s or None
         )
         return False
+
+    def _wait(self, message: Message, now: float) -> None:
+        pool = self._registry.pool(message.request.capability)
+        quarter_s = 0.25 * (message.deadline - message.accepted_at)
+        services_s = self._settings.waiting.step_services * pool.reference_s
+        self.waiting.add(message, min(quarter_s, services_s) if services_s else quarter_s, now)
 
     def _make_room(self, message: Message, now: float) -> bool:
         leaving = self.waiting.displaced_by(message)
@@ -235,7 +241,7 @@ class Dispatcher:
         if not self.waiting.size:
             return
         for capability, priority, plain, messages in self.waiting.groups():
-            ranking = self._rankings.get(capability, priority, now)
+            ranking = self._rankings.look(capability, priority, now)
             if plain and ranking.candidates:
                 continue
             for message in messages:

@@ -161,6 +161,11 @@ class RankingCache:
         self._keep(ranking)
         return ranking
 
+    def look(self, capability: str, priority: int, now: float) -> Ranking:
+        """Return the ranking in force like `get`, without counting where there is one."""
+        state, ranking = self.peek(capability, priority, now)
+        return ranking if ranking is not None and state == "hit" else self.get(capability, priority, now)
+
     def peek(self, capability: str, priority: int, now: float) -> tuple[str, Ranking | None]:
         """Return the entry and its state (`hit`, `expired`, `invalidated`, `absent`) without counting a look-up."""
         row = self._rows.get(capability)

@@ -130,11 +130,13 @@ class WaitingSettings:
     Attributes:
         longest: a message whose predicted wait is more than this share of its time to live is refused.
         reserve: the share of a capability's places, and of the waiting room, that only critical messages may take.
+        step_services: how many reference latencies a message waits for a step in standing, at most: see `waiting`.
         rate_window_s: over which completions are counted to predict the wait.
     """
 
     longest: float = 0.25
     reserve: float = 0.1
+    step_services: float = 4.0
     rate_window_s: float = 10.0
 
 
