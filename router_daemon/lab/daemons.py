@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from router_daemon.core.actions import Accept, Action, Deliver, Error, Piece, Pong, Reply
 from router_daemon.core.broker import Broker
-from router_daemon.core.events import Gone, Malformed, Send, Undelivered
+from router_daemon.core.events import Gone, Malformed, Nack, Send, Undelivered
 from router_daemon.core.types import Peer, Side
 from router_daemon.lab.digest import Digest
 from router_daemon.lab.ledger import Ledger, Record
@@ -78,6 +78,8 @@ class Daemon:
         if self._stalled_until:
             self._backlog.append(event)
             return
+        if type(event) is Nack and event.header.code == "busy":
+            self._ledger.not_begun(self.index, event.header.id)
         now = self._timeline.now
         self._after(self.broker.handle(event, now), now)
 
@@ -89,6 +91,7 @@ class Daemon:
         now = self._timeline.now
         request, settings = record.request, self.broker.settings
         ttl_ms = settings.default_ttl_ms if request.ttl_ms is UNSET else min(request.ttl_ms, settings.max_ttl_ms)
+        record.once = not _may_run_again(request.idempotent, settings.unsaid_idempotent)
         self._ledger.sent(record, now, ttl_ms)
         event = Send(record.connection, False, request, record.body)
         self._after(self.broker.handle(event, now), now)
@@ -188,7 +191,7 @@ class Daemon:
             self._digest.add(now, self.index, action)
             if type(action) is Deliver:
                 self.delivered += 1
-                self._ledger.delivered(action, now)
+                self._ledger.delivered(self.index, action, now)
             elif action.side is Side.CLIENT:
                 if action.peer not in self._clients:
                     raise BrokenError(f"nobody is at {action.peer!r} to hear {action}")
@@ -205,6 +208,8 @@ class Daemon:
     def _fail_to_send(self, action: Action, connection: Connection) -> None:
         """Note that an action never left, and with it that its connection is gone where that is news."""
         full = connection.trouble is Trouble.FULL
+        if isinstance(action, Deliver):
+            self._ledger.not_begun(self.index, action.header.id)
         self._problems.append(Undelivered(action, full=full))
         if not full and not connection.told:
             connection.told = True
@@ -220,6 +225,10 @@ class Daemon:
     def stalled_until(self) -> float:
         """The end of the time in which it stands still; 0.0 while it does not."""
         return self._stalled_until
+
+
+def _may_run_again(idempotent: bool | UnsetType, unsaid: str) -> bool:
+    return unsaid != "never" if idempotent is UNSET else idempotent
 
 
 def _heard(action: Action, now: float) -> None:
