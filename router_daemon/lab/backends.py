@@ -139,7 +139,8 @@ class Backend:
             return
         if spec.busy_over is not None and self.running >= spec.workers and self.waiting >= spec.busy_over:
             self._happened["busy"] += 1
-            line.answer(Nack(line.peer, False, NackHeader(action.header.id, "queue is full", "busy")))
+            pause = UNSET if spec.retry_after_ms is None else spec.retry_after_ms
+            line.answer(Nack(line.peer, False, NackHeader(action.header.id, "queue is full", "busy", pause)))
             return
         job = Job(line, action, self._timeline.now + action.header.ttl_ms / 1000.0)
         line.jobs[job.id] = job

@@ -178,6 +178,7 @@ class _Planner:
             reliability=self._if("fail", self._one_of((0.98, 0.98, 0.9, 0.9, 0.5, 0.0)), 1.0),
             fails_after_s=self._one_of((None, 0.0)),
             busy_over=self._if("busy", rng.randrange(3), None),
+            retry_after_ms=self._one_of((None, 1, 20, 200)),
             reports_queue=rng.random() < 0.5,
             parts=self._one_of((0, 0, 0, 3)),
             honours_cancel=rng.random() < 0.8,
@@ -207,7 +208,7 @@ class _Planner:
 
     def _network(self) -> NetworkSpec:
         return NetworkSpec(
-            latency_s=self._one_of((0.0, 0.00005, 0.002)),
+            latency_s=self._one_of((0.000001, 0.00005, 0.002)),
             jitter_s=self._one_of((0.0, 0.0001, 0.005)),
             delay_s=self._one_of((0.01, 0.2, 2.0)),
             delayed=self._if("delay", 0.02, 0.0),
