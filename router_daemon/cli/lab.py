@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router_daemon.cli.exits import FAILED, USAGE, CommandError, reported
+from router_daemon.cli.exits import FAILED, USAGE, CommandError, complain, reported
 
 if TYPE_CHECKING:
     from router_daemon.lab.random_world import Plan
@@ -57,9 +57,10 @@ def simulate(
     try:
         result = plan.run(check_every=check_every)
     except Exception as broken:
-        text = f"{type(broken).__name__}: {broken}"
-        again = replay_command(seed, faults=faults, messages=messages, policy=policy)
-        raise CommandError(FAILED, f"seed {seed} breaks a promise\n{text}\nreplay: {again}") from broken
+        complain(f"error: seed {seed} breaks a promise")
+        complain(f"{type(broken).__name__}: {broken}")
+        complain(f"replay: {replay_command(seed, faults=faults, messages=messages, policy=policy)}")
+        raise typer.Exit(FAILED) from broken
     print(report(plan, result))
 
 

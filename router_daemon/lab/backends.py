@@ -22,7 +22,7 @@ from router_daemon.core.actions import Deliver
 from router_daemon.core.events import Ack, AckHeader, Nack, NackHeader, Part, PartHeader
 from router_daemon.core.types import Body
 from router_daemon.lab.specs import BackendSpec
-from router_daemon.lab.timeline import Timeline, whole
+from router_daemon.lab.timeline import BrokenError, Timeline, whole
 
 if TYPE_CHECKING:
     from router_daemon.lab.lines import Line
@@ -64,6 +64,7 @@ class Backend:
         waiting, running: deliveries in its hands.
         stretch: how much longer work takes by fault of the world (see `faults`).
         done: deliveries that ran to their end.
+        strict: nothing may be sent to it but what it has registered for.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Backend:
         self.running = 0
         self.stretch = 1.0
         self.silent = spec.silent
+        self.strict = False
         self.done = 0
         self.busy_s = 0.0
         self._timeline = timeline
@@ -131,11 +133,14 @@ class Backend:
         """DELIVER: begin, queue, or refuse."""
         spec = self.spec
         if action.header.capability not in self._samplers:
+            if self.strict:
+                raise BrokenError(f"{spec.name} cannot do what it was sent: {action}")
             line.answer(Nack(line.peer, False, NackHeader(action.header.id, "no handler for that")))
             return
         if spec.busy_over is not None and self.running >= spec.workers and self.waiting >= spec.busy_over:
             self._happened["busy"] += 1
-            line.answer(Nack(line.peer, False, NackHeader(action.header.id, "queue is full", "busy")))
+            pause = UNSET if spec.retry_after_ms is None else spec.retry_after_ms
+            line.answer(Nack(line.peer, False, NackHeader(action.header.id, "queue is full", "busy", pause)))
             return
         job = Job(line, action, self._timeline.now + action.header.ttl_ms / 1000.0)
         line.jobs[job.id] = job

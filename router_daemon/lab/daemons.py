@@ -5,8 +5,7 @@ Rules:
   the broker's own deadline; what cannot be delivered comes back as Undelivered before anything else is handled.
 - Every action goes into the digest and past the ledger before it goes anywhere.
 - While it stands still (`stall`), events queue up; they are handled when it goes on, then what was due meanwhile.
-- An action for a connection that nobody knows, and a broker that asks to be woken again and again without moving on,
-  are faults of the broker.
+- An action for a connection that nobody knows, and steps without end while time stands still, are faults of the broker.
 """
 
 from __future__ import annotations
@@ -15,20 +14,19 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from router_daemon.core.actions import Accept, Action, Deliver, Error, Piece, Pong, Reply
 from router_daemon.core.broker import Broker
-from router_daemon.core.events import Gone, Malformed, Send, Undelivered
+from router_daemon.core.events import Gone, Malformed, Nack, Send, Undelivered
 from router_daemon.core.types import Peer, Side
 from router_daemon.lab.digest import Digest
 from router_daemon.lab.ledger import Ledger, Record
 from router_daemon.lab.network import Connection, Trouble
 from router_daemon.lab.timeline import BrokenError, Timeline
 
-MOST_WAKES: Final = 1000
-"""So many wake-ups at one moment are a loop that leads nowhere."""
-GONE_AFTER_S: Final = 0.001
+MOST_STEPS: Final = 100_000
+"""So many steps at one moment are a loop that leads nowhere."""
 
 
 class Daemon:
@@ -52,7 +50,8 @@ class Daemon:
         self._check_every = 0
         self._next_check = -1
         self._wake_at: float | None = None
-        self._woken = (0.0, 0)
+        self._moment = 0.0
+        self._steps_then = 0
         self._stalled_until = 0.0
         self._backlog: deque[Any] = deque()
         self._problems: deque[Undelivered | Gone] = deque()
@@ -78,6 +77,8 @@ class Daemon:
         if self._stalled_until:
             self._backlog.append(event)
             return
+        if type(event) is Nack and event.header.code == "busy":
+            self._ledger.not_begun(self.index, event.header.id)
         now = self._timeline.now
         self._after(self.broker.handle(event, now), now)
 
@@ -89,6 +90,7 @@ class Daemon:
         now = self._timeline.now
         request, settings = record.request, self.broker.settings
         ttl_ms = settings.default_ttl_ms if request.ttl_ms is UNSET else min(request.ttl_ms, settings.max_ttl_ms)
+        record.once = not _may_run_again(request.idempotent, settings.unsaid_idempotent)
         self._ledger.sent(record, now, ttl_ms)
         event = Send(record.connection, False, request, record.body)
         self._after(self.broker.handle(event, now), now)
@@ -155,10 +157,6 @@ class Daemon:
             return
         deadline = self.broker.next_deadline()
         if deadline is not None and deadline <= now:
-            when, times = self._woken
-            self._woken = (now, times + 1 if when == now else 1)
-            if self._woken[1] > MOST_WAKES:
-                raise BrokenError(f"daemon {self.index} was woken {MOST_WAKES} times at {now} and has more to do")
             self._after(self.broker.on_timer(now), now)
         else:
             self._arm(now)
@@ -178,6 +176,10 @@ class Daemon:
             problem = self._problems.popleft()
             self._send(self.broker.handle(problem, now), now)
         self.steps += 1
+        if now > self._moment:
+            self._moment, self._steps_then = now, self.steps
+        elif self.steps - self._steps_then > MOST_STEPS:
+            raise BrokenError(f"daemon {self.index} has made {MOST_STEPS} steps at {now}, and has more to do")
         if self.steps == self._next_check:
             self._next_check += self._check_every
             self.broker.check()
@@ -188,7 +190,7 @@ class Daemon:
             self._digest.add(now, self.index, action)
             if type(action) is Deliver:
                 self.delivered += 1
-                self._ledger.delivered(action, now)
+                self._ledger.delivered(self.index, action, now)
             elif action.side is Side.CLIENT:
                 if action.peer not in self._clients:
                     raise BrokenError(f"nobody is at {action.peer!r} to hear {action}")
@@ -205,6 +207,8 @@ class Daemon:
     def _fail_to_send(self, action: Action, connection: Connection) -> None:
         """Note that an action never left, and with it that its connection is gone where that is news."""
         full = connection.trouble is Trouble.FULL
+        if isinstance(action, Deliver):
+            self._ledger.not_begun(self.index, action.header.id)
         self._problems.append(Undelivered(action, full=full))
         if not full and not connection.told:
             connection.told = True
@@ -220,6 +224,10 @@ class Daemon:
     def stalled_until(self) -> float:
         """The end of the time in which it stands still; 0.0 while it does not."""
         return self._stalled_until
+
+
+def _may_run_again(idempotent: bool | UnsetType, unsaid: str) -> bool:
+    return unsaid != "never" if idempotent is UNSET else idempotent
 
 
 def _heard(action: Action, now: float) -> None:

@@ -3,6 +3,7 @@
 Rules:
 - Every SEND ends in exactly one answer with `last: true`, by its time to live + 100 ms after the daemon has read it;
   nothing is said of it after that, and what comes back is what was sent.
+- What may not run twice is delivered again only after a delivery that was not begun.
 - A record is found by connection and id, as a client would; a delivery's by the number in its body, which is the
   simulation's own mark. The broker's names and tables are not asked.
 - At the end nothing is open, and the broker has counted what the clients saw.
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from msgspec import UNSET
+from msgspec.structs import asdict
 
 from router_daemon.core.actions import Accept, Deliver, Error, Piece, Reply
 from router_daemon.core.broker import Broker
@@ -35,9 +37,11 @@ class Record:
         first_at: of the first PART or answer.
         outcome: "answered", "accepted" (the last word of `reply: none`), "client_gone", or an error code.
         deliveries: how often it was sent to a backend. replies: REPLYs.
+        once: it may not run twice. begun: it may have run.
     """
 
     __slots__ = (
+        "begun",
         "body",
         "connection",
         "daemon",
@@ -46,6 +50,7 @@ class Record:
         "ended_at",
         "first_at",
         "number",
+        "once",
         "outcome",
         "pieces",
         "replies",
@@ -65,6 +70,7 @@ class Record:
         self.first_at: float | None = None
         self.outcome = ""
         self.deliveries = 0
+        self.once = self.begun = False
         self.replies = 0
         self.pieces: dict[int, int] | None = None
 
@@ -75,7 +81,8 @@ class Record:
         return self.ended_at - self.sent_at
 
     def __repr__(self) -> str:
-        return f"<SEND {self.number} at {self.sent_at:.6f} by {self.connection!r}: {self.request}>"
+        said = {key: value for key, value in asdict(self.request).items() if value is not UNSET}
+        return f"<SEND {self.number} at {self.sent_at:.6f} by {self.connection!r}: {said}>"
 
 
 class Ledger:
@@ -93,6 +100,7 @@ class Ledger:
         self.moved_at: dict[int, float] = {}
         self.on_empty: Callable[[], None] | None = None
         self._refusals: Counter[tuple[Peer, Any]] = Counter()
+        self._once: dict[tuple[int, int], Record] = {}
         self._garbled: dict[tuple[Peer, Any], None] = {}
 
     # --- what goes in ---
@@ -107,6 +115,12 @@ class Ledger:
         """The daemon is about to read a SEND with an id that is taken."""
         self._refusals[record.connection, record.request.id] += 1
 
+    def not_begun(self, daemon: int, delivery_id: int) -> None:
+        """The daemon is about to hear that a delivery was not begun: NACK `busy`, or it never left."""
+        record = self._once.pop((daemon, delivery_id), None)
+        if record is not None:
+            record.begun = False
+
     def garbled(self, connection: Peer, client_id: str) -> None:
         """The daemon is about to read a SEND that says nothing but its id."""
         self._garbled[connection, client_id] = None
@@ -118,7 +132,7 @@ class Ledger:
 
     # --- what comes out ---
 
-    def delivered(self, action: Deliver, now: float) -> Record:
+    def delivered(self, daemon: int, action: Deliver, now: float) -> None:
         """A daemon sends a message to a backend."""
         header = action.header
         record = self.records[int.from_bytes(action.body[0], "big")]
@@ -129,7 +143,11 @@ class Ledger:
             raise BrokenError(f"delivery {record.deliveries} of {record} says {header}")
         if not 1 <= header.ttl_ms <= (record.deadline - now) * 1000.0 + 1.0:
             raise BrokenError(f"{record} has {record.deadline - now} s left, and is delivered with {header.ttl_ms} ms")
-        return record
+        if record.once:
+            if record.begun:
+                raise BrokenError(f"{record} may not run twice, and is sent again: {header}")
+            record.begun = True
+            self._once[daemon, header.id] = record
 
     def replied(self, action: Reply, now: float) -> None:
         """REPLY to a client."""

@@ -88,6 +88,8 @@ def random_plan(seed: int, *, messages: int = 200, kinds: Collection[str] = KIND
         kinds: of `KINDS`: what may go wrong.
         policy: None: drawn among all that exist.
     """
+    if policy is None:  # drawn apart, so that a new policy changes no other part of any world
+        policy = NAMES[Random(f"policy/{seed}").randrange(len(NAMES))]
     return _Planner(Random(f"world/{seed}"), frozenset(kinds), messages).plan(seed, policy)
 
 
@@ -100,9 +102,8 @@ class _Planner:
         self._messages = messages
         self._seconds = self._between(3.0, 10.0) * max(1.0, messages / 500.0)
 
-    def plan(self, seed: int, policy: str | None) -> Plan:
+    def plan(self, seed: int, policy: str) -> Plan:
         """Draw everything, in one order."""
-        drawn = self._one_of(NAMES)
         settings = self._settings()
         daemons = 1 + self._rng.randrange(3) * self._rng.randrange(2)
         offered = CAPABILITIES[: 1 + self._rng.randrange(len(CAPABILITIES))]
@@ -115,7 +116,7 @@ class _Planner:
         demand = self._demand(rate, mean_s, offered, daemons)
         network = self._network()
         faults = tuple(self._faults([backend.name for backend in backends], daemons, demand.connections))
-        return Plan(seed, policy or drawn, settings, tuple(backends), demand, network, faults, daemons, self._seconds)
+        return Plan(seed, policy, settings, tuple(backends), demand, network, faults, daemons, self._seconds)
 
     # --- drawing ---
 
@@ -177,6 +178,7 @@ class _Planner:
             reliability=self._if("fail", self._one_of((0.98, 0.98, 0.9, 0.9, 0.5, 0.0)), 1.0),
             fails_after_s=self._one_of((None, 0.0)),
             busy_over=self._if("busy", rng.randrange(3), None),
+            retry_after_ms=self._one_of((None, 1, 20, 200)),
             reports_queue=rng.random() < 0.5,
             parts=self._one_of((0, 0, 0, 3)),
             honours_cancel=rng.random() < 0.8,
@@ -206,7 +208,7 @@ class _Planner:
 
     def _network(self) -> NetworkSpec:
         return NetworkSpec(
-            latency_s=self._one_of((0.0, 0.00005, 0.002)),
+            latency_s=self._one_of((0.000001, 0.00005, 0.002)),
             jitter_s=self._one_of((0.0, 0.0001, 0.005)),
             delay_s=self._one_of((0.01, 0.2, 2.0)),
             delayed=self._if("delay", 0.02, 0.0),

@@ -48,6 +48,7 @@ class BackendSpec:
         reliability: the share of deliveries that succeed; the others are NACKed `failed` when the work is over,
             or `fails_after_s` after it began.
         busy_over: with so many waiting here a further delivery is NACKed `busy`; None: never.
+        retry_after_ms: said in that NACK.
         reports_queue: it tells `queue` in HEARTBEAT and ACK.
         parts: pieces of a stream sent before the ACK, evenly spread over the work.
         silent: it takes deliveries and never answers one, though it sends heartbeats.
@@ -69,6 +70,7 @@ class BackendSpec:
     reliability: float = 1.0
     fails_after_s: float | None = None
     busy_over: int | None = None
+    retry_after_ms: int | None = None
     reports_queue: bool = False
     parts: int = 0
     silent: bool = False

@@ -63,6 +63,7 @@ class World:
         backends, demands, network: see `specs`.
         faults: see `faults`.
         daemons: how many.
+        make_broker: for tests of this very room: a broker that breaks its promises.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class World:
         network: NetworkSpec | None = None,
         faults: Sequence[Fault] = (),
         daemons: int = 1,
+        make_broker: Callable[..., Broker] = Broker,
     ) -> None:
         self.seed = seed
         self.settings = Settings() if settings is None else settings
@@ -85,6 +87,7 @@ class World:
         self.happened: Counter[str] = Counter()
         self._network = NetworkSpec() if network is None else network
         self._policy = policy
+        self._make_broker = make_broker
         self._faulty = self._network.faulty or bool(faults)
         self._works: list[float] = []
         self.daemons = [self._daemon(index) for index in range(daemons)]
@@ -103,11 +106,12 @@ class World:
         rng = self._rng("daemon", index)
         make = self._policy
         policy = make_policy(make, self.settings, rng) if isinstance(make, str) else make(self.settings, rng)
-        broker = Broker(self.settings, policy, rng=rng, timer=_no_time, instance=f"d{index}-")
+        broker = self._make_broker(self.settings, policy, rng=rng, timer=_no_time, instance=f"d{index}-")
         return Daemon(index, broker, self.timeline, self.ledger, self.digest)
 
     def _backend(self, spec: BackendSpec) -> Backend:
         backend = Backend(spec, self.timeline, self._rng("backend", spec.name), self._works, self.happened)
+        backend.strict = self.settings.require_capability
         for daemon in self.daemons:
             rng = self._rng("network", spec.name, daemon.index)
             backend.lines.append(Line(backend, self.timeline, self._connector(daemon, rng)))
@@ -211,7 +215,7 @@ class World:
         self.timeline.halted = True
 
     def _meet_all(self) -> None:
-        """Assert that every backend is registered with every daemon, over the connection that both mean."""
+        """Assert that every backend is registered with every daemon, over one connection, with nothing left open."""
         for backend in self.backends.values():
             for line, daemon in zip(backend.lines, self.daemons, strict=True):
                 known = daemon.broker.registry.by_name.get(backend.spec.name)
@@ -219,6 +223,8 @@ class World:
                     raise BrokenError(
                         f"{backend.spec.name} and daemon {daemon.index} have not found each other: {known}"
                     )
+                if known.open:
+                    raise BrokenError(f"daemon {daemon.index} never closed {list(known.open.values())}")
 
     def _drain(self) -> None:
         """Assert that a draining daemon takes nothing new."""
