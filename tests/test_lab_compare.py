@@ -93,6 +93,30 @@ def test_as_published_there_are_retries_and_a_breaker_and_nothing_of_ours() -> N
     assert backend.prefetch == PREFETCH
 
 
+def test_a_setting_can_be_tried_in_our_shell_only() -> None:
+    changes = [("waiting.reserve", 0), ("heads", 2), ("attempt_timeout_s", 0.5)]
+    settings = ATTENTION.settings(changes)
+    assert (settings.waiting.reserve, settings.heads, settings.attempt_timeout_s) == (0, 2, 0.5)
+    assert settings.waiting.longest == Settings().waiting.longest
+    assert C3_PUBLISHED.settings(changes) == as_published()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("waiting.reserves=0", "--set waiting.reserves: there is no such setting"),
+        ("nothing.reserve=0", "--set nothing.reserve: there is no such setting"),
+        ("waiting=0", "--set waiting: there is no such setting"),
+        ("heads=2.5", "--set heads = 2.5: it is 3, of another kind"),
+        ("heads=", "--set heads=: the value must be as in JSON"),
+    ],
+)
+def test_a_setting_that_cannot_be_tried_is_named(text: str, fault: str) -> None:
+    code, _, said = command("--cells", "load-0.3", "--set", text)
+    assert code == 2
+    assert said == f"error: {fault}\n"
+
+
 def test_c3_is_told_how_many_daemons_there_are() -> None:
     scene = cells()["daemons-4"].scene(0, 200)
     world = World(

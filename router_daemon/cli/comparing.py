@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -41,6 +42,10 @@ def compare(
     seeds: Annotated[int | None, typer.Option(metavar="N", min=1, max=1000, help=f"[default: {SEEDS}]")] = None,
     messages: Annotated[int | None, typer.Option(metavar="N", min=10, help=f"Per seed. [default: {MESSAGES}]")] = None,
     jobs: Annotated[int | None, typer.Option(metavar="J", min=1, help="Processes. [default: one per core]")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Try a setting in our shell: waiting.reserve=0; repeatable."),
+    ] = None,
     tuning: Annotated[
         bool, typer.Option("--tuning", help="Use the seeds that constants may be tuned on, not those for reports.")
     ] = False,
@@ -71,9 +76,10 @@ def compare(
     count = seeds or (QUICK_SEEDS if quick else SEEDS)
     per_seed = messages or (QUICK_MESSAGES if quick else MESSAGES)
     numbers = (workloads.TUNING if tuning else workloads.REPORTING)[:count]
+    tried = _changes(changes or ())
     rows: list[Row] = []
     with ExitStack() as stack:
-        work = todo(names, contenders.contenders(chosen), numbers, per_seed)
+        work = todo(names, contenders.contenders(chosen), numbers, per_seed, tried)
         for row in make(work, _mapper(stack, jobs or os.cpu_count() or 1)):
             if not rows or row.cell != rows[-1].cell:
                 print(f"\n{row.cell.name}: {row.cell.title}", *HEADER, sep="\n")
@@ -93,6 +99,22 @@ def _chosen(option: str, text: str | None, known: Iterable[str]) -> Sequence[str
     if strange := [name for name in chosen if name not in names]:
         raise CommandError(USAGE, f"{option}: there is no {', '.join(strange)}; there are: {', '.join(names)}")
     return chosen
+
+
+def _changes(texts: Iterable[str]) -> Sequence[tuple[str, Any]]:
+    from router_daemon.lab.contenders import changed, in_our_shell
+
+    found = []
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            found.append((name, json.loads(value)))
+            changed(in_our_shell(), found)
+        except json.JSONDecodeError:
+            raise CommandError(USAGE, f"--set {text}: the value must be as in JSON") from None
+        except ValueError as error:
+            raise CommandError(USAGE, f"--set {error}") from None
+    return found
 
 
 def _mapper(stack: ExitStack, processes: int) -> Callable[..., Any]:

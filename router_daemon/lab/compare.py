@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from router_daemon.lab.contenders import Contender
+from router_daemon.lab.contenders import Changes, Contender
 from router_daemon.lab.ledger import Record
 from router_daemon.lab.matrix import cells
 from router_daemon.lab.result import CRITICAL, percentile
@@ -41,6 +41,7 @@ class Job:
     contender: Contender
     seed: int
     messages: int
+    changes: Changes = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +90,17 @@ Table = Mapping[str, Mapping[Contender, Row]]
 """Rows by cell and contender."""
 
 
-def jobs(names: Iterable[str], contenders: Sequence[Contender], seeds: Sequence[int], messages: int) -> list[Job]:
+def jobs(
+    names: Iterable[str],
+    contenders: Sequence[Contender],
+    seeds: Sequence[int],
+    messages: int,
+    changes: Changes = (),
+) -> list[Job]:
     """Return every run of a matrix: the runs of a row one after the other."""
-    return [Job(name, contender, seed, messages) for name in names for contender in contenders for seed in seeds]
+    return [
+        Job(name, contender, seed, messages, changes) for name in names for contender in contenders for seed in seeds
+    ]
 
 
 def run(job: Job) -> Run:
@@ -101,7 +110,7 @@ def run(job: Job) -> Run:
     world = World(
         seed=job.seed,
         policy=contender.maker(scene.daemons),
-        settings=contender.settings(),
+        settings=contender.settings(job.changes),
         backends=contender.backends(scene.backends),
         demands=scene.demands,
         faults=scene.faults,

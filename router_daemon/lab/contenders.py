@@ -14,9 +14,9 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from random import Random
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from router_daemon.core.ranking import Policy
 from router_daemon.core.settings import (
@@ -29,6 +29,9 @@ from router_daemon.lab.specs import BackendSpec
 from router_daemon.lab.world import PolicyMaker
 from router_daemon.policies.balancers import C3
 from router_daemon.policies.base import make_policy
+
+Changes: TypeAlias = Sequence[tuple[str, Any]]
+"""Settings to be tried: name and value."""
 
 PREFETCH: Final = 10_000
 OURS: Final = "attention"
@@ -49,9 +52,9 @@ class Contender:
         """As in tables: `c3`, or `c3 +retries` as published."""
         return f"{self.policy} +retries" if self.published else self.policy
 
-    def settings(self) -> Settings:
-        """Return the broker's settings."""
-        return as_published() if self.published else in_our_shell()
+    def settings(self, changes: Changes = ()) -> Settings:
+        """Return the broker's settings; what is to be tried is tried in our shell only."""
+        return as_published() if self.published else changed(in_our_shell(), changes)
 
     def backends(self, specs: Sequence[BackendSpec]) -> list[BackendSpec]:
         """Return the backends with the places that they register for this contender."""
@@ -82,6 +85,25 @@ def as_published() -> Settings:
         exploration=ExplorationSettings(share=0.0, slow_start=False),
         waiting=WaitingSettings(longest=1e9, reserve=0.0),
     )
+
+
+def changed(settings: Settings, changes: Changes) -> Settings:
+    """Return settings with some fields changed, each named as `waiting.reserve` or `heads`.
+
+    Raises:
+        ValueError: there is no such field, or the value is of another kind.
+    """
+    for name, value in changes:
+        section, _, field = name.rpartition(".")
+        part: Any = getattr(settings, section, None) if section else settings
+        old = getattr(part, field, None)
+        if not is_dataclass(part) or field not in {known.name for known in fields(part)} or is_dataclass(old):
+            raise ValueError(f"{name}: there is no such setting")
+        if old is not None and type(value) is not type(old) and not (isinstance(old, float) and type(value) is int):
+            raise ValueError(f"{name} = {value!r}: it is {old!r}, of another kind")
+        new: Any = replace(part, **{field: value})
+        settings = replace(settings, **{section: new}) if section else new
+    return settings
 
 
 def contenders(policies: Sequence[str] = (OURS, *BASELINES)) -> list[Contender]:
