@@ -81,6 +81,7 @@ def test_in_our_shell_nothing_but_the_policy_differs_from_the_default() -> None:
     spec = BackendSpec("b", cells()["load-0.3"].scene(0, 10).backends[0].service, ("c1",))
     assert C3_RANKING.settings() == ATTENTION.settings() == in_our_shell() == Settings()
     assert C3_RANKING.backends([spec]) == [spec]
+    assert [backend.prefetch for backend in C3_RANKING.backends([spec], 2)] == [2]
 
 
 def test_as_published_there_are_retries_and_a_breaker_and_nothing_of_ours() -> None:

@@ -46,6 +46,9 @@ def compare(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Try a setting in our shell: waiting.reserve=0; repeatable."),
     ] = None,
+    prefetch: Annotated[
+        int, typer.Option(metavar="N", min=0, help="What backends register in our shell beside their slots.")
+    ] = 0,
     tuning: Annotated[
         bool, typer.Option("--tuning", help="Use the seeds that constants may be tuned on, not those for reports.")
     ] = False,
@@ -79,7 +82,7 @@ def compare(
     tried = _changes(changes or ())
     rows: list[Row] = []
     with ExitStack() as stack:
-        work = todo(names, contenders.contenders(chosen), numbers, per_seed, tried)
+        work = todo(names, contenders.contenders(chosen), numbers, per_seed, tried, prefetch)
         for row in make(work, _mapper(stack, jobs or os.cpu_count() or 1)):
             if not rows or row.cell != rows[-1].cell:
                 print(f"\n{row.cell.name}: {row.cell.title}", *HEADER, sep="\n")

@@ -42,6 +42,7 @@ class Job:
     seed: int
     messages: int
     changes: Changes = ()
+    prefetch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +97,14 @@ def jobs(
     seeds: Sequence[int],
     messages: int,
     changes: Changes = (),
+    prefetch: int = 0,
 ) -> list[Job]:
     """Return every run of a matrix: the runs of a row one after the other."""
     return [
-        Job(name, contender, seed, messages, changes) for name in names for contender in contenders for seed in seeds
+        Job(name, contender, seed, messages, changes, prefetch)
+        for name in names
+        for contender in contenders
+        for seed in seeds
     ]
 
 
@@ -111,7 +116,7 @@ def run(job: Job) -> Run:
         seed=job.seed,
         policy=contender.maker(scene.daemons),
         settings=contender.settings(job.changes),
-        backends=contender.backends(scene.backends),
+        backends=contender.backends(scene.backends, job.prefetch),
         demands=scene.demands,
         faults=scene.faults,
         daemons=scene.daemons,

@@ -56,9 +56,10 @@ class Contender:
         """Return the broker's settings; what is to be tried is tried in our shell only."""
         return as_published() if self.published else changed(in_our_shell(), changes)
 
-    def backends(self, specs: Sequence[BackendSpec]) -> list[BackendSpec]:
-        """Return the backends with the places that they register for this contender."""
-        return [replace(spec, prefetch=PREFETCH) if self.published else spec for spec in specs]
+    def backends(self, specs: Sequence[BackendSpec], prefetch: int = 0) -> list[BackendSpec]:
+        """Return the backends with the places that they register for this contender; `prefetch`: in our shell."""
+        places = PREFETCH if self.published else prefetch
+        return [replace(spec, prefetch=places) for spec in specs]
 
     def maker(self, daemons: int) -> PolicyMaker:
         """Return what makes the policy of each daemon; C3 alone wants to know how many there are."""
@@ -96,12 +97,13 @@ def changed(settings: Settings, changes: Changes) -> Settings:
     for name, value in changes:
         section, _, field = name.rpartition(".")
         part: Any = getattr(settings, section, None) if section else settings
-        old = getattr(part, field, None)
-        if not is_dataclass(part) or field not in {known.name for known in fields(part)} or is_dataclass(old):
+        known = {known.name: getattr(part, known.name) for known in fields(part)} if is_dataclass(part) else {}
+        if field not in known or is_dataclass(known[field]):
             raise ValueError(f"{name}: there is no such setting")
+        old = known[field]
         if old is not None and type(value) is not type(old) and not (isinstance(old, float) and type(value) is int):
             raise ValueError(f"{name} = {value!r}: it is {old!r}, of another kind")
-        new: Any = replace(part, **{field: value})
+        new = type(part)(**{**known, field: value})
         settings = replace(settings, **{section: new}) if section else new
     return settings
 
