@@ -254,8 +254,8 @@ class _Side:
 
     def send(self, action: Action, dirty: list[_Connection], problems: list[Event]) -> None:
         connection = self.connections.get(action.peer)
-        # Nothing closes or is written between two actions of a batch: a connection is asked about its end once, and what
-        # it leaves unread matters only where something is left or this batch alone is too much.
+        # Nothing closes or is written between two actions of a batch: a connection is asked about its end once, and
+        # what it leaves unread matters only where something is left or this batch alone is too much.
         if connection is None or (not connection.out and connection.transport.is_closing()):
             problems.append(Undelivered(action, full=False))  # that it is gone will come after its last message
             return
