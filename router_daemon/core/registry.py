@@ -215,6 +215,7 @@ class Registry:
         for name, (_, left_at) in list(self._remembered.items()):
             if now - left_at >= REMEMBER_S:
                 self._forget_profile(name)
+        self._counts.forget_groups({backend.group_label for backend in self.by_name.values()}, now, REMEMBER_S)
         for capability, last_offered_at in self._seen.items():
             gone = capability not in self._able and now - last_offered_at >= REMEMBER_S
             if gone and capability in self._counts.capabilities:
