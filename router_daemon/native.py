@@ -51,6 +51,7 @@ ACCEPT_AT_ONCE: Final = 64
 ACCEPT_AGAIN_S: Final = 1.0
 JOIN_PIECE_BYTES: Final = 1_024
 CLOSE_LOOK_S: Final = 0.005
+CLOSE_ROUNDS: Final = 5
 OVERHEAD_BYTES: Final = 32
 
 _FRAMED: Final = {kind: frame_head(len(name), more=True) + name for kind, name in COMMANDS.items()}
@@ -189,7 +190,7 @@ class _Side:
         self._unread_bytes = limits.unread_bytes
         self._listeners: list[socket.socket] = []
         self._paths: list[Path] = []
-        self._adopting: set[asyncio.Task[Any]] = set()
+        self.adopting: set[asyncio.Task[Any]] = set()
         self._numbers = count(1)
 
     def new_name(self) -> Peer:
@@ -231,8 +232,8 @@ class _Side:
             for _ in range(ACCEPT_AT_ONCE):
                 adopt = self.loop.connect_accepted_socket(partial(_Connection, self), listener.accept()[0])
                 task = self.loop.create_task(adopt)
-                self._adopting.add(task)
-                task.add_done_callback(self._adopting.discard)
+                self.adopting.add(task)
+                task.add_done_callback(self.adopting.discard)
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -346,18 +347,21 @@ class NativeTransport:
         return []
 
     async def close(self, linger_s: float) -> None:
-        """Stop listening and close, leaving `linger_s` for what was written to leave."""
+        """Stop listening and close, leaving `linger_s` for what was written to leave; no connection outlives this."""
         if self._sweep is not None:
             self._sweep.cancel()
         loop = asyncio.get_running_loop()
         until = loop.time() + linger_s
         for side in self._sides:
             side.finish()
+        if adopting := self._sides[0].adopting | self._sides[1].adopting:
+            await asyncio.wait(adopting)  # what has just been accepted would otherwise end with the loop, unclosed
         while any(side.connections for side in self._sides) and loop.time() < until:  # noqa: ASYNC110 - it has an end
             await asyncio.sleep(CLOSE_LOOK_S)
         for connection in [each for side in self._sides for each in side.connections.values()]:
             connection.transport.abort()
-        await asyncio.sleep(0)  # what was aborted is closed in the loop's next round
+        for _ in range(CLOSE_ROUNDS):  # what was aborted is closed in one of the loop's next rounds
+            await asyncio.sleep(0)
 
     def _schedule_sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweep_due = loop.time() + PING_EVERY_S
