@@ -19,7 +19,8 @@ from router_daemon.lab.workloads import (
     LEAST_OFFERS,
     LOADS,
     OFFERED,
-    OVERLOAD_MESSAGES,
+    OVERLOAD_LEAST,
+    TTL_MS,
     Scene,
     mean_s,
     rate_of,
@@ -30,7 +31,7 @@ SEED = 31
 FEW = 250
 MANY, SHORT_S = 16, 3.0
 """So many daemons hear so many heartbeats that a few seconds of them must do."""
-SMALL = [name for name, cell in cells().items() if cell.least == 1]
+SMALL = [name for name, cell in cells().items() if cell.load < 1.0]
 
 
 @cache
@@ -70,7 +71,18 @@ def test_a_load_is_a_share_of_what_any_router_could_serve(load: float) -> None:
     made = scene(f"load-{load:g}")
     [demand] = made.demands
     assert demand.rate_per_s == pytest.approx(load * rate_of(made.backends, 1.0, zipf(CAPABILITIES)))
-    assert demand.messages == (FEW if load < 1.0 else OVERLOAD_MESSAGES)
+    assert demand.messages == (FEW if load < 1.0 else OVERLOAD_LEAST)
+
+
+def test_an_overload_lasts_and_its_ends_are_not_counted() -> None:
+    made = scene("load-1.2", messages=20_000)
+    [demand] = made.demands
+    assert demand.messages == 60_000
+    assert isinstance(demand.rate_per_s, float)
+    assert made.counted is not None
+    seconds = demand.messages / demand.rate_per_s
+    assert list(made.counted) == pytest.approx([0.4 * seconds, seconds - 0.1])
+    assert seconds > 10.0 * TTL_MS / 1000.0
 
 
 def test_a_seed_makes_the_same_pool_whatever_the_load_and_another_seed_another() -> None:

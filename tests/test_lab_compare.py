@@ -164,6 +164,13 @@ def test_a_focus_is_of_latency_and_alone_of_success_too() -> None:
     assert alone["success"] == 1.0
 
 
+def test_what_was_sent_outside_of_what_is_counted_is_in_no_number() -> None:
+    records = [record(number, "answered", 1.0 + number, at_s=0.1 * number) for number in range(10)]
+    metrics, latencies_ms = measure([*records, record(10, "failed", at_s=0.35)], Scene((), (), counted=(0.25, 0.55)))
+    assert metrics["success"] == 0.75
+    assert list(latencies_ms) == pytest.approx([4.0, 5.0, 6.0])
+
+
 def test_recovery_is_success_from_five_seconds_after_the_surge_over_that_before_it() -> None:
     good = [record(number, "answered", at_s=at_s) for number, at_s in enumerate((0.0, 9.0, 16.0))]
     bad = [record(number + 3, "expired", at_s=at_s) for number, at_s in enumerate((10.5, 15.9, 20.0))]

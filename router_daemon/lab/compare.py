@@ -128,6 +128,9 @@ def run(job: Job) -> Run:
 
 def measure(records: Sequence[Record], scene: Scene) -> tuple[dict[str, float], array[float]]:
     """Return the metrics of a run, and its latencies."""
+    if scene.counted is not None:
+        from_s, until_s = scene.counted
+        records = [record for record in records if from_s <= record.sent_at - START_S < until_s]
     answered = [record for record in records if record.outcome == "answered"]
     focus = [record for record in answered if scene.focus in (None, record.request.capability)]
     latencies = sorted(record.latency_s * 1000.0 for record in focus)

@@ -36,8 +36,9 @@ LEAST_OFFERS: Final = 3
 TTL_MS: Final = 100.0
 """Some fifty services; short enough that an overload of a second or two is many times longer."""
 LONG_S: Final = 30.0
-OVERLOAD_MESSAGES: Final = 10_000
-"""So many take a few times to live to serve: fewer would not be an overload, but a queue."""
+OVERLOAD_TIMES, OVERLOAD_LEAST, OVERLOAD_FROM = 3, 10_000, 0.4
+"""An overload takes so many times more messages, and so many at least: a shorter one would be a queue that is served
+when the run is over. Counted is what was sent when so much of the run was over, until a time to live before its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Scene:
     Attributes:
         focus: the capability that latencies are of; None: all messages. alone: success is of it, too.
         overload: (from_s, until_s) of a surge after which the run must recover; None: there is none.
+        counted: (from_s, until_s) of sending; what was sent before or after is in no number. None: all is counted.
     """
 
     backends: tuple[BackendSpec, ...]
@@ -56,6 +58,7 @@ class Scene:
     focus: str | None = None
     alone: bool = False
     overload: tuple[float, float] | None = None
+    counted: tuple[float, float] | None = None
 
 
 Maker: TypeAlias = Callable[[Random, float, int], Scene]
@@ -69,7 +72,6 @@ class Cell:
     Attributes:
         name: as on the command line. title: for people. load: share of what any router could serve.
         strikes: kinds of faults that must have happened in a run.
-        least: messages, whatever is asked for: fewer would not be the cell.
     """
 
     name: str
@@ -77,11 +79,10 @@ class Cell:
     load: float
     make: Maker = field(repr=False)
     strikes: tuple[str, ...] = ()
-    least: int = 1
 
     def scene(self, seed: int, messages: int) -> Scene:
         """Return the scene of a seed."""
-        return self.make(Random(f"pool/{seed}"), self.load, max(messages, self.least))
+        return self.make(Random(f"pool/{seed}"), self.load, messages)
 
 
 # --- the standard pool ---
@@ -168,9 +169,16 @@ def plain(rng: Random, load: float, messages: int) -> Scene:
     return Scene(tuple(backends), (standard_demand(messages, rate),))
 
 
+def overload(rng: Random, load: float, messages: int) -> Scene:
+    """More than anybody can serve, for many times to live."""
+    scene = plain(rng, load, max(OVERLOAD_TIMES * messages, OVERLOAD_LEAST))
+    [demand] = scene.demands
+    assert demand.messages is not None
+    assert isinstance(demand.rate_per_s, float)
+    seconds = demand.messages / demand.rate_per_s
+    return replace(scene, counted=(OVERLOAD_FROM * seconds, seconds - TTL_MS / 1000.0))
+
+
 def load_cells() -> list[Cell]:
     """Return the cells in which nothing but the load changes."""
-    return [
-        Cell(f"load-{load:g}", f"load {load:g}", load, plain, least=OVERLOAD_MESSAGES if load > 1.0 else 1)
-        for load in LOADS
-    ]
+    return [Cell(f"load-{load:g}", f"load {load:g}", load, plain if load < 1.0 else overload) for load in LOADS]
