@@ -71,7 +71,7 @@ class RetrySettings:
         timeout_samples: once that many are known.
     """
 
-    share: float = 0.1
+    share: float = 0.2
     start: float = 3.0
     per_s: float = 1.0
     most: float = 10.0
