@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from router_daemon.core.actions import Action, Deliver, Error, Piece, Reply
 from router_daemon.core.broker import Broker
-from router_daemon.core.events import Nack, Send
+from router_daemon.core.events import Nack, Register, Send
 from router_daemon.lab.faults import Fault
 from router_daemon.lab.specs import BackendSpec, Demand
 from router_daemon.lab.timeline import BrokenError
@@ -147,7 +147,8 @@ def test_a_delivery_of_what_has_ended() -> None:
         def changed(self, actions: list[Action]) -> list[Action]:
             for action in actions:
                 self.last = action if isinstance(action, Deliver) else self.last
-            more = [self.last] if self.last and any(isinstance(action, Reply) for action in actions) else []
+            answered = any(isinstance(action, Reply) for action in actions)
+            more = [retold(self.last, id=99)] if self.last and answered else []
             return [*actions, *more]
 
     with pytest.raises(BrokenError, match="has ended, and is delivered"):
@@ -170,6 +171,26 @@ def test_a_delivery_to_nobody() -> None:
 def test_a_delivery_to_who_cannot_do_it() -> None:
     with pytest.raises(BrokenError, match="cannot do what it was sent"):
         run(of(Deliver, lambda action: [retold(action, capability="other")]))
+
+
+def test_more_deliveries_than_there_are_places() -> None:
+    class Generous(Broker):
+        """Takes a backend for larger than it is."""
+
+        def handle(self, event: Any, now: float) -> list[Action]:
+            if isinstance(event, Register):
+                event = replace(event, header=replace(event.header, slots=3))
+            return super().handle(event, now)
+
+    demand = at(1.0, 1.0, 1.0, 1.0)
+    run(Broker, one(slots=1, prefetch=1), demand=demand)
+    with pytest.raises(BrokenError, match=r"b has 2 places, and is to hold deliveries \[1, 2, 3\]"):
+        run(Generous, one(slots=1, prefetch=1), demand=demand)
+
+
+def test_a_delivery_id_that_was_used_before() -> None:
+    with pytest.raises(BrokenError, match="delivery 7 after 7"):
+        run(of(Deliver, lambda action: [retold(action, id=7)]))
 
 
 def test_what_may_not_run_twice_does() -> None:

@@ -42,6 +42,7 @@ class Daemon:
         self.broker = broker
         self.steps = 0
         self.delivered = 0
+        self._newest = 0
         self.connections: dict[Peer, Connection] = {}
         self._clients: dict[Peer, None] = {}
         self._timeline = timeline
@@ -190,6 +191,9 @@ class Daemon:
             self._digest.add(now, self.index, action)
             if type(action) is Deliver:
                 self.delivered += 1
+                if action.header.id <= self._newest:
+                    raise BrokenError(f"delivery {action.header.id} after {self._newest}")
+                self._newest = action.header.id
                 self._ledger.delivered(self.index, action, now)
             elif action.side is Side.CLIENT:
                 if action.peer not in self._clients:

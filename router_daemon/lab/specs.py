@@ -81,6 +81,11 @@ class BackendSpec:
     joins_at_s: float = 0.0
     keys: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def places(self) -> int:
+        """How many deliveries of one daemon may be open here at once."""
+        return (self.workers if self.slots is None else self.slots) + self.prefetch
+
     def services(self) -> dict[str, Duration]:
         """Return how long work takes by capability."""
         if isinstance(self.service, Mapping):
@@ -152,4 +157,9 @@ class NetworkSpec:
     @property
     def faulty(self) -> bool:
         """Something may be late, lost or out of order."""
-        return max(self.jitter_s, self.delayed, self.reordered, self.duplicated, self.dropped) > 0.0
+        return max(self.jitter_s, self.delayed) > 0.0 or not self.faithful
+
+    @property
+    def faithful(self) -> bool:
+        """What is sent arrives once and in order."""
+        return max(self.reordered, self.duplicated, self.dropped) == 0.0
