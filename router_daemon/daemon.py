@@ -31,7 +31,17 @@ from router_daemon.config import Config
 from router_daemon.core.actions import Action
 from router_daemon.core.broker import Broker
 from router_daemon.core.events import Event
-from router_daemon.core.settings import ProfileSettings, Settings, Weights
+from router_daemon.core.settings import (
+    AttentionSettings,
+    EjectionSettings,
+    ExplorationSettings,
+    HedgeSettings,
+    ProfileSettings,
+    RetrySettings,
+    Settings,
+    WaitingSettings,
+    Weights,
+)
 from router_daemon.native import NativeTransport
 from router_daemon.policies.base import make_policy
 from router_daemon.transport import LINGER_S, Listener, SocketLimits, Transport, ZmqTransport
@@ -244,6 +254,8 @@ def make_settings(config: Config) -> Settings:
     """Return what the core is told of a configuration."""
     routing, profile, limits = config.routing, config.profile, config.limits
     timeout_ms = routing.attempt_timeout_ms
+    retry = config.retry.model_dump()
+    floor_ms = retry.pop("timeout_floor_ms")
     return Settings(
         mode=routing.mode,
         heads=routing.heads,
@@ -252,6 +264,9 @@ def make_settings(config: Config) -> Settings:
         require_capability=routing.require_capability,
         unsaid_idempotent=routing.unsaid_idempotent,
         attempt_timeout_s=None if timeout_ms is None else timeout_ms / 1000.0,
+        attempt_timeouts_s={name: ms / 1000.0 for name, ms in routing.attempt_timeouts_ms.items()},
+        auto_idle=routing.auto_idle,
+        extra_cost_ratio=routing.extra_cost_ratio,
         default_ttl_ms=routing.default_ttl_ms,
         max_ttl_ms=routing.max_ttl_ms,
         heartbeat_s=config.backend.heartbeat_ms / 1000.0,
@@ -261,7 +276,16 @@ def make_settings(config: Config) -> Settings:
             success_alpha=profile.success_alpha,
             initial_latency_s=profile.initial_latency_ms / 1000.0,
             initial_success=profile.initial_success,
+            reference_alpha=profile.reference_alpha,
+            forget_s=profile.forget_s,
+            forget_services=profile.forget_services,
         ),
+        attention=AttentionSettings(**config.attention.model_dump()),
+        retry=RetrySettings(**retry, timeout_floor_s=floor_ms / 1000.0),
+        hedge=HedgeSettings(**config.hedge.model_dump()),
+        ejection=EjectionSettings(**config.ejection.model_dump()),
+        waiting=WaitingSettings(**config.waiting.model_dump()),
+        exploration=ExplorationSettings(**config.exploration.model_dump()),
         queue_messages=limits.queue_messages,
         queue_bytes=limits.queue_bytes,
         open_messages=limits.open_messages,

@@ -22,10 +22,10 @@ from typing import Any, Final, TypeVar
 
 from router_daemon.core import events
 from router_daemon.core.actions import Action, Deliver
+from router_daemon.core.backends import Backend
 from router_daemon.core.broker import Broker
 from router_daemon.core.events import Event
 from router_daemon.core.ranking import Policy
-from router_daemon.core.registry import Backend
 from router_daemon.core.settings import Settings
 from router_daemon.core.types import ClientId, Peer, Side
 from router_daemon.policies.base import make_policy

@@ -8,9 +8,9 @@ from typing import Any
 from msgspec import UNSET
 
 from router_daemon.core import actions
+from router_daemon.core.backends import Backend
 from router_daemon.core.events import EmptyHeader, Malformed
-from router_daemon.core.ranking import Candidate, Ranking
-from router_daemon.core.registry import Backend
+from router_daemon.core.ranking import Candidate, Ranking, first_free
 from router_daemon.core.types import ClientId, Peer, Side
 from router_daemon.testing import CLIENT, BrokerFixture
 
@@ -23,18 +23,21 @@ class InOrder:
     name = "in_order"
     threshold = 0.0
     random_ties = False
+    observe = None
 
     def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         return [Candidate(backend, 1.0, {"order": 1.0}) for backend in backends]
 
-    def order(self, ranking: Ranking) -> Iterable[Candidate]:
-        return ranking.candidates
+    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+        return first_free(ranking.candidates, tried)
 
-    peek = order
+    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:
+        return ranking.candidates
 
 
 def make_broker(*names: str, slots: int = 4, **settings: Any) -> BrokerFixture:
-    """Return a broker with these backends for capability "c", preferred in this order."""
+    """Return a broker with these backends for capability "c", preferred in this order; mode fanout unless said."""
+    settings = {"mode": "fanout"} | settings
     fixture = BrokerFixture(policy=InOrder(), **settings)
     for name in names:
         fixture.register(name, "c", slots=slots)

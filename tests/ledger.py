@@ -13,8 +13,8 @@ from typing import Any
 from msgspec import UNSET
 
 from router_daemon.core.actions import Accept, Action, CancelDelivery, Deliver, Error, Piece, Registered, Reply
+from router_daemon.core.backends import Backend
 from router_daemon.core.events import Registration, Request
-from router_daemon.core.registry import Backend
 from router_daemon.core.types import Peer
 from router_daemon.testing import INSTANCE, BrokerFixture
 

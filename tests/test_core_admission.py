@@ -13,7 +13,7 @@ from router_daemon.core.events import Feedback, FeedbackHeader, Request, Send
 from router_daemon.core.types import Side
 from router_daemon.testing import CLIENT, BrokerFixture, only
 
-NO_COPIES = "reply: all sends to several at once: not with single, nor with idempotent: false"
+NO_COPIES = "reply: all sends to several at once: no single, no hedge, no idempotent: false"
 TAKEN = "a message of this id is open"
 
 
@@ -212,7 +212,7 @@ def test_feedback_has_no_reply() -> None:
 @pytest.mark.parametrize("delimited", [False, True])
 def test_ping_says_what_the_daemon_is(delimited: bool) -> None:
     broker = make_broker("a", version="1.2.3", heads=2, max_ttl_ms=5_000, max_message_bytes=1_000)
-    features = ["fanout", "single", "stream", "reply_all", "reply_none"]
+    features = ["auto", "fanout", "hedge", "single", "stream", "reply_all", "reply_none"]
     header = PongHeader("1.2.3", features, 5_000, 1_000, 2)
     assert broker.ping(delimited=delimited) == [Pong(CLIENT, delimited, header)]
 

@@ -115,7 +115,7 @@ def test_the_number_of_entries_is_bounded() -> None:
     broker = BrokerFixture(policy=InOrder(), mode="single")
     for number in range(MAX_ENTRIES + 10):
         broker.send(f"nobody offers {number}")
-    assert len(broker.broker.rankings._entries) <= MAX_ENTRIES
+    assert len(broker.broker.rankings._rows) <= MAX_ENTRIES
 
 
 def test_decisions_are_timed_by_whether_they_were_cached() -> None:

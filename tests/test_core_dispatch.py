@@ -98,13 +98,13 @@ def test_an_unregistered_backend_is_a_loss_for_its_messages() -> None:
     assert delivery_outcomes(broker, "a") == {"lost": 1}
 
 
-def test_an_attempt_times_out_at_half_of_what_is_left() -> None:
+def test_each_attempt_has_an_equal_share_of_what_is_left() -> None:
     broker = make_broker("a", "b", "z", mode="single")
-    broker.send("c", ttl_ms=800)
-    assert broker.advance(0.400) == []
-    assert broker.advance(0.001) == [unwanted("a", 1), deliver("b", 2, attempt=2, ttl_ms=399)]
+    broker.send("c", ttl_ms=900)
+    assert broker.advance(0.300) == []
+    assert broker.advance(0.002) == [unwanted("a", 1), deliver("b", 2, attempt=2, ttl_ms=598)]
     assert delivery_outcomes(broker, "a") == {"timeout": 1}
-    assert broker.advance(0.199) == []
+    assert broker.advance(0.299) == []
     timed_out = broker.advance(0.002)
     assert timed_out[0] == unwanted("b", 2)
     assert [sent.peer for sent in only(timed_out, Deliver)] == [b"z"]

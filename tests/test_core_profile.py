@@ -6,7 +6,7 @@ import pytest
 from core_kit import deliver, make_broker, success_after
 
 from router_daemon.core.counts import BackendCounts
-from router_daemon.core.registry import Profile
+from router_daemon.core.profile import Profile
 from router_daemon.core.settings import ProfileSettings
 from router_daemon.testing import BrokerFixture
 

@@ -29,12 +29,14 @@ def full_broker(**settings: object) -> BrokerFixture:
     return broker
 
 
-def test_what_finds_all_full_waits_and_goes_in_the_order_of_its_age() -> None:
+def test_what_finds_all_full_waits_and_goes_by_priority_then_age() -> None:
     broker = full_broker()
-    broker.send("c", client_id=3, priority=4)
-    assert broker.broker.dispatcher.waiting.size == 2
-    assert broker.ack(deliver("a", 1)) == [reply("a"), deliver("a", 2, b"next", message="m2", ttl_ms=60_000)]
-    assert only(broker.ack(deliver("a", 2)), Deliver) == [deliver("a", 3, message="m3", priority=4)]
+    broker.send("c", client_id=3)
+    broker.send("c", client_id=4, priority=4)
+    assert broker.broker.dispatcher.waiting.size == 3
+    assert only(broker.ack(deliver("a", 1)), Deliver) == [deliver("a", 2, message="m4", priority=4)]
+    assert only(broker.ack(deliver("a", 2)), Deliver) == [deliver("a", 3, b"next", message="m2", ttl_ms=60_000)]
+    assert only(broker.ack(deliver("a", 3)), Deliver) == [deliver("a", 4, message="m3")]
 
 
 def test_slots_and_prefetch_are_the_places() -> None:
@@ -191,7 +193,7 @@ def test_the_number_of_those_who_wait_is_bounded() -> None:
 
 
 def test_the_bytes_of_those_who_wait_are_bounded() -> None:
-    broker = full_broker(queue_bytes=10)
+    broker = full_broker(queue_bytes=11)  # of which one is for critical messages
     assert broker.send("c", b"123", b"456", client_id=3) == []
     assert [answer.header.code for answer in only(broker.send("c", b"1", client_id=4), Error)] == ["overloaded"]
     assert broker.send("c", client_id=5) == []

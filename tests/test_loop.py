@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 
 from router_daemon.core import events
 from router_daemon.core.actions import Bye, Deliver, Error, Reply
+from router_daemon.core.backends import Backend
 from router_daemon.core.ranking import Candidate
-from router_daemon.core.registry import Backend
 from router_daemon.core.types import Peer
 from router_daemon.daemon import FLUSH_EVERY_S, Loop
 from router_daemon.testing import CLIENT, BrokerFixture, MemoryTransport, only

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from random import Random
 
 import pytest
 
 from router_daemon.core.actions import Deliver
+from router_daemon.core.backends import Backend
 from router_daemon.core.counts import BackendCounts, CapabilityCounts
 from router_daemon.core.events import Registration
+from router_daemon.core.pools import make_pool
+from router_daemon.core.profile import Profile
 from router_daemon.core.ranking import Candidate, Policy, Ranking
-from router_daemon.core.registry import Backend, Profile
 from router_daemon.core.settings import ProfileSettings, Settings, Weights
 from router_daemon.policies.base import NAMES, make_policy
 from router_daemon.policies.paper import Paper
@@ -24,7 +26,9 @@ def backend(name: str, *capabilities: str, latency_ms: float = 1.0, success: flo
     profile = Profile(ProfileSettings(), BackendCounts(name))
     profile.latency_s, profile.success = latency_ms / 1000.0, success
     info = Registration(name, list(capabilities or ("c",)))
-    return Backend(name.encode(), False, info, profile, "", 0.0, 0.0, {})
+    candidate = Backend(name.encode(), False, info, profile, "", 0.0, 0.0, {}, {}, deque())
+    candidate.refresh(0.0)
+    return candidate
 
 
 def paper(seed: int = SEED, **settings: object) -> Policy:
@@ -37,7 +41,16 @@ def score_of(policy: Policy, candidate: Backend, priority: int = 2, capability: 
 
 
 def ranking_of(candidates: list[Candidate], capability: str = "c") -> Ranking:
-    return Ranking(capability, 2, candidates, candidates, CapabilityCounts(capability), 0, 0.0)
+    pool = make_pool(capability, Settings())
+    return Ranking(capability, 2, candidates, candidates, CapabilityCounts(capability), pool, 0, 0.0, 30.0)
+
+
+def picks(policy: Policy, ranking: Ranking) -> list[Candidate]:
+    """Return the candidates in the order in which one message would be given to them."""
+    found: list[Candidate] = []
+    while (candidate := policy.pick(ranking, [c.backend for c in found], 0.0)) is not None:
+        found.append(candidate)
+    return found
 
 
 def test_paper_score_formula_at_the_cold_start() -> None:
@@ -103,7 +116,7 @@ def test_paper_ranking_is_by_score() -> None:
     ]
     ranked = paper().score("c", 2, backends)
     assert [candidate.backend.name for candidate in ranked] == ["fast", "middling", "slow", "unreliable"]
-    assert list(paper().order(ranking_of(ranked))) == ranked
+    assert picks(paper(), ranking_of(ranked)) == ranked
 
 
 def test_paper_top_heads_are_the_three_best() -> None:
@@ -211,7 +224,7 @@ def test_round_robin_knows_no_better_or_worse() -> None:
     scored = policy.score("c", 2, [backend("a", latency_ms=500.0), backend("b")])
     assert [candidate.score for candidate in scored] == [0.5, 0.5]
     assert policy.score("c", 2, []) == []
-    assert list(policy.order(ranking_of([]))) == []
+    assert policy.pick(ranking_of([]), [], 0.0) is None
 
 
 def test_table_1_capability_only_is_uniform_among_the_capable() -> None:
@@ -235,7 +248,7 @@ def test_capability_only_yields_a_permutation_alike_by_the_same_seed() -> None:
     def orders(seed: int) -> list[list[str]]:
         policy = make_policy("capability_only", Settings(), Random(seed))
         ranking = ranking_of(policy.score("c", 2, [backend(name) for name in "abcd"]))
-        return [[candidate.backend.name for candidate in policy.order(ranking)] for _ in range(20)]
+        return [[candidate.backend.name for candidate in picks(policy, ranking)] for _ in range(20)]
 
     assert all(sorted(order) == list("abcd") for order in orders(SEED))
     assert orders(SEED) == orders(SEED)
@@ -251,7 +264,7 @@ def test_round_robin_reaches_the_incapable_where_capability_is_not_required() ->
 
 
 def test_policies_are_chosen_by_name() -> None:
-    assert set(NAMES) == {"paper", "paper_no_reliability", "round_robin", "capability_only"}
+    assert set(NAMES) == {"attention", "paper", "paper_no_reliability", "round_robin", "capability_only"}
     for name in NAMES:
         assert make_policy(name, Settings(), Random(SEED)).name == name
     with pytest.raises(KeyError):

@@ -19,6 +19,16 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from router_daemon.config import addresses
+from router_daemon.config.balancing import (
+    AttentionSection,
+    EjectionSection,
+    ExplorationSection,
+    HedgeSection,
+    RetrySection,
+    StateSection,
+    WaitingSection,
+)
+from router_daemon.config.base import Section
 from router_daemon.config.faults import Broken, Unrelated, field_faults, relation_faults, without_faulty
 from router_daemon.config.sections import (
     AdminSection,
@@ -28,7 +38,6 @@ from router_daemon.config.sections import (
     LogSection,
     ProfileSection,
     RoutingSection,
-    Section,
     TransportSection,
     WeightsSection,
 )
@@ -47,6 +56,13 @@ class Config(Section):
     routing: RoutingSection = Field(default_factory=RoutingSection)
     weights: WeightsSection = Field(default_factory=WeightsSection)
     profile: ProfileSection = Field(default_factory=ProfileSection)
+    attention: AttentionSection = Field(default_factory=AttentionSection)
+    retry: RetrySection = Field(default_factory=RetrySection)
+    hedge: HedgeSection = Field(default_factory=HedgeSection)
+    ejection: EjectionSection = Field(default_factory=EjectionSection)
+    waiting: WaitingSection = Field(default_factory=WaitingSection)
+    exploration: ExplorationSection = Field(default_factory=ExplorationSection)
+    state: StateSection = Field(default_factory=StateSection)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     log: LogSection = Field(default_factory=LogSection)
 
@@ -60,6 +76,9 @@ class Config(Section):
 
 _AT_MOST = (
     ("routing.default_ttl_ms", "routing.max_ttl_ms"),
+    ("ejection.failures", "ejection.window"),
+    ("ejection.first_s", "ejection.most_s"),
+    ("retry.start", "retry.most"),
     ("limits.max_header_bytes", "limits.max_message_bytes"),
     ("limits.max_message_bytes", "limits.client_unread_bytes"),
     ("limits.max_message_bytes", "limits.backend_unread_bytes"),

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from router_daemon.config import addresses
+from router_daemon.config.base import DAY_MS, Alpha, Section, Weight
 from router_daemon.config.text import Rule
 
-DAY_MS = 86_400_000
 TIB = 1 << 40
 
 
@@ -35,15 +35,7 @@ Endpoints = Annotated[
     WithJsonSchema({"anyOf": [_ENDPOINT_SCHEMA, {"type": "array", "items": _ENDPOINT_SCHEMA, "minItems": 1}]}),
 ]
 HostPort = Annotated[str, Rule(addresses.HOST_PORT_RULE), AfterValidator(addresses.check_host_port)]
-Alpha = Annotated[float, Field(gt=0, le=1)]
-Weight = Annotated[float, Field(ge=0, le=1000)]
 Bytes = Annotated[int, Field(ge=256, le=TIB)]
-
-
-class Section(BaseModel):
-    """What all sections have in common."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class _Bound(Section):
@@ -106,17 +98,35 @@ class AdminSection(Section):
 class RoutingSection(Section):
     """How a message finds its backends."""
 
-    policy: Literal["paper", "round_robin", "capability_only", "paper_no_reliability"] = Field(
-        default="paper",
-        description="How backends are scored. paper: the published cross-attention rule; paper_no_reliability: the "
-        "same without its reliability term; round_robin: in turn; capability_only: any capable one, by "
-        "chance.",
+    policy: Literal["attention", "paper", "round_robin", "capability_only", "paper_no_reliability"] = Field(
+        default="attention",
+        description="How backends are scored. attention: the cross-attention score with the load, the silence and the "
+        "latency of this moment weighed for each message; paper: the published rule, whose winner is cached;"
+        " paper_no_reliability: the same without its reliability term; round_robin: in turn; "
+        "capability_only: any capable one, by chance.",
     )
-    mode: Literal["fanout", "single"] = Field(
-        default="fanout",
-        description="For messages that do not say: fanout sends to all heads at once and takes the first success (as "
-        "published); single sends to the best and goes on to the next one when it fails, at a third of the"
-        " work.",
+    mode: Literal["auto", "fanout", "hedge", "single"] = Field(
+        default="auto",
+        description="For messages that do not say. auto: to all heads at once while the backends are nearly idle, else "
+        "to the best one, and to a second one where the first is late (a hedge) or fails; fanout: always to "
+        "all heads at once, the first success answers (as published); hedge: one head, and a hedge whenever "
+        "the first is late; single: one head, and the next one when it fails. Copies at once only for "
+        "messages that may run twice: see unsaid_idempotent.",
+    )
+    auto_idle: float = Field(
+        default=0.15,
+        ge=0,
+        le=1,
+        description="In mode auto, all heads get a message at once while less than this share of the capability's "
+        "slots is taken. Copies halve the latency where there is nothing else to do; three of all work would"
+        " triple the load. 0: never.",
+    )
+    extra_cost_ratio: float = Field(
+        default=2.0,
+        ge=1,
+        le=1_000_000,
+        description="No second head (hedge, retry, trial, exploration) goes to a backend that costs more than this "
+        "many times the first one.",
     )
     heads: int = Field(
         default=3,
@@ -156,9 +166,15 @@ class RoutingSection(Section):
         ge=1,
         le=DAY_MS,
         examples=[5000],
-        description="How long, in milliseconds, one head has before the next is tried, in single mode. Absent: half of"
-        " the time the message has left, so that a second head can still finish; the last permitted head "
-        "gets all of it.",
+        description="How long, in milliseconds, one head has before the next is tried. Absent: an equal share of the "
+        "time the message has left, or less once it is known how long answers take (see [retry]); the last "
+        "permitted head gets all that is left.",
+    )
+    attempt_timeouts_ms: Annotated[
+        dict[str, Annotated[int, Field(ge=1, le=DAY_MS)]], Rule("a table of capability = milliseconds")
+    ] = Field(
+        default_factory=dict,
+        description="The same for single capabilities, by name.",
     )
     default_ttl_ms: int = Field(
         default=30_000,
@@ -186,11 +202,13 @@ class RoutingSection(Section):
 
 
 class WeightsSection(Section):
-    """Of the score's terms, in the policies paper and paper_no_reliability; the defaults are the published ones."""
+    """Of the score's terms, in the policies attention, paper and paper_no_reliability; published values by default."""
 
     capability: Weight = Field(default=0.4, description="Of offering the capability: 1 or 0.")
     performance: Weight = Field(
-        default=0.3, description="Of speed: 1 / (1 + the backend's mean latency in milliseconds)."
+        default=0.3,
+        description="Of speed. paper: 1 / (1 + the backend's mean latency in milliseconds); attention: 1 / (1 + the "
+        "latency to expect there now over that of the best).",
     )
     reliability: Weight = Field(default=0.2, description="Of the share of deliveries that succeeded lately.")
     priority: Weight = Field(
@@ -215,8 +233,8 @@ class ProfileSection(Section):
         default=1.0,
         gt=0,
         le=DAY_MS,
-        description="Latency, in milliseconds, that a new backend is assumed to have. Low, so that it is tried and "
-        "measured.",
+        description="Latency, in milliseconds, that a new backend is assumed to have while nobody of its capability "
+        "was measured. Low, so that it is tried and measured.",
     )
     initial_success: float = Field(
         default=0.9,
@@ -224,6 +242,25 @@ class ProfileSection(Section):
         le=1,
         description="Success ratio that a new backend is assumed to have: below that of one known to be good, above "
         "that of one known to fail.",
+    )
+    reference_alpha: Alpha = Field(
+        default=0.002,
+        description="Weight of a new latency in the mean of its capability, against which backends are held. Small: it"
+        " is to say what is usual there.",
+    )
+    forget_s: float = Field(
+        default=3.0,
+        gt=0,
+        le=86_400,
+        description="An estimate above the mean of its capability drifts back to it with this time constant, in "
+        "seconds, once it is old: whoever was slow is tried again.",
+    )
+    forget_services: float = Field(
+        default=100.0,
+        ge=0,
+        le=1_000_000,
+        description="Or with this many times the estimate, where that is longer: services of seconds are not forgotten"
+        " within seconds.",
     )
 
 

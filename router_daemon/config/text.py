@@ -36,6 +36,9 @@ def toml_value_text(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(key, ensure_ascii=False)} = {toml_value_text(item)}" for key, item in value.items())
+        return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml_value_text, value))}]"
     if isinstance(value, float) and math.isfinite(value):
@@ -111,7 +114,7 @@ def _field_lines(name: str, field: FieldInfo) -> Iterator[str]:
         assert field.examples, f"{name} has no default and needs an example"
         yield f"# {_setting_text(name, field.examples[0])}"
     else:
-        yield _setting_text(name, field.default)
+        yield _setting_text(name, field.get_default(call_default_factory=True))
 
 
 def _comment(text: str) -> list[str]:

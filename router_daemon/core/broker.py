@@ -10,12 +10,15 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from random import Random
 from typing import Any, Final
 
 from msgspec import UNSET, Struct
 
 from router_daemon.core.actions import Action, Deliver, Piece
+from router_daemon.core.backends import Backend
+from router_daemon.core.choosing import Chooser
 from router_daemon.core.clients import Clients
 from router_daemon.core.counts import Counts
 from router_daemon.core.dispatch import Dispatcher
@@ -41,7 +44,7 @@ from router_daemon.core.events import (
 from router_daemon.core.membership import Claim, Membership
 from router_daemon.core.messages import Delivery, Message
 from router_daemon.core.ranking import Policy, RankingCache
-from router_daemon.core.registry import Backend, Registry
+from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.settle import Settler
 from router_daemon.core.timers import Timers
@@ -81,22 +84,16 @@ class Broker:
         self.settings = settings
         self.policy = policy
         self.counts = Counts(settings.label_values)
-        self.registry = Registry(settings.profile, self.counts)
-        self.rankings = RankingCache(
-            self.registry,
-            policy,
-            self.counts,
-            rng,
-            ttl_s=settings.cache_ttl_s,
-            require_capability=settings.require_capability,
-        )
+        self.registry = Registry(settings, self.counts)
+        self.rankings = RankingCache(self.registry, policy, self.counts, rng, ttl_s=settings.cache_ttl_s)
         self._timers = Timers()
         self._actions: list[Action] = []
         emit = self._actions.append
+        chooser = Chooser(settings, self.registry, self.rankings, policy, self.counts, rng, timer)
         self.dispatcher = Dispatcher(
-            settings, self.registry, self.rankings, policy, self._timers, self.counts, emit, timer, first_delivery_id
+            settings, self.registry, self.rankings, chooser, self._timers, self.counts, emit, rng, first_delivery_id
         )
-        self._settler = Settler(self.dispatcher, self.counts, emit)
+        self._settler = Settler(settings, self.dispatcher, policy, self.counts, emit)
         self._members = Membership(
             settings, self.registry, self.dispatcher, self._settler, self._timers, self.counts, emit
         )
@@ -202,10 +199,11 @@ class Broker:
         for message in self.dispatcher.messages:
             assert not message.ended
             assert message.out == sum(delivery.out for delivery in message.deliveries)
-            assert message.out > 0 or message.line is not None
+            assert message.out > 0 or message.line is not None or message.resume_at < inf
             assert message.bucket is not None
-            tried = message.tried()
-            assert len(set(tried)) == len(tried) <= message.heads
+            tried = [backend.name for backend in message.tried()]
+            assert len(tried) <= message.heads
+            assert len(set(tried)) == len(tried) or message.again
         self._clients.check()
         for backend in self.registry.by_name.values():
             assert backend.bucket is not None
@@ -230,12 +228,14 @@ class Broker:
             return
         backend.last_seen = now
         header = event.header
-        if header.queue is not UNSET:
-            backend.queue = header.queue
         delivery = backend.open.get(header.id)
+        if header.queue is not UNSET:
+            backend.report(header.queue, besides=0 if delivery is None else 1)
         if delivery is None:
             self.counts.stray_answers["unknown"] += 1
             return
+        if header.cost is not UNSET:
+            self.registry.note_cost(backend, header.cost)
         self._settler.acked(delivery, event.body, now)
         if backend.draining:
             self._members.end_drain(backend, now)

@@ -23,7 +23,7 @@ from router_daemon.core.settings import Settings
 from router_daemon.core.types import Peer
 from router_daemon.errors import RETRY
 
-FEATURES: Final = ["fanout", "single", "stream", "reply_all", "reply_none"]
+FEATURES: Final = ["auto", "fanout", "hedge", "single", "stream", "reply_all", "reply_none"]
 _CLIENT_FAULTS: Final = frozenset({"forbidden", "bad_frames", "bad_header"})
 _SAID: Final = {True: (True, True), False: (False, False)}
 """What `idempotent` allows: several copies at once; a second run after a failure, a loss or a timeout."""
@@ -87,6 +87,7 @@ class Clients:
         copies, reruns = self._unsaid if request.idempotent is UNSET else _SAID[request.idempotent]
         ttl_ms = self._default_ttl_ms if request.ttl_ms is UNSET else min(request.ttl_ms, self._max_ttl_ms)
         mode = self._mode if request.mode is UNSET else request.mode
+        everybody = request.reply == "all"
         number = self._number = self._number + 1
         return Message(
             number,
@@ -98,7 +99,9 @@ class Clients:
             now,
             now + ttl_ms / 1000.0,
             self._heads if request.heads is UNSET else min(request.heads, self._heads),
-            (copies and mode == "fanout") or request.reply == "all",
+            mode,
+            everybody or (copies and mode == "fanout"),
+            copies,
             reruns,
             self._uncounted,
         )
@@ -111,8 +114,11 @@ class Clients:
         if request.reply == "all":
             if event.delimited:
                 return "bad_frames", "reply: all needs a peer that takes several answers (no empty delimiter)"
-            if request.mode == "single" or not message.reruns:
-                return "bad_header", "reply: all sends to several at once: not with single, nor with idempotent: false"
+            if request.mode in ("single", "hedge") or not message.reruns:
+                return (
+                    "bad_header",
+                    "reply: all sends to several at once: no single, no hedge, no idempotent: false",
+                )
         if self.draining:
             return "draining", "the daemon is about to exit"
         if len(self._dispatcher.messages) >= self._settings.open_messages:

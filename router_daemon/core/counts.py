@@ -61,20 +61,38 @@ class Histogram:
         self.total += value * count
 
 
+REFUSALS: Final = ("room", "displaced", "wait", "late", "budget")
+"""Why a message got `overloaded`: no room to wait, displaced by a more important one, the wait would be too long, too
+late to finish once it was its turn, no token for a further head."""
+
+
 class CapabilityCounts:
     """The series of one capability label.
 
     Attributes:
         outcomes: how its messages ended: `answered`, `client_gone`, or an error code.
+        hedges, retries, explorations: further heads while one was out; after one had failed; messages that explored.
+        refusals: by cause, see `REFUSALS`.
         message_seconds: from reading the SEND to its last answer.
         delivery_seconds: per group of the backend ("" for none), from sending to the ACK or first PART.
     """
 
-    __slots__ = ("delivery_seconds", "label", "message_seconds", "outcomes")
+    __slots__ = (
+        "delivery_seconds",
+        "explorations",
+        "hedges",
+        "label",
+        "message_seconds",
+        "outcomes",
+        "refusals",
+        "retries",
+    )
 
     def __init__(self, label: str) -> None:
         self.label = label
         self.outcomes = dict.fromkeys(MESSAGE_OUTCOMES, 0)
+        self.hedges = self.retries = self.explorations = 0
+        self.refusals = dict.fromkeys(REFUSALS, 0)
         self.message_seconds = Histogram(SECONDS)
         self.delivery_seconds: dict[str, Histogram] = {}
 
@@ -89,14 +107,16 @@ class BackendCounts:
     Attributes:
         outcomes: how its deliveries ended (`DELIVERY_OUTCOMES`).
         failures: those that count against it, by cause (`FAILURE_CAUSES`).
+        ejections: how often it began to get nothing.
     """
 
-    __slots__ = ("failures", "label", "outcomes")
+    __slots__ = ("ejections", "failures", "label", "outcomes")
 
     def __init__(self, label: str) -> None:
         self.label = label
         self.outcomes = dict.fromkeys(DELIVERY_OUTCOMES, 0)
         self.failures = dict.fromkeys(FAILURE_CAUSES, 0)
+        self.ejections = 0
 
 
 _S = TypeVar("_S", CapabilityCounts, BackendCounts)
@@ -112,6 +132,7 @@ class Counts:
         self.groups: set[str] = set()
         self.decision_hit = Histogram(DECISION_SECONDS)
         self.decision_miss = Histogram(DECISION_SECONDS)
+        self.waiting_seconds = [Histogram(SECONDS) for _ in range(5)]  # by priority; index 0 unused
         self.heads = [0] * (MOST_HEADS + 1)
         self.protocol_errors: Counter[str] = Counter()
         self.stray_answers: Counter[str] = Counter()

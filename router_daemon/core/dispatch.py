@@ -1,16 +1,18 @@
-"""From an admitted message to its one last answer: choose heads, deliver, try the next, wait, end.
+"""From an admitted message to its one last answer: deliver, try the next, wait, hedge, end.
 
 Rules:
-- A message ends exactly once, in `end`; a delivery leaves its backend exactly once, in `close`.
+- A message ends exactly once, in `end`.
 - After a head has failed, the next permitted one is tried when none is out; where all are full the message waits;
-  where none is left it fails. A NACK `busy` and a DELIVER that never left are outside that count.
-- What a backend's answer or the clock does to a delivery is `settle`'s affair; it calls back here to go on.
+  where none is left it fails. A NACK `busy` and a DELIVER that never left are outside that count, and cost no token.
+- Which backends it goes to is `choosing`'s affair; what a backend's answer or the clock does to a delivery is
+  `settle`'s, which calls back here to go on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
+from random import Random
 from typing import Final
 
 from msgspec import UNSET
@@ -19,66 +21,76 @@ from router_daemon.core.actions import (
     Accept,
     AcceptHeader,
     Action,
-    CancelDelivery,
-    CancelDeliveryHeader,
-    Deliver,
-    DeliverHeader,
     Error,
     ErrorHeader,
 )
+from router_daemon.core.backends import Backend
+from router_daemon.core.choosing import Chooser
 from router_daemon.core.counts import MOST_HEADS, Counts
-from router_daemon.core.messages import Delivery, Message
-from router_daemon.core.ranking import Policy, Ranking, RankingCache
-from router_daemon.core.registry import Backend, Registry
+from router_daemon.core.health import Health
+from router_daemon.core.messages import Message
+from router_daemon.core.patience import Patience
+from router_daemon.core.places import Places
+from router_daemon.core.ranking import Candidate, Ranking, RankingCache
+from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.timers import Timers
 from router_daemon.core.waiting import WaitingRoom
 from router_daemon.errors import RETRY
 
-LOST_AFTER_HEARTBEATS: Final = 3
-
-_REFUSALS: Final = {
+_NOBODY: Final = {
     "no_capability": "no backend has ever offered it",
     "no_backend": "no backend offers it now",
-    "overloaded": "every backend is full and the waiting room too",
+}
+_REFUSED: Final = {
+    "room": "every backend is full and the waiting room too",
+    "displaced": "every backend is full, and a more important message took the place in the waiting room",
+    "wait": "every backend is full, and the wait would be too long",
+    "late": "too little time was left when a backend had room",
+    "budget": "no budget for a further head",
 }
 
 
 class Dispatcher:
-    """The life of open messages; `emit` takes the actions, `timer` (seconds) measures decisions."""
+    """The life of open messages; `emit` takes the actions."""
 
     def __init__(
         self,
         settings: Settings,
         registry: Registry,
         rankings: RankingCache,
-        policy: Policy,
+        chooser: Chooser,
         timers: Timers,
         counts: Counts,
         emit: Callable[[Action], None],
-        timer: Callable[[], float],
+        rng: Random,
         first_delivery_id: int,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._rankings = rankings
-        self._policy = policy
+        self.chooser = chooser
+        self._patience = Patience(settings)
         self._timers = timers
         self._counts = counts
         self._emit = emit
-        self._timer = timer
-        self._next_id = first_delivery_id
+        self._rng = rng
+        self.places = Places(settings, timers, emit, rng, first_delivery_id)
+        self.health = Health(settings, registry, rng, self.places.watch)
         self.messages: dict[Message, None] = {}
-        self.waiting = WaitingRoom(settings.queue_messages, settings.queue_bytes)
+        self.waiting = WaitingRoom(settings.queue_messages, settings.queue_bytes, settings.waiting.reserve)
 
     # --- from a message to its heads ---
 
     def submit(self, message: Message, now: float) -> None:
         """Open an admitted message: send it, let it wait, or refuse it."""
-        ranking, chosen = self._decide(message, now)
+        ranking, chosen = self.chooser.decide(message, now)
+        ranking.pool.messages += 1
         message.counts = ranking.counts
-        if not chosen and (code := self._wait(message, ranking)) is not None:
-            self.refuse(message, code, f"{message.request.capability}: {_REFUSALS[code]}")
+        if not chosen and (code := self._nobody(message, ranking)) is not None:
+            self.refuse(message, code, f"{message.request.capability}: {_NOBODY[code]}")
+            return
+        if not chosen and not self._let_in(message, ranking, now):
             return
         self.messages[message] = None
         request = message.request
@@ -92,14 +104,19 @@ class Dispatcher:
         else:
             self._timers.schedule(message, message.deadline, now)
 
-    def refuse(self, message: Message, code: str, detail: str) -> None:
+    def refuse(self, message: Message, code: str, detail: str, retry_after_s: float | None = None) -> None:
         """Answer a message that is not opened."""
         message.counts.outcomes[code] += 1
         header = ErrorHeader(message.request.id, code, detail, retry=RETRY[code], last=True, message=message.name)
+        if retry_after_s is not None:
+            header.retry_after_ms = int(retry_after_s * 1000.0) + 1
         self._emit(Error(message.client.peer, message.delimited, header))
 
-    def try_next(self, message: Message, now: float) -> None:
-        """No head is out any more: send to the next permitted one, let the message wait for it, or fail."""
+    def try_next(self, message: Message, now: float, *, counted: bool = True) -> None:
+        """No head is out any more: send to the next permitted one, let the message wait for it, or fail.
+
+        `counted`: the head that failed had begun, so that going on is a retry and costs a token.
+        """
         if message.rejected:
             self.fail(message, "rejected", now)
             return
@@ -108,101 +125,165 @@ class Dispatcher:
         if message.spent or len(message.tried()) >= message.heads:
             self.fail(message, "failed", now)
             return
-        ranking, chosen = self._decide(message, now)
+        untried = self.chooser.has_untried(message, now)
+        if not untried and not self._may_repeat(message):
+            self.fail(message, "failed", now)
+        elif counted and not self._spend_retry(message, now):
+            self.overload(message, "budget", now)
+        elif untried:
+            self.place(message, now)
+        else:
+            self._back_off(message, now)
+
+    def place(self, message: Message, now: float) -> None:
+        """Send an open message to whom it may go, or let it wait."""
+        message.resume_at = inf
+        ranking, chosen = self.chooser.decide(message, now)
         if chosen:
             self._deliver(message, ranking, chosen, now)
-        elif (code := self._wait(message, ranking)) is not None:
-            self.fail(message, code, now)
-        else:
+        elif not ranking.candidates:
+            self.fail(message, "failed", now)
+        elif self._make_room(message, now):
+            self._wait(message, now)
             self.arm(message, now)
+        else:
+            self.overload(message, "room", now)
 
-    def has_alternative(self, message: Message, now: float) -> bool:
-        """Tell whether there is a candidate that the message has not been sent to."""
-        ranking = self._rankings.get(message.request.capability, message.request.priority, now)
-        tried = message.tried()
-        return any(candidate.backend.name not in tried for candidate in ranking.candidates)
+    def hedge(self, message: Message, now: float) -> None:
+        """The first head is late: give the message to a second one, where that is allowed."""
+        message.hedge_at = inf
+        if message.out != 1 or message.spent or len(message.tried()) >= message.heads:
+            return
+        candidate = self.chooser.hedge(message, now)
+        if candidate is not None:
+            message.counts.hedges += 1
+            request = message.request
+            ranking = self._rankings.look(request.capability, request.priority, now)
+            self._deliver(message, ranking, (candidate,), now)
 
-    def _decide(self, message: Message, now: float) -> tuple[Ranking, list[Backend]]:
-        """Return the ranking in force and the heads to send to now, timed as one decision."""
-        started = self._timer()
-        cache = self._rankings
-        hits = cache.hits
-        ranking = cache.get(message.request.capability, message.request.priority, now)
-        chosen = self._choose(message, ranking)
-        histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
-        histogram.observe(self._timer() - started)
-        return ranking, chosen
+    # --- where nobody has room ---
 
-    def _choose(self, message: Message, ranking: Ranking) -> list[Backend]:
-        """Return untried candidates with room, as many as may get the message at once."""
-        if not message.fan_out and not message.deliveries:  # the common case: one head, the first with room
-            for candidate in self._policy.order(ranking):
-                if len(candidate.backend.open) < candidate.backend.limit:
-                    return [candidate.backend]
-            return []
-        tried = message.tried()
-        count = message.heads - len(tried) if message.fan_out else 1
-        chosen: list[Backend] = []
-        for candidate in self._policy.order(ranking):
-            backend = candidate.backend
-            if len(backend.open) < backend.limit and backend.info.name not in tried:
-                chosen.append(backend)
-                if len(chosen) == count:
-                    break
-        return chosen
+    def _nobody(self, message: Message, ranking: Ranking) -> str | None:
+        """Return the code for a message that no backend may get, whoever has room."""
+        limit = message.request.max_cost
+        if limit is UNSET:
+            able = bool(ranking.candidates)
+        else:
+            able = any((candidate.backend.cost or 0.0) <= limit for candidate in ranking.candidates)
+        if able:
+            return None
+        return "no_backend" if self._registry.was_offered(message.request.capability) else "no_capability"
 
-    def _wait(self, message: Message, ranking: Ranking) -> str | None:
-        """Nobody has room: let the message wait and return None, or return the code of why it cannot."""
-        tried = message.tried()
-        if all(candidate.backend.name in tried for candidate in ranking.candidates):
-            if message.deliveries:
-                return "failed"
-            return "no_backend" if self._registry.was_offered(message.request.capability) else "no_capability"
-        return None if self.waiting.add(message) else "overloaded"
+    def _let_in(self, message: Message, ranking: Ranking, now: float) -> bool:
+        """Let a new message wait, or refuse it: it would wait too long, or there is no room."""
+        request, pool, settings = message.request, ranking.pool, self._settings.waiting
+        rate = pool.rate(now, settings.rate_window_s)
+        ahead = self.waiting.ahead(request.capability, request.priority)
+        wait_s = (ahead + 1) / rate if rate > 0.0 else 0.0
+        ttl_s = message.deadline - now
+        if wait_s > settings.longest * ttl_s or wait_s + self.chooser.least_latency_s(ranking, now) > ttl_s:
+            cause = "wait"
+        elif self._make_room(message, now):
+            self._wait(message, now)
+            return True
+        else:
+            cause = "room"
+        message.counts.refusals[cause] += 1
+        self.refuse(
+            message, "overloaded", f"{request.capability}: {_REFUSED[cause]}", wait_s or pool.reference_s or None
+        )
+        return False
 
-    def _deliver(self, message: Message, ranking: Ranking, backends: list[Backend], now: float) -> None:
-        request, deliveries = message.request, message.deliveries
-        ttl_ms = int((message.deadline - now) * 1000.0) or 1  # what is left is positive: see `overdue`
-        heads = len(deliveries) + len(backends)
-        due = message.deadline
-        patient = message.fan_out and request.first_ms is UNSET
-        for backend in backends:
-            attempt = len(deliveries) + 1
-            delivery = Delivery(self._next_id, message, backend, attempt, now)
-            self._next_id += 1
-            if not patient:
-                self._limit(delivery, len(ranking.candidates), now)
-                if delivery.limit_at < due:
-                    due = delivery.limit_at
-            deliveries.append(delivery)
-            backend.open[delivery.id] = delivery
-            header = DeliverHeader(
-                delivery.id,
-                message.name,
-                request.capability,
-                request.priority,
-                ttl_ms,
-                attempt,
-                attempt,
-                heads,
-                request.embedding,
-                request.traceparent,
-            )
-            self._emit(Deliver(backend.peer, backend.delimited, header, message.body))
-        message.out += len(backends)
+    def _wait(self, message: Message, now: float) -> None:
+        pool = self._registry.pool(message.request.capability)
+        quarter_s = 0.25 * (message.deadline - message.accepted_at)
+        services_s = self._settings.waiting.step_services * pool.reference_s
+        self.waiting.add(message, min(quarter_s, services_s) if services_s else quarter_s, now)
+
+    def _make_room(self, message: Message, now: float) -> bool:
+        leaving = self.waiting.displaced_by(message)
+        for victim in leaving or ():
+            self.overload(victim, "displaced", now)
+        return leaving is not None
+
+    def overload(self, message: Message, cause: str, now: float) -> None:
+        """End an open message with `overloaded`."""
+        message.counts.refusals[cause] += 1
+        reason = f"{message.request.capability}: {_REFUSED[cause]}"
+        message.reason = "; ".join(filter(None, (reason, message.reason)))
+        pool = self._registry.pool(message.request.capability)
+        self.fail(message, "overloaded", now, pool.reference_s or None)
+
+    def serve(self, backend: Backend, now: float) -> None:
+        """Give the room that a backend has to those who wait, the most important first."""
+        capabilities = backend.info.capabilities if self._settings.require_capability else None
+        while self.waiting.size and backend.free > 0:
+            if not any(self._serve_one(message, now) for message in self.waiting.next_for(capabilities, now)):
+                return
+
+    def _serve_one(self, message: Message, now: float) -> bool:
+        """Take a message out of the waiting room: to a head, or to its end; False where it has to go on waiting."""
+        if self.overdue(message, now):
+            return True
+        ranking, chosen = self.chooser.decide(message, now)
+        if not chosen:
+            return False
+        if message.deadline - now < self.chooser.least_latency_s(ranking, now):
+            self.overload(message, "late", now)
+            return True
+        self.waiting.remove(message)
+        self._counts.waiting_seconds[message.request.priority].observe(now - message.waits_since)
+        self._deliver(message, ranking, chosen, now)
+        return True
+
+    def give_up_hopeless(self, now: float) -> None:
+        """Fail those who wait for backends that are not there any more."""
+        if not self.waiting.size:
+            return
+        for capability, priority, plain, messages in self.waiting.groups():
+            ranking = self._rankings.look(capability, priority, now)
+            if plain and ranking.candidates:
+                continue
+            for message in messages:
+                if not message.ended and not self.chooser.has_untried(message, now):
+                    message.reason = message.reason or f"{capability}: {_NOBODY['no_backend']}"
+                    self.fail(message, "failed" if message.deliveries else "no_backend", now)
+
+    # --- the same again ---
+
+    def _may_repeat(self, message: Message) -> bool:
+        """Tell whether a message that has been everywhere may go to the same backend again."""
+        names = self._registry.by_name
+        there = any(delivery.backend.info.name in names for delivery in message.deliveries)
+        return (
+            there and self._settings.retry.same_backend and message.reruns and message.mode in ("auto", "hedge")
+        ) and message.request.reply != "all"
+
+    def may_retry(self, message: Message, now: float) -> bool:
+        """Tell whether there is a token for another head."""
+        pool = self._registry.pool(message.request.capability)
+        return pool.retries.look(pool.messages, now) >= 1.0
+
+    def _spend_retry(self, message: Message, now: float) -> bool:
+        if not self.may_retry(message, now):
+            return False
+        pool = self._registry.pool(message.request.capability)
+        pool.retries.spend()
+        pool.trouble()
+        message.counts.retries += 1
+        return True
+
+    def _back_off(self, message: Message, now: float) -> None:
+        """Try the same backends again after half to one of their services, so that a pool of one has a retry, too."""
+        service_s = message.deliveries[-1].service.service_s
+        message.again = True
+        message.resume_at = now + service_s * (0.5 + 0.5 * self._rng.random())
+        self.arm(message, now)
+
+    def _deliver(self, message: Message, ranking: Ranking, chosen: Sequence[Candidate], now: float) -> None:
+        self.places.deliver(message, chosen, now)
+        due = self._patience.set_limits(message, ranking, now)
         self._timers.schedule(message, due, now)
-
-    def _limit(self, delivery: Delivery, candidates: int, now: float) -> None:
-        """Set when this head counts as timed out: all that is left for the last one that may be tried."""
-        message = delivery.message
-        nth = len(message.tried()) + 1 if message.deliveries else 1
-        if nth < message.heads and nth < candidates and message.reruns and not message.fan_out:
-            timeout_s = self._settings.attempt_timeout_s
-            delivery.limit_at = now + (0.5 * (message.deadline - now) if timeout_s is None else timeout_s)
-        first_ms = message.request.first_ms
-        if first_ms is not UNSET and now + first_ms / 1000.0 < delivery.limit_at:
-            delivery.limit_at = now + first_ms / 1000.0
-            delivery.hard = True
 
     def overdue(self, message: Message, now: float) -> bool:
         """End a message whose time is up, though its timer has not rung yet, and tell whether it was so."""
@@ -213,80 +294,20 @@ class Dispatcher:
         return True
 
     def arm(self, message: Message, now: float) -> None:
-        """Wake up for a message when its next head counts as timed out, or at its deadline."""
+        """Wake up for a message when something about it is due, at its deadline at the latest."""
         due = min((delivery.limit_at for delivery in message.deliveries if delivery.out), default=inf)
-        self._timers.schedule(message, min(due, message.deadline), now)
-
-    # --- places ---
-
-    def close(self, delivery: Delivery) -> None:
-        """Free the delivery's place at its backend."""
-        delivery.open = False
-        del delivery.backend.open[delivery.id]
-        if delivery.bucket is not None:
-            self._timers.cancel(delivery)
-
-    def cancel(self, delivery: Delivery, now: float) -> None:
-        """Tell a backend that the answer is not wanted any more; its place stays taken until it answers."""
-        if delivery.open and not delivery.cancelled:
-            delivery.cancelled = True
-            backend = delivery.backend
-            self._emit(CancelDelivery(backend.peer, backend.delimited, CancelDeliveryHeader(delivery.id)))
-            grace_s = LOST_AFTER_HEARTBEATS * self._settings.heartbeat_s
-            self._timers.schedule(delivery, delivery.message.deadline + grace_s, now)
-
-    def serve(self, backend: Backend, now: float) -> None:
-        """Give the room that a backend has to those who wait, oldest first."""
-        capabilities = backend.info.capabilities if self._settings.require_capability else None
-        placed = True
-        while placed and self.waiting.size and len(backend.open) < backend.limit:
-            placed = False
-            for message in self.waiting.next_for(capabilities):
-                if self.overdue(message, now):
-                    placed = True
-                    break
-                ranking, chosen = self._decide(message, now)
-                if chosen:
-                    self.waiting.remove(message)
-                    self._deliver(message, ranking, chosen, now)
-                    placed = True
-                    break
-
-    def pause(self, backend: Backend, pause_s: float, now: float) -> None:
-        """Send nothing to a backend for a while."""
-        backend.paused_until = max(backend.paused_until, now + pause_s)
-        backend.refresh(now)
-        self.watch(backend, now)
-
-    def watch(self, backend: Backend, now: float) -> None:
-        """Look at a backend again when its silence would be too long, or when its pause ends."""
-        due = backend.last_seen + LOST_AFTER_HEARTBEATS * self._settings.heartbeat_s
-        if backend.paused_until > now:
-            due = min(due, backend.paused_until)
-        self._timers.schedule(backend, due, now)
-
-    def give_up_hopeless(self, now: float) -> None:
-        """Fail those who wait for backends that are not there any more."""
-        if not self.waiting.size:
-            return
-        for (capability, priority, fresh), messages in self.waiting.lines():
-            ranking = self._rankings.get(capability, priority, now)
-            if fresh and ranking.candidates:
-                continue
-            names = {candidate.backend.name for candidate in ranking.candidates}
-            for message in messages:
-                if names.issubset(message.tried()):
-                    message.reason = message.reason or f"{capability}: {_REFUSALS['no_backend']}"
-                    self.fail(message, "failed" if message.deliveries else "no_backend", now)
+        self._timers.schedule(message, min(due, message.hedge_at, message.resume_at, message.deadline), now)
 
     # --- ends ---
 
-    def fail(self, message: Message, code: str, now: float) -> None:
+    def fail(self, message: Message, code: str, now: float, retry_after_s: float | None = None) -> None:
         """End a message with an ERROR that names the reason last noted."""
         if message.request.reply != "none":
             retry = message.retry() if code in ("failed", "expired") else RETRY[code]
             detail = message.reason or code
             header = ErrorHeader(message.request.id, code, detail, retry=retry, last=True, message=message.name)
+            if retry_after_s is not None:
+                header.retry_after_ms = int(retry_after_s * 1000.0) + 1
             self._emit(Error(message.client.peer, message.delimited, header))
         self.end(message, code, now)
 
@@ -304,7 +325,10 @@ class Dispatcher:
         for delivery in message.deliveries:
             delivery.out = False
             if delivery.open:
-                self.cancel(delivery, now)
+                if delivery.complete and outcome == "answered":
+                    self.places.watch_place(delivery, now)
+                else:
+                    self.places.cancel(delivery, now)
         message.counts.outcomes[outcome] += 1
         message.counts.message_seconds.observe(now - message.accepted_at)
         self._counts.heads[min(len(message.deliveries), MOST_HEADS)] += 1

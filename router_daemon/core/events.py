@@ -48,7 +48,7 @@ class Request(Struct):
     priority: Annotated[int, Meta(ge=1, le=4)] = 2
     ttl_ms: Milliseconds | UnsetType = UNSET
     heads: Annotated[int, Meta(ge=1, le=3)] | UnsetType = UNSET
-    mode: Literal["fanout", "single"] | UnsetType = UNSET
+    mode: Literal["auto", "fanout", "hedge", "single"] | UnsetType = UNSET
     reply: Literal["first", "all", "none"] = "first"
     idempotent: bool | UnsetType = UNSET
     embedding: Embedding | UnsetType = UNSET

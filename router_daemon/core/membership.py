@@ -26,10 +26,12 @@ from router_daemon.core.actions import (
     Registered,
     RegisteredHeader,
 )
+from router_daemon.core.backends import Backend
 from router_daemon.core.counts import Counts
-from router_daemon.core.dispatch import LOST_AFTER_HEARTBEATS, Dispatcher
+from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import Drain, EmptyHeader, Heartbeat, Register, Unregister, Update
-from router_daemon.core.registry import Backend, Registry
+from router_daemon.core.places import LOST_AFTER_HEARTBEATS
+from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.settle import Settler
 from router_daemon.core.timers import Timers
@@ -103,13 +105,14 @@ class Membership:
     def heartbeat(self, backend: Backend, event: Heartbeat, now: float) -> None:  # noqa: ARG002 - one shape for all
         """HEARTBEAT: answered by one."""
         if event.header.queue is not UNSET:
-            backend.queue = event.header.queue
+            backend.report(event.header.queue)
         self._emit(HeartbeatReply(backend.peer, backend.delimited, EmptyHeader()))
 
     def drain(self, backend: Backend, event: Drain, now: float) -> None:  # noqa: ARG002
         """DRAIN: nothing new, and BYE once nothing is open."""
         if not backend.draining:
             self._registry.drain(backend, now)
+            self._dispatcher.health.let_in_where_needed(now)
             self._dispatcher.give_up_hopeless(now)
         self.end_drain(backend, now)
 
@@ -135,6 +138,7 @@ class Membership:
         self.news.append((f"backend {why}", backend.name))
         self._timers.cancel(backend)
         self._registry.remove(backend, now)
+        self._dispatcher.health.let_in_where_needed(now)
         self._settler.lose(backend, now)
         claim = self._claims.pop(backend.name, None)
         if claim is not None:
@@ -170,7 +174,8 @@ class Membership:
             self.leave(backend, now, why="lost: silent for three heartbeats")
             return
         backend.refresh(now)
-        self._dispatcher.watch(backend, now)
+        self._dispatcher.health.due(backend, now)
+        self._dispatcher.places.watch(backend, now)
         self._dispatcher.serve(backend, now)
 
     def claim_due(self, claim: Claim, now: float) -> None:  # noqa: ARG002
@@ -198,7 +203,8 @@ class Membership:
         header = RegisteredHeader(backend.name, round(self._settings.heartbeat_s * 1000))
         self._emit(Registered(backend.peer, backend.delimited, header))
         backend.last_seen = now
-        self._dispatcher.watch(backend, now)
+        self._dispatcher.health.let_in_where_needed(now)
+        self._dispatcher.places.watch(backend, now)
         self._dispatcher.give_up_hopeless(now)
         self._dispatcher.serve(backend, now)
 

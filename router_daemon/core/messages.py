@@ -15,9 +15,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from router_daemon.core.backends import Backend
 from router_daemon.core.counts import CapabilityCounts
 from router_daemon.core.events import Request
-from router_daemon.core.registry import Backend
+from router_daemon.core.service import Service
 from router_daemon.core.types import Body, ClientId, Peer
 
 
@@ -37,13 +38,19 @@ class Message(Struct, eq=False):
     Attributes:
         number: counts admissions; orders messages by age.
         heads: how many different backends may get it in all.
-        fan_out: they get it at once; else one after the other.
+        mode: `auto`, `fanout`, `hedge` or `single`.
+        fan_out: its heads get it at once; else one after the other.
+        copies: it may run on several backends at once.
         reruns: it may have a second delivery after one that may have run.
         out: deliveries that may still answer.
         answered: some head has answered (with `reply: all` others may be out still).
         answering: the head whose stream has begun, with `reply` other than `all`.
         spent: it may have run and must not run again.
-        line: its place in the waiting room, None while it does not wait.
+        hedge_at: when it gets a second head if the first has not answered.
+        resume_at: when it is tried again at a backend that has failed it; inf while it is not backing off.
+        again: it may go to backends that it has been at.
+        line: its place in the waiting room, None while it does not wait. waits_since: since when; step_s: how long
+            it waits for each step that its standing rises.
         bucket: its place in a timer wheel.
     """
 
@@ -56,7 +63,9 @@ class Message(Struct, eq=False):
     accepted_at: float
     deadline: float
     heads: int
+    mode: str
     fan_out: bool
+    copies: bool
     reruns: bool
     counts: CapabilityCounts
     deliveries: list[Delivery] = []
@@ -67,7 +76,12 @@ class Message(Struct, eq=False):
     spent: bool = False
     ended: bool = False
     reason: str = ""
+    hedge_at: float = inf
+    resume_at: float = inf
+    again: bool = False
     line: OrderedDict[Message, None] | None = None
+    waits_since: float = 0.0
+    step_s: float = inf
     bucket: dict[Any, None] | None = None
 
     def __repr__(self) -> str:  # the generated ones would follow message -> delivery -> message ...
@@ -78,9 +92,9 @@ class Message(Struct, eq=False):
         """Bytes of the body."""
         return sum(map(len, self.body))
 
-    def tried(self) -> list[str]:
-        """Names of the backends that count towards `heads`: all but those that did not begin."""
-        return [delivery.backend.info.name for delivery in self.deliveries if not delivery.excused]
+    def tried(self) -> list[Backend]:
+        """Return the backends that count towards `heads`: all but those that did not begin."""
+        return [delivery.backend for delivery in self.deliveries if not delivery.excused]
 
     def retry(self) -> bool:
         """Tell the client whether sending it again is safe: not where it may have run and may not run twice."""
@@ -98,6 +112,9 @@ class Delivery(Struct, eq=False):
         open: holds its place. out: may still answer. counted: its outcome is in the backend's counts.
         cancelled: it got a CANCEL. unsent: it never left the daemon.
         excused: it had not begun (busy, or unsent), so it does not count towards the message's heads.
+        service: what was measured of the backend for the capability, as charged with this delivery.
+        work_s: the service expected of it when it was sent; share: of the latency expected then, what was not waiting.
+        trial: it decides whether an ejected backend is let in again. complete: it may finish though another answered.
     """
 
     id: int
@@ -105,6 +122,9 @@ class Delivery(Struct, eq=False):
     backend: Backend
     head: int
     sent_at: float
+    service: Service
+    work_s: float
+    share: float
     limit_at: float = inf
     hard: bool = False
     first_part_at: float | None = None
@@ -115,6 +135,8 @@ class Delivery(Struct, eq=False):
     cancelled: bool = False
     unsent: bool = False
     excused: bool = False
+    trial: bool = False
+    complete: bool = False
     bucket: dict[Any, None] | None = None
 
     def __repr__(self) -> str:

@@ -2,7 +2,7 @@
 
 Rules:
 - A `Ranking` holds every backend that the policy scored, best first, and those of them that are candidates (over the
-  policy's threshold). Which candidate gets a message is the policy's `order`, per message, and who has room.
+  policy's threshold). Which candidate gets a message is the policy's `pick`, per message.
 - An entry is served while it is younger than the time to live and no backend has joined, left, drained or changed
   its capabilities since (`Registry.epoch`). A time to live of 0 caches nothing.
 - Attention weights are the scores of the candidates over their sum, so they read as shares.
@@ -10,25 +10,82 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
+from router_daemon.core.backends import Backend
 from router_daemon.core.counts import CapabilityCounts, Counts
-from router_daemon.core.registry import Backend, Registry
+from router_daemon.core.pools import Pool
+from router_daemon.core.registry import Registry
+from router_daemon.core.service import Service
 
-MAX_ENTRIES = 4096
+if TYPE_CHECKING:
+    from router_daemon.core.messages import Delivery
+
+MAX_ENTRIES: Final = 4096
+PRIORITIES: Final = 4
 
 
 class Candidate(Struct, eq=False):
-    """One backend as a policy sees it for one kind of message; `terms` add up to the score."""
+    """One backend as a policy sees it for one kind of message.
+
+    Attributes:
+        score, terms: as of the ranking; the terms add up to the score.
+        weight: its share of the candidates' scores.
+        surcharge: max(0, cost / least cost - 1) among the candidates; 0 where it or nobody says a cost.
+        fixed: the terms that do not change with the backend's load, for a policy that weighs the others itself.
+        service: what was measured of it for the capability; set when the ranking is made.
+    """
 
     backend: Backend
     score: float
     terms: dict[str, float]
     weight: float = 0.0
+    surcharge: float = 0.0
+    fixed: float = 0.0
+    service: Service = None  # type: ignore[assignment] # never None once in a ranking
+
+
+class Ranking(Struct, eq=False):
+    """One cached decision.
+
+    Attributes:
+        scored: all that were scored, best first.
+        candidates: those over the threshold, best first, with their attention weights.
+        counts: the series of the capability. pool: its budgets and sums.
+        expires_at: when its time to live is over.
+    """
+
+    capability: str
+    priority: int
+    scored: list[Candidate]
+    candidates: list[Candidate]
+    counts: CapabilityCounts
+    pool: Pool
+    epoch: int
+    made_at: float
+    expires_at: float
+
+    def only(self, keep: Callable[[Candidate], bool]) -> Ranking:
+        """Return the same with some candidates left out, for one message that may not go to all."""
+        return Ranking(
+            self.capability,
+            self.priority,
+            self.scored,
+            [candidate for candidate in self.candidates if keep(candidate)],
+            self.counts,
+            self.pool,
+            self.epoch,
+            self.made_at,
+            self.expires_at,
+        )
+
+
+Observer = Callable[["Delivery", float, bool, float], None]
+"""Told of a settled delivery: latency in seconds (of a timeout its full length), whether it succeeded, the time."""
 
 
 class Policy(Protocol):
@@ -38,38 +95,33 @@ class Policy(Protocol):
         name: as in the configuration.
         threshold: who scores this or less is no candidate.
         random_ties: backends that score the same are ranked at random, or one of them would get everything.
+        observe: told of what became of deliveries; None where the policy learns nothing of its own.
     """
 
     name: str
     threshold: float
     random_ties: bool
 
+    @property
+    def observe(self) -> Observer | None:
+        """What is to be told of the outcomes of deliveries."""
+
     def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         """Return every given backend with its score, best first, equal ones in the given order; pure."""
 
-    def order(self, ranking: Ranking) -> Iterable[Candidate]:
-        """Yield a ranking's candidates in the order in which this one message should try them."""
+    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+        """Return the candidate that this one message should go to: with room and not tried; None without any."""
 
-    def peek(self, ranking: Ranking) -> Iterable[Candidate]:
-        """Yield them as the next message would meet them, as far as that is settled, and change nothing."""
+    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:
+        """Yield them in the order the next message would prefer, as far as that is settled, and change nothing."""
 
 
-class Ranking(Struct, eq=False):
-    """One cached decision.
-
-    Attributes:
-        scored: all that were scored, best first.
-        candidates: those over the threshold, best first, with their attention weights.
-        counts: the series of the capability.
-    """
-
-    capability: str
-    priority: int
-    scored: list[Candidate]
-    candidates: list[Candidate]
-    counts: CapabilityCounts
-    epoch: int
-    made_at: float
+def first_free(candidates: Iterable[Candidate], tried: Sequence[Backend]) -> Candidate | None:
+    """Return the first candidate with room that was not tried; None without any."""
+    for candidate in candidates:
+        if candidate.backend.free > 0 and candidate.backend not in tried:
+            return candidate
+    return None
 
 
 class RankingCache:
@@ -80,72 +132,81 @@ class RankingCache:
         expired, invalidated: look-ups that found one too old; one made before the registry changed.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        policy: Policy,
-        counts: Counts,
-        rng: Random,
-        *,
-        ttl_s: float,
-        require_capability: bool,
-    ) -> None:
+    def __init__(self, registry: Registry, policy: Policy, counts: Counts, rng: Random, *, ttl_s: float) -> None:
         self._rng = rng
         self._registry = registry
         self._policy = policy
         self._counts = counts
         self.ttl_s = ttl_s
-        self._require_capability = require_capability
-        self._entries: dict[tuple[str, int], Ranking] = {}
+        self._rows: dict[str, list[Ranking | None]] = {}  # a look-up by text alone costs half of one by a pair
         self.hits = self.misses = self.expired = self.invalidated = 0
 
     def get(self, capability: str, priority: int, now: float) -> Ranking:
         """Return the ranking in force, made anew where there is none."""
-        ranking = self._entries.get((capability, priority))
+        row = self._rows.get(capability)
+        ranking = None if row is None else row[priority]
         if ranking is None:
             self.misses += 1
         elif ranking.epoch != self._registry.epoch:
             self.invalidated += 1
-        elif now - ranking.made_at >= self.ttl_s:
+        elif now >= ranking.expires_at:
             self.expired += 1
         else:
             self.hits += 1
             return ranking
-        backends = self._eligible(capability)
+        backends = list(self._registry.able(capability))
         if self._policy.random_ties:
             self._rng.shuffle(backends)
         ranking = self._rank(capability, priority, backends, now)
         self._keep(ranking)
         return ranking
 
+    def look(self, capability: str, priority: int, now: float) -> Ranking:
+        """Return the ranking in force like `get`, without counting where there is one."""
+        state, ranking = self.peek(capability, priority, now)
+        return ranking if ranking is not None and state == "hit" else self.get(capability, priority, now)
+
     def peek(self, capability: str, priority: int, now: float) -> tuple[str, Ranking | None]:
         """Return the entry and its state (`hit`, `expired`, `invalidated`, `absent`) without counting a look-up."""
-        ranking = self._entries.get((capability, priority))
+        row = self._rows.get(capability)
+        ranking = None if row is None else row[priority]
         if ranking is None:
             return "absent", None
         if ranking.epoch != self._registry.epoch:
             return "invalidated", ranking
-        return ("expired" if now - ranking.made_at >= self.ttl_s else "hit"), ranking
+        return ("expired" if now >= ranking.expires_at else "hit"), ranking
 
     def preview(self, capability: str, priority: int, now: float) -> Ranking:
         """Score the backends now, for people: nothing is kept, counted or drawn."""
-        return self._rank(capability, priority, self._eligible(capability), now)
-
-    def _eligible(self, capability: str) -> list[Backend]:
-        registry = self._registry
-        return list(registry.able(capability) if self._require_capability else registry.everyone())
+        return self._rank(capability, priority, list(self._registry.able(capability)), now)
 
     def _rank(self, capability: str, priority: int, backends: list[Backend], now: float) -> Ranking:
         registry = self._registry
         scored = self._policy.score(capability, priority, backends)
+        for candidate in scored:
+            candidate.service = registry.service(candidate.backend, capability, now)
         candidates = [candidate for candidate in scored if candidate.score > self._policy.threshold]
         total = sum(candidate.score for candidate in candidates)
         for candidate in candidates:
             candidate.weight = candidate.score / total if total else 1.0 / len(candidates)
+        _add_surcharges(candidates)
         counts = self._counts.capability(capability, offered=registry.was_offered(capability))
-        return Ranking(capability, priority, scored, candidates, counts, registry.epoch, now)
+        pool = registry.pool(capability)
+        return Ranking(capability, priority, scored, candidates, counts, pool, registry.epoch, now, now + self.ttl_s)
 
     def _keep(self, ranking: Ranking) -> None:
-        if len(self._entries) >= MAX_ENTRIES:
-            self._entries.clear()
-        self._entries[ranking.capability, ranking.priority] = ranking
+        row = self._rows.get(ranking.capability)
+        if row is None:
+            if len(self._rows) >= MAX_ENTRIES:
+                self._rows.clear()
+            row = self._rows[ranking.capability] = [None] * (PRIORITIES + 1)
+        row[ranking.priority] = ranking
+
+
+def _add_surcharges(candidates: list[Candidate]) -> None:
+    """Set how much dearer than the cheapest each candidate is, in multiples of the cheapest (design: routing)."""
+    costs = [candidate.backend.cost for candidate in candidates]
+    least = min((cost for cost in costs if cost), default=None)
+    if least is not None:
+        for candidate, cost in zip(candidates, costs, strict=True):
+            candidate.surcharge = max(0.0, cost / least - 1.0) if cost is not None else 0.0

@@ -1,152 +1,74 @@
-"""Who is there, what they can do, and what was measured of them.
+"""Who is there, what they can do, and who left.
 
 Rules:
 - A `Backend` is one registration; its `Profile` outlives it: who comes back under the same name within
-  `REMEMBER_S` keeps counters and success ratio, while the latency starts afresh (another host, a cold cache).
-- The deliveries open at a backend are the entries of `Backend.open`; in-flight is their number and cannot drift.
-- `Backend.limit` is how many may be open there now: slots + prefetch, or 0 while nothing may be sent to it. Whoever
-  changes a reason calls `refresh`.
+  `REMEMBER_S` keeps counters and success ratio, while latencies start afresh (another host, a cold cache).
 - `Registry.epoch` rises whenever a cached decision may have become wrong: join, leave, drain, other capabilities.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Final
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
-from router_daemon.core.counts import OTHER, BackendCounts, Counts
+from router_daemon.core.backends import Backend
+from router_daemon.core.counts import OTHER, Counts
 from router_daemon.core.events import Registration, Revision
-from router_daemon.core.settings import ProfileSettings
+from router_daemon.core.pools import Pool, make_pool
+from router_daemon.core.profile import Profile
+from router_daemon.core.service import Service
+from router_daemon.core.settings import Settings
 from router_daemon.core.types import Peer
 
-if TYPE_CHECKING:
-    from router_daemon.core.messages import Delivery
-
-REMEMBER_S = 600.0
-REMEMBER_MOST = 10_000
-CAPABILITIES_SEEN = 65_536
-
-
-class Profile:
-    """What was measured of one backend: exponentially weighted moving averages of latency and success.
-
-    new = alpha * observed + (1 - alpha) * old (cross-attention paper, update rule), starting from the configured
-    cold-start values. Latency is fed by successes and, at full length, by timeouts; never by a failure that came
-    fast, or failing fast would look fast.
-
-    Attributes:
-        latency_s: seconds from send to ACK (of a stream: to its first PART).
-        success: ratio in [0, 1].
-        samples: outcomes observed since the latency last started afresh.
-    """
-
-    __slots__ = ("_settings", "counts", "latency_s", "samples", "success")
-
-    def __init__(self, settings: ProfileSettings, counts: BackendCounts) -> None:
-        self._settings = settings
-        self.counts = counts
-        self.success = settings.initial_success
-        self.start_afresh()
-
-    def start_afresh(self) -> None:
-        """Forget the latency; keep success and counters."""
-        self.latency_s = self._settings.initial_latency_s
-        self.samples = 0
-
-    def observe_success(self, latency_s: float) -> None:
-        """Take in a delivery that was acknowledged after that many seconds."""
-        settings = self._settings
-        self.latency_s += settings.latency_alpha * (latency_s - self.latency_s)
-        self.success += settings.success_alpha * (1.0 - self.success)
-        self.samples += 1
-        self.counts.outcomes["acked"] += 1
-
-    def observe_failure(self, cause: str, full_length_s: float | None = None) -> None:
-        """Take in a failure; `full_length_s` of a timeout is a lower bound of the latency, so it only raises it."""
-        settings = self._settings
-        if full_length_s is not None and full_length_s > self.latency_s:
-            self.latency_s += settings.latency_alpha * (full_length_s - self.latency_s)
-        self.success -= settings.success_alpha * self.success
-        self.samples += 1
-        self.counts.outcomes[cause] += 1
-        self.counts.failures[cause] += 1
-
-    def count(self, outcome: str) -> None:
-        """Count a delivery that says nothing about the backend (busy, rejected, cancelled, ...)."""
-        self.counts.outcomes[outcome] += 1
-
-
-class Backend(Struct, eq=False):
-    """One registered backend. `limit` and `open` decide whether it has room; see the module's rules.
-
-    Attributes:
-        paused_until: after a NACK `busy`, nothing is sent before this time.
-        connected: False once its connection is known to be gone while its session may still come back.
-        queue: what it last reported as waiting or running there, None before it did.
-        group_label: its group, bounded, as the metrics name it.
-        bucket: its place in a timer wheel (silence, end of a pause).
-    """
-
-    peer: Peer
-    delimited: bool
-    info: Registration
-    profile: Profile
-    group_label: str
-    registered_at: float
-    last_seen: float
-    open: dict[int, Delivery]
-    limit: int = 0
-    draining: bool = False
-    connected: bool = True
-    paused_until: float = 0.0
-    queue: int | None = None
-    bucket: dict[Any, None] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Backend {self.name!r}: {len(self.open)} open>"
-
-    @property
-    def name(self) -> str:
-        """The name it registered under."""
-        return self.info.name
-
-    def refresh(self, now: float) -> None:
-        """Recompute `limit` after anything that it depends on has changed."""
-        blocked = self.draining or not self.connected or now < self.paused_until
-        self.limit = 0 if blocked else self.info.slots + self.info.prefetch
-
-    @property
-    def state(self) -> str:
-        """`up`, `draining`, `disconnected` or `paused`, for people."""
-        if self.draining:
-            return "draining"
-        if not self.connected:
-            return "disconnected"
-        return "paused" if self.limit == 0 else "up"
+REMEMBER_S: Final = 600.0
+REMEMBER_MOST: Final = 10_000
+CAPABILITIES_SEEN: Final = 65_536
 
 
 class Registry:
-    """The registered backends by name, by connection and by capability, and the memory of those who left."""
+    """The registered backends by name, by connection and by capability, and the memory of those who left.
 
-    def __init__(self, settings: ProfileSettings, counts: Counts) -> None:
-        self._settings = settings
+    Where `require_capability` is off, every backend may get any message: all of them are then one pool.
+    """
+
+    def __init__(self, settings: Settings, counts: Counts) -> None:
+        self.settings = settings
         self._counts = counts
         self.by_name: dict[str, Backend] = {}
         self.by_peer: dict[Peer, Backend] = {}
         self.epoch = 0
-        self._able: dict[str, dict[str, Backend]] = {}
+        self._pools: dict[str, Pool] = {}
+        self._everyone = None if settings.require_capability else make_pool("", settings)
         self._seen: dict[str, float] = {}
         self._remembered: dict[str, tuple[Profile, float]] = {}
 
-    def able(self, capability: str) -> Iterable[Backend]:
-        """Return the backends that offer the capability and are not draining, in the order they came."""
-        return self._able.get(capability, {}).values()
+    def pool(self, capability: str) -> Pool:
+        """Return those who may get a message of that capability; an empty one where nobody ever offered it."""
+        if self._everyone is not None:
+            return self._everyone
+        return self._pools.get(capability) or make_pool(capability, self.settings)
 
-    def everyone(self) -> Iterable[Backend]:
-        """Return every backend that is not draining."""
-        return [backend for backend in self.by_name.values() if not backend.draining]
+    def pools(self) -> Iterable[Pool]:
+        """Return every pool that somebody is or was a member of."""
+        return self._pools.values() if self._everyone is None else [self._everyone]
+
+    def able(self, capability: str) -> Iterable[Backend]:
+        """Return the backends that may get a message of that capability, in the order they came."""
+        return self.pool(capability).members.values()
+
+    def service(self, backend: Backend, capability: str, now: float) -> Service:
+        """Return what was measured of a backend for a capability, begun where nothing was."""
+        if self._everyone is not None and capability not in self._seen:
+            capability = ""  # or any client could make records at every backend
+        service = backend.services.get(capability)
+        if service is None:
+            service = Service(backend, self.pool(capability), 0.0, now, now)
+            service.start_afresh(now, self.settings.profile)
+            backend.services[capability] = service
+        return service
 
     def was_offered(self, capability: str) -> bool:
         """Tell whether some backend has offered the capability since the start."""
@@ -156,13 +78,15 @@ class Registry:
         """Register a name that is free, and return the backend, not yet with room."""
         profile, _ = self._remembered.pop(info.name, (None, 0.0))
         if profile is None:
-            profile = Profile(self._settings, self._counts.backend(info.name))
+            profile = Profile(self.settings.profile, self._counts.backend(info.name))
         profile.start_afresh()
         group = self._counts.group(info.group or "")
-        backend = Backend(peer, delimited, info, profile, group, now, now, {})
+        failures_at = deque[float](maxlen=max(1, self.settings.ejection.failures))
+        backend = Backend(peer, delimited, info, profile, group, now, now, {}, {}, failures_at, progress_at=now)
         self.by_name[info.name] = backend
         self.by_peer[peer] = backend
         self._index(backend, now)
+        backend.window = self._first_window(backend)
         backend.refresh(now)
         return backend
 
@@ -171,7 +95,7 @@ class Registry:
         self._unindex(backend, now)
         del self.by_name[backend.name]
         self.by_peer.pop(backend.peer, None)
-        backend.limit = 0
+        backend.limit = backend.free = 0
         while len(self._remembered) >= REMEMBER_MOST:
             self._forget_profile(next(iter(self._remembered)))
         self._remembered[backend.name] = (backend.profile, now)
@@ -188,6 +112,9 @@ class Registry:
         backend.info = info
         backend.group_label = self._counts.group(info.group or "")
         backend.draining = False
+        for capability in backend.services.keys() - set(info.capabilities):
+            if self._everyone is None:
+                del backend.services[capability]
         self._index(backend, now)
         backend.refresh(now)
 
@@ -206,6 +133,41 @@ class Registry:
         self._unindex(backend, now)
         backend.refresh(now)
 
+    def set_warm(self, backend: Backend, warm: bool, window: int | None, now: float) -> None:
+        """Set whether a backend is warm, and how many places it has while it starts slowly (None: all)."""
+        change = (int(warm) - int(backend.warm)) * backend.info.slots
+        for pool in backend.pools:
+            pool.warm += change
+        backend.warm, backend.window = warm, window
+        backend.refresh(now)
+
+    def begin_anew(self, backend: Backend, now: float) -> None:
+        """Treat a backend like one that has just come: latencies unknown, a slow start where others are warm."""
+        for service in backend.services.values():
+            service.start_afresh(now, self.settings.profile)
+        backend.profile.start_afresh()
+        backend.version += 1
+        backend.rounds = 0
+        self.set_warm(backend, False, self._first_window(backend), now)
+
+    def set_ejected(self, backend: Backend, ejected: bool, now: float) -> None:
+        """Give a backend nothing, or all again."""
+        change = int(ejected) - int(backend.ejected)
+        backend.ejected = ejected
+        for pool in backend.pools:
+            pool.ejected += change
+            pool.trials.pop(backend, None)
+        backend.refresh(now)
+
+    def note_cost(self, backend: Backend, cost: float) -> None:
+        """Take in what one delivery cost; the observed cost replaces the declared one."""
+        first = backend.cost is None
+        backend.profile.observe_cost(cost)
+        if first:
+            self.epoch += 1
+            for pool in backend.pools:
+                pool.costly += 1
+
     def left(self) -> Iterable[Profile]:
         """Return the profiles of those who left and are remembered."""
         return [profile for profile, _ in self._remembered.values()]
@@ -216,8 +178,10 @@ class Registry:
             if now - left_at >= REMEMBER_S:
                 self._forget_profile(name)
         for capability, last_offered_at in self._seen.items():
-            gone = capability not in self._able and now - last_offered_at >= REMEMBER_S
-            if gone and capability in self._counts.capabilities:
+            pool = self._pools.get(capability)
+            gone = not (pool and pool.members) and now - last_offered_at >= REMEMBER_S
+            if gone and (pool is not None or capability in self._counts.capabilities):
+                self._pools.pop(capability, None)
                 self._counts.capabilities.pop(capability, None)
                 self.epoch += 1  # cached rankings hold the series that has just gone
 
@@ -228,11 +192,25 @@ class Registry:
             assert self.by_peer.get(backend.peer) is backend
             assert name not in self._remembered
             able = not backend.draining
-            assert all((self._able.get(c, {}).get(name) is backend) == able for c in backend.info.capabilities)
-            assert backend.limit in (0, backend.info.slots + backend.info.prefetch)
+            assert bool(backend.pools) == able
+            assert all(pool.members.get(name) is backend for pool in backend.pools)
+            assert 0 <= backend.limit <= backend.places
+            assert backend.free == max(0, backend.limit - len(backend.open))
+            assert not (backend.ejected and backend.limit)
         assert len(self.by_peer) == len(self.by_name)
-        listed = sum(len(backends) for backends in self._able.values())
-        assert listed == sum(len(set(b.info.capabilities)) for b in self.by_name.values() if not b.draining)
+        for pool in self.pools():
+            _check_sums(pool)
+
+    def _first_window(self, backend: Backend) -> int | None:
+        """Return 1 where of each of its capabilities half of the others' slots are warm, else None.
+
+        Where they are not, as after a restart of the daemon, starting slowly would be a brown-out.
+        """
+        if not self.settings.exploration.slow_start:
+            return None
+        own = backend.info.slots
+        others = [(pool.warm - own * backend.warm, pool.slots - own) for pool in backend.pools]
+        return 1 if others and all(slots and 2 * warm >= slots for warm, slots in others) else None
 
     def _forget_profile(self, name: str) -> None:
         profile, _ = self._remembered.pop(name)
@@ -242,17 +220,38 @@ class Registry:
     def _index(self, backend: Backend, now: float) -> None:
         self.epoch += 1
         for capability in backend.info.capabilities:
-            self._able.setdefault(capability, {})[backend.name] = backend
+            if capability not in self._pools and self._everyone is None:
+                self._pools[capability] = make_pool(capability, self.settings)
             if capability in self._seen or len(self._seen) < CAPABILITIES_SEEN:
                 self._seen[capability] = now
+        if self._everyone is not None:
+            backend.join_pools((self._everyone,))
+        else:
+            backend.join_pools(tuple(self._pools[c] for c in dict.fromkeys(backend.info.capabilities)))
+        self._reserve(backend)
 
     def _unindex(self, backend: Backend, now: float) -> None:
         self.epoch += 1
         for capability in backend.info.capabilities:
             if capability in self._seen:
                 self._seen[capability] = now
-            able = self._able.get(capability)
-            if able is not None and able.get(backend.name) is backend:
-                del able[backend.name]
-                if not able:
-                    del self._able[capability]
+        pools = backend.pools
+        backend.leave_pools()
+        self._reserve(backend, pools)
+
+    def _reserve(self, backend: Backend, pools: Iterable[Pool] | None = None) -> None:
+        for pool in backend.pools if pools is None else pools:
+            pool.reserved = int(self.settings.waiting.reserve * pool.places)
+
+
+def _check_sums(pool: Pool) -> None:
+    members = pool.members.values()
+    assert all(pool in backend.pools for backend in members)
+    assert pool.slots == sum(backend.info.slots for backend in members)
+    assert pool.places == sum(backend.places for backend in members)
+    assert pool.free == sum(backend.free for backend in members)
+    assert abs(pool.busy - sum(len(backend.open) + backend.other for backend in members)) < 1e-6 * (1 + pool.busy)
+    assert pool.warm == sum(backend.info.slots for backend in members if backend.warm)
+    assert pool.costly == sum(backend.cost is not None for backend in members)
+    assert pool.ejected == sum(backend.ejected for backend in members)
+    assert all(backend.ejected and backend in members for backend in pool.trials)

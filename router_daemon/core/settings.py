@@ -1,4 +1,8 @@
-"""What the core is told once, at start: frozen, validated by `router_daemon.config`, without a notion of files."""
+"""What the core is told once, at start: frozen, validated by `router_daemon.config`, without a notion of files.
+
+The reason for each default stands where users read it, in `router_daemon.config.sections`; times in seconds, sizes in
+bytes, counts in messages unless a name says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -24,34 +28,165 @@ class ProfileSettings:
         success_alpha: weight of a new outcome (paper: 0.05).
         initial_latency_s: cold start; low, so that a new backend is tried.
         initial_success: cold start; between "never fails" and what one failure would leave of it.
+        reference_alpha: least weight of a sample in a capability's reference latency.
+        forget_s: an estimate above the reference drifts to it with this time constant at least,
+        forget_services: and with this many times the estimate where that is more.
     """
 
     latency_alpha: float = 0.1
     success_alpha: float = 0.05
     initial_latency_s: float = 0.001
     initial_success: float = 0.9
+    reference_alpha: float = 0.002
+    forget_s: float = 3.0
+    forget_services: float = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSettings:
+    """The live part of the score.
+
+    Attributes:
+        silence_services: silence longer than this many services while work is out is a lower bound of the latency.
+        cost_weight: of a backend's cost over that of the cheapest; 0 ignores cost.
+        scan_most: up to so many candidates each is looked at; of more, `sample` drawn at random.
+    """
+
+    silence_services: float = 5.0
+    cost_weight: float = 0.0
+    scan_most: int = 50
+    sample: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySettings:
+    """Fail-over: how much of it, and when a head counts as timed out.
+
+    Attributes:
+        share, start, per_s, most: the token bucket of each capability: what a message adds, what is there at first,
+            what a second adds at least, and the most there can be.
+        same_backend: in modes auto and hedge the same backend may be tried again once there is no other.
+        timeout_floor_s: an attempt timeout learnt from latencies is never shorter.
+        timeout_times, timeout_deviations: it is times * (mean + deviations * mean deviation)
+        timeout_samples: once that many are known.
+    """
+
+    share: float = 0.1
+    start: float = 3.0
+    per_s: float = 1.0
+    most: float = 10.0
+    same_backend: bool = True
+    timeout_floor_s: float = 0.05
+    timeout_times: float = 3.0
+    timeout_deviations: float = 4.0
+    timeout_samples: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class HedgeSettings:
+    """A second head while the first is out.
+
+    Attributes:
+        share, most: the token bucket of each capability, empty at first; share 0: none but those a message asks for.
+        deviations: a hedge leaves after mean + deviations * mean deviation of the response.
+        load_below: while less of the capability's slots is taken.
+        trouble_below: while retries and timeouts are a smaller share of messages.
+        samples: once so many responses are known.
+    """
+
+    share: float = 0.05
+    most: float = 10.0
+    deviations: float = 4.0
+    load_below: float = 0.7
+    trouble_below: float = 0.1
+    samples: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class EjectionSettings:
+    """When a failing backend gets nothing for a while.
+
+    Attributes:
+        failures, share, window, window_s: at least so many failures, and more than this share of the last `window`
+            deliveries, none of them older than `window_s`; failures 0: never.
+        elsewhere: not while a larger share of the capability's other deliveries fails, too.
+        first_s, most_s, jitter: for how long: doubling from the one to the other, +- a share.
+    """
+
+    failures: int = 5
+    share: float = 0.5
+    window: int = 20
+    window_s: float = 30.0
+    elsewhere: float = 0.3
+    first_s: float = 0.25
+    most_s: float = 10.0
+    jitter: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingSettings:
+    """Who may wait, and what is kept for critical messages.
+
+    Attributes:
+        longest: a message whose predicted wait is more than this share of its time to live is refused.
+        reserve: the share of a capability's places, and of the waiting room, that only critical messages may take.
+        step_services: how many reference latencies a message waits for a step in standing, at most: see `waiting`.
+        rate_window_s: over which completions are counted to predict the wait.
+    """
+
+    longest: float = 0.25
+    reserve: float = 0.1
+    step_services: float = 4.0
+    rate_window_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExplorationSettings:
+    """Messages that go to a backend nobody has heard of for a while.
+
+    Attributes:
+        share: of a capability's messages.
+        after_s, after_services: a backend is due after the longer of both, the latter in reference latencies.
+        slow_start: a new backend gets one place, then two, four, ... while enough others are warm.
+    """
+
+    share: float = 0.01
+    after_s: float = 1.0
+    after_services: float = 50.0
+    slow_start: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything the broker needs to know; times in seconds, sizes in bytes, counts in messages.
+    """Everything the broker needs to know.
 
-    `attempt_timeout_s` None: half of the remaining time to live. `unsaid_idempotent`: what a message that does not
-    say `idempotent` may have done to it: `copies` (several at once), `retries` (one after the other), `never`.
+    `attempt_timeout_s` None: learnt, see `RetrySettings`; `attempt_timeouts_s`: per capability. `auto_idle`: in mode
+    auto all heads get a message at once while less of the slots is taken. `extra_cost_ratio`: no second head at a
+    backend dearer than this many times the first. `unsaid_idempotent`: what a message that does not say `idempotent`
+    may have done to it: `copies` (several at once), `retries` (one after the other), `never`.
     """
 
-    mode: str = "fanout"
+    mode: str = "auto"
     heads: int = 3
     threshold: float = 0.3
     cache_ttl_s: float = 30.0
     require_capability: bool = True
     unsaid_idempotent: str = "copies"
     attempt_timeout_s: float | None = None
+    attempt_timeouts_s: dict[str, float] = field(default_factory=dict)
+    auto_idle: float = 0.15
+    extra_cost_ratio: float = 2.0
     default_ttl_ms: int = 30_000
     max_ttl_ms: int = 300_000
     heartbeat_s: float = 1.0
     weights: Weights = field(default_factory=Weights)
     profile: ProfileSettings = field(default_factory=ProfileSettings)
+    attention: AttentionSettings = field(default_factory=AttentionSettings)
+    retry: RetrySettings = field(default_factory=RetrySettings)
+    hedge: HedgeSettings = field(default_factory=HedgeSettings)
+    ejection: EjectionSettings = field(default_factory=EjectionSettings)
+    waiting: WaitingSettings = field(default_factory=WaitingSettings)
+    exploration: ExplorationSettings = field(default_factory=ExplorationSettings)
     queue_messages: int = 10_000
     queue_bytes: int = 268_435_456
     open_messages: int = 100_000

@@ -17,11 +17,13 @@ from typing import Final
 from msgspec import UNSET
 
 from router_daemon.core.actions import Action, Error, ErrorHeader, Piece, PieceHeader, Reply, ReplyHeader
+from router_daemon.core.backends import Backend
 from router_daemon.core.counts import Counts
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import NackHeader
 from router_daemon.core.messages import Delivery, Message
-from router_daemon.core.registry import Backend
+from router_daemon.core.ranking import Policy
+from router_daemon.core.settings import Settings
 from router_daemon.core.types import Body
 
 FULL_PIPE_PAUSE_S: Final = 0.1
@@ -31,10 +33,17 @@ REASON_CHARS: Final = 256
 class Settler:
     """Settles deliveries and hands their messages back to the dispatcher."""
 
-    def __init__(self, dispatcher: Dispatcher, counts: Counts, emit: Callable[[Action], None]) -> None:
+    def __init__(
+        self, settings: Settings, dispatcher: Dispatcher, policy: Policy, counts: Counts, emit: Callable[[Action], None]
+    ) -> None:
         self._dispatcher = dispatcher
+        self._places = dispatcher.places
+        self._health = dispatcher.health
+        self._observe = policy.observe
         self._counts = counts
         self._emit = emit
+        self._alpha = settings.profile.latency_alpha
+        self._reference_alpha = settings.profile.reference_alpha
 
     # --- what backends answer ---
 
@@ -43,14 +52,9 @@ class Settler:
         backend, message = delivery.backend, delivery.message
         began = delivery.first_part_at
         latency_s = (now if began is None else began) - delivery.sent_at
-        self._dispatcher.close(delivery)
+        self._places.close(delivery, now)
         if not delivery.counted:
-            delivery.counted = True
-            backend.profile.observe_success(latency_s)
-            histogram = message.counts.delivery_seconds.get(backend.group_label)
-            if histogram is None:
-                histogram = message.counts.delivery_histogram(backend.group_label)
-            histogram.observe(latency_s)
+            self._succeeded(delivery, latency_s, now)
         if (delivery.out and message.answering is None) or _may_answer(delivery):
             self._answer(delivery, body, latency_s, now)
         else:
@@ -61,16 +65,18 @@ class Settler:
     def nacked(self, delivery: Delivery, header: NackHeader, now: float) -> None:
         """Settle a delivery that was refused or failed."""
         backend, message, code = delivery.backend, delivery.message, header.code
-        self._dispatcher.close(delivery)
+        self._places.close(delivery, now)
         if code == "busy":
-            pause_s = backend.profile.latency_s if header.retry_after_ms is UNSET else header.retry_after_ms / 1000.0
-            self._dispatcher.pause(backend, pause_s, now)
+            backend.said_busy = True
+            mean_s = delivery.service.service_s
+            pause_s = mean_s if header.retry_after_ms is UNSET else header.retry_after_ms / 1000.0
+            self._places.pause(backend, pause_s, now)
         if message.ended:
-            _count(delivery, "cancelled")
+            self._count(delivery, "cancelled", now)
         elif code == "failed":
-            _blame(delivery, "failed")
+            self._blame(delivery, "failed", now)
         else:
-            _count(delivery, code)
+            self._count(delivery, code, now)
         message.rejected = message.rejected or code == "rejected"
         reason = f"{code}: {header.reason[:REASON_CHARS]}" if header.reason else code
         error = "rejected" if code == "rejected" else "failed"
@@ -80,6 +86,7 @@ class Settler:
     def part(self, delivery: Delivery, body: Body, now: float) -> None:
         """Pass on a piece of a stream."""
         first = delivery.first_part_at is None
+        delivery.backend.progress_at = now
         if first:
             delivery.first_part_at = now
         if not _may_answer(delivery):
@@ -99,8 +106,8 @@ class Settler:
 
     def malformed(self, delivery: Delivery, code: str, now: float) -> None:
         """Settle a delivery whose answer breaks the protocol."""
-        self._dispatcher.close(delivery)
-        _blame(delivery, "malformed")
+        self._places.close(delivery, now)
+        self._blame(delivery, "malformed", now)
         self._head_failed(delivery, f"malformed answer: {code}", now)
         self._dispatcher.serve(delivery.backend, now)
 
@@ -108,56 +115,64 @@ class Settler:
         """Settle every delivery open at a backend that has just left the registry."""
         lost = list(backend.open.values())
         for delivery in lost:
-            self._dispatcher.close(delivery)
+            self._places.close(delivery, now)
             if delivery.message.ended:
-                _count(delivery, "cancelled")
+                self._count(delivery, "cancelled", now)
             else:
-                _blame(delivery, "lost")
+                self._blame(delivery, "lost", now)
         for delivery in lost:
             self._head_failed(delivery, "lost", now)
         self._dispatcher.give_up_hopeless(now)
 
     def undelivered(self, delivery: Delivery, now: float, *, full: bool) -> None:
         """Take back a delivery that never left the daemon; it counts for nothing."""
-        self._dispatcher.close(delivery)
-        _count(delivery, "undelivered")
+        self._places.close(delivery, now)
+        self._count(delivery, "undelivered", now)
         if full:
-            self._dispatcher.pause(delivery.backend, FULL_PIPE_PAUSE_S, now)
+            self._places.pause(delivery.backend, FULL_PIPE_PAUSE_S, now)
         delivery.unsent = True
         self._head_failed(delivery, "could not be reached", now, begun=False)
 
     # --- time ---
 
     def message_due(self, message: Message, now: float) -> None:
-        """Look at a message whose moment has come: expire it, time heads out, or wait on."""
+        """Look at a message whose moment has come: expire it, time heads out, hedge, try again, or wait on."""
         if now >= message.deadline:
             self._expire(message, now)
+            return
+        if message.resume_at <= now:
+            self._dispatcher.place(message, now)
             return
         for delivery in message.deliveries.copy():
             if delivery.out and delivery.limit_at <= now:
                 self._head_due(delivery, now)
+        if message.hedge_at <= now and not message.ended:
+            self._dispatcher.hedge(message, now)
         if not message.ended:
             self._dispatcher.arm(message, now)
 
     def delivery_due(self, delivery: Delivery, now: float) -> None:
         """Free the place of a delivery that was not answered long after its message's deadline."""
-        self._dispatcher.close(delivery)
-        _count(delivery, "unanswered")
+        self._places.close(delivery, now)
+        self._count(delivery, "unanswered", now)
         self._dispatcher.serve(delivery.backend, now)
 
     def _head_due(self, delivery: Delivery, now: float) -> None:
         message = delivery.message
-        if not delivery.hard and not self._dispatcher.has_alternative(message, now):
+        dispatcher = self._dispatcher
+        if not delivery.hard and not (
+            dispatcher.chooser.has_untried(message, now) and dispatcher.may_retry(message, now)
+        ):
             delivery.limit_at = inf
             return
-        _time_out(delivery, now)
-        self._dispatcher.cancel(delivery, now)
+        self._time_out(delivery, now)
+        self._places.cancel(delivery, now)
         self._head_failed(delivery, "timed out", now)
 
     def _expire(self, message: Message, now: float) -> None:
         for delivery in message.deliveries:
             if delivery.out:
-                _time_out(delivery, now)
+                self._time_out(delivery, now)
         if message.request.reply != "all" or not message.out:
             self._dispatcher.overdue(message, now)
             return
@@ -168,6 +183,51 @@ class Settler:
                 self._head_error(delivery, "expired", "the time is up")
         self._dispatcher.end(message, "answered" if message.answered else "expired", now)
 
+    # --- what it says of the backend ---
+
+    def _succeeded(self, delivery: Delivery, latency_s: float, now: float) -> None:
+        delivery.counted = True
+        backend, service, counts = delivery.backend, delivery.service, delivery.message.counts
+        backend.profile.observe_success(latency_s)
+        service.observe(latency_s, delivery.share, self._alpha, now)
+        service.pool.observe(latency_s, self._reference_alpha)
+        self._health.succeeded(delivery, now)
+        if self._observe is not None:
+            self._observe(delivery, latency_s, True, now)
+        histogram = counts.delivery_seconds.get(backend.group_label)
+        if histogram is None:
+            histogram = counts.delivery_histogram(backend.group_label)
+        histogram.observe(latency_s)
+
+    def _blame(self, delivery: Delivery, cause: str, now: float, full_length_s: float | None = None) -> None:
+        if delivery.counted:
+            return
+        delivery.counted = True
+        delivery.backend.profile.observe_failure(cause, full_length_s)
+        delivery.backend.version += 1
+        if full_length_s is not None:
+            delivery.service.observe_at_least(full_length_s, self._alpha, now)
+        self._health.failed(delivery, now)
+        if self._observe is not None:
+            self._observe(delivery, now - delivery.sent_at, False, now)
+
+    def _time_out(self, delivery: Delivery, now: float) -> None:
+        """Blame a head for its silence; how long it took is known where its stream has begun."""
+        if not delivery.counted:
+            delivery.service.pool.trouble()
+        full_length_s = now - delivery.sent_at if delivery.first_part_at is None else None
+        self._blame(delivery, "timeout", now, full_length_s)
+
+    def _count(self, delivery: Delivery, outcome: str, now: float) -> None:
+        """Count an end that says nothing about success; what was cancelled late took at least so long."""
+        if delivery.counted:
+            return
+        delivery.counted = True
+        delivery.backend.profile.count(outcome)
+        if outcome == "cancelled" and delivery.first_part_at is None:
+            delivery.service.observe_at_least((now - delivery.sent_at) * delivery.share, self._alpha, now)
+        self._health.inconclusive(delivery, now)
+
     # --- what it means for the message ---
 
     def _begin_stream(self, delivery: Delivery, now: float) -> None:
@@ -175,12 +235,13 @@ class Settler:
         delivery.limit_at = inf
         if message.request.reply == "all":
             return
+        message.hedge_at = inf
         message.answering = delivery
         dispatcher.waiting.remove(message)
         for other in message.deliveries:
             if other is not delivery:
                 other.out = False
-                dispatcher.cancel(other, now)
+                self._places.cancel(other, now)
         delivery.out = True
         message.out = 1
 
@@ -215,7 +276,7 @@ class Settler:
             return
         if not was_out:
             if message.rejected and not message.out:
-                self._dispatcher.try_next(message, now)
+                self._dispatcher.fail(message, "rejected", now)
             return
         message.out -= 1
         message.reason = f"{delivery.backend.name}: {reason}"
@@ -230,7 +291,7 @@ class Settler:
         elif message.answering is delivery:
             self._dispatcher.fail(message, "failed", now)
         elif message.out == 0:
-            self._dispatcher.try_next(message, now)
+            self._dispatcher.try_next(message, now, counted=begun)
 
     def _head_error(self, delivery: Delivery, code: str, detail: str) -> None:
         message = delivery.message
@@ -252,20 +313,3 @@ def _may_answer(delivery: Delivery) -> bool:
     if message.ended or (message.answering is not None and message.answering is not delivery):
         return False
     return delivery.out or message.request.reply != "all"
-
-
-def _blame(delivery: Delivery, cause: str, full_length_s: float | None = None) -> None:
-    if not delivery.counted:
-        delivery.counted = True
-        delivery.backend.profile.observe_failure(cause, full_length_s)
-
-
-def _time_out(delivery: Delivery, now: float) -> None:
-    """Blame a head for its silence; how long it took is known where its stream has begun."""
-    _blame(delivery, "timeout", now - delivery.sent_at if delivery.first_part_at is None else None)
-
-
-def _count(delivery: Delivery, outcome: str) -> None:
-    if not delivery.counted:
-        delivery.counted = True
-        delivery.backend.profile.count(outcome)

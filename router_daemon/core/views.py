@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
+from router_daemon.core.backends import Backend
 from router_daemon.core.ranking import Candidate, Ranking
-from router_daemon.core.registry import Backend
 
 if TYPE_CHECKING:
     from router_daemon.core.broker import Broker
@@ -56,7 +56,7 @@ def explain(broker: Broker, capability: str, priority: int, now: float) -> dict[
     cache, settings = broker.rankings, broker.settings
     state, cached = cache.peek(capability, priority, now)
     in_force = cached if cached is not None and state == "hit" else cache.preview(capability, priority, now)
-    heads = _heads(broker, in_force)
+    heads = _heads(broker, in_force, now)
     error = _error(broker, capability, in_force)
     return {
         "capability": capability,
@@ -73,9 +73,9 @@ def explain(broker: Broker, capability: str, priority: int, now: float) -> dict[
     }
 
 
-def _heads(broker: Broker, ranking: Ranking) -> dict[str, int]:
+def _heads(broker: Broker, ranking: Ranking, now: float) -> dict[str, int]:
     """Return backend name -> place, of those who would be sent to or tried next, as their order stands now."""
-    with_room = [c.backend.name for c in broker.policy.peek(ranking) if len(c.backend.open) < c.backend.limit]
+    with_room = [c.backend.name for c in broker.policy.peek(ranking, now) if c.backend.free > 0]
     return {name: place for place, name in enumerate(with_room[: broker.settings.heads], 1)}
 
 

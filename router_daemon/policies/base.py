@@ -9,6 +9,7 @@ from typing import Final
 
 from router_daemon.core.ranking import Policy
 from router_daemon.core.settings import Settings
+from router_daemon.policies.attention import Attention
 from router_daemon.policies.baselines import CapabilityOnly, RoundRobin
 from router_daemon.policies.paper import Paper
 
@@ -23,6 +24,7 @@ def _paper_no_reliability(settings: Settings, _rng: Random) -> Policy:
 
 
 _MAKERS: Final[dict[str, Callable[[Settings, Random], Policy]]] = {
+    "attention": Attention,
     "paper": _paper,
     "paper_no_reliability": _paper_no_reliability,
     "round_robin": lambda _settings, _rng: RoundRobin(),

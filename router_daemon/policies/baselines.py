@@ -10,8 +10,10 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from random import Random
 
-from router_daemon.core.ranking import MAX_ENTRIES, Candidate, Ranking
-from router_daemon.core.registry import Backend
+from router_daemon.core.backends import Backend
+from router_daemon.core.ranking import MAX_ENTRIES, Candidate, Ranking, first_free
+
+DRAWS = 3
 
 
 class RoundRobin:
@@ -20,6 +22,7 @@ class RoundRobin:
     name = "round_robin"
     threshold = 0.0
     random_ties = False
+    observe = None
 
     def __init__(self) -> None:
         self._turns: dict[str, int] = {}
@@ -29,15 +32,16 @@ class RoundRobin:
         share = 1.0 / max(1, len(backends))
         return [Candidate(backend, share, {"turn": share}) for backend in backends]
 
-    def order(self, ranking: Ranking) -> Iterable[Candidate]:
-        """Try them from the next one on."""
+    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:  # noqa: ARG002
+        """Try them from the next one on; further heads of the same message go on from there."""
         if len(self._turns) >= MAX_ENTRIES:
             self._turns.clear()
         turn = self._turns.get(ranking.capability, 0)
-        self._turns[ranking.capability] = turn + 1
-        return _from(turn, ranking.candidates)
+        if not tried:
+            self._turns[ranking.capability] = turn + 1
+        return first_free(_from(turn, ranking.candidates), tried)
 
-    def peek(self, ranking: Ranking) -> Iterable[Candidate]:
+    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:  # noqa: ARG002
         """Return them from the one whose turn it is."""
         return _from(self._turns.get(ranking.capability, 0), ranking.candidates)
 
@@ -53,6 +57,7 @@ class CapabilityOnly:
     name = "capability_only"
     threshold = 0.0
     random_ties = False
+    observe = None
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
@@ -67,14 +72,16 @@ class CapabilityOnly:
         scored.sort(key=lambda candidate: candidate.score, reverse=True)
         return scored
 
-    def peek(self, ranking: Ranking) -> Iterable[Candidate]:
+    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:  # noqa: ARG002
+        """Return any with room: a few are drawn, and where they are full, one of those that are not."""
+        candidates = ranking.candidates
+        for _ in range(DRAWS if candidates else 0):
+            candidate = candidates[self._rng.randrange(len(candidates))]
+            if candidate.backend.free > 0 and candidate.backend not in tried:
+                return candidate
+        open_ones = [c for c in candidates if c.backend.free > 0 and c.backend not in tried]
+        return open_ones[self._rng.randrange(len(open_ones))] if open_ones else None
+
+    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:  # noqa: ARG002
         """Return all that are capable: which of them is left to chance."""
         return ranking.candidates
-
-    def order(self, ranking: Ranking) -> Iterable[Candidate]:
-        """Yield a random permutation, drawn only as far as it is asked for (Fisher and Yates)."""
-        pool = ranking.candidates.copy()
-        while pool:
-            index = self._rng.randrange(len(pool))
-            pool[index], pool[-1] = pool[-1], pool[index]
-            yield pool.pop()

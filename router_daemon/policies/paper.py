@@ -13,17 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from router_daemon.core.ranking import Candidate, Ranking
-from router_daemon.core.registry import Backend
+from router_daemon.core.backends import Backend
+from router_daemon.core.ranking import PRIORITIES, Candidate, Ranking, first_free
 from router_daemon.core.settings import Weights
-
-PRIORITIES = 4
 
 
 class Paper:
     """The published rule: one ranking for all messages of a capability and priority."""
 
     random_ties = True
+    observe = None
 
     def __init__(self, name: str, weights: Weights, threshold: float) -> None:
         self.name = name
@@ -36,12 +35,12 @@ class Paper:
         scored.sort(key=lambda candidate: candidate.score, reverse=True)
         return scored
 
-    def peek(self, ranking: Ranking) -> Iterable[Candidate]:
-        """Return them as ranked."""
-        return ranking.candidates
+    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:  # noqa: ARG002
+        """Return the first in rank with room."""
+        return first_free(ranking.candidates, tried)
 
-    def order(self, ranking: Ranking) -> Iterable[Candidate]:
-        """Try them as ranked."""
+    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:  # noqa: ARG002
+        """Return them as ranked."""
         return ranking.candidates
 
     def _candidate(self, capability: str, priority: int, backend: Backend) -> Candidate:

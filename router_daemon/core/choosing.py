@@ -1,0 +1,201 @@
+"""Which backends a message goes to now: how many, who of them, and who is passed over.
+
+Rules:
+- The policy ranks; what every policy shares is decided here: who has tried what, the reserve of critical messages,
+  all heads at once or one (`mode`), trials of ejected backends, exploration, the cost that a further head may have.
+- A decision reads sums (`pools`); it walks through candidates only in the policy's `pick`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from math import inf
+from random import Random
+
+from msgspec import UNSET
+
+from router_daemon.core.backends import Backend
+from router_daemon.core.counts import Counts
+from router_daemon.core.messages import Message
+from router_daemon.core.pools import Pool
+from router_daemon.core.ranking import Candidate, Policy, Ranking, RankingCache
+from router_daemon.core.registry import Registry
+from router_daemon.core.settings import Settings
+from router_daemon.core.waiting import CRITICAL
+
+
+class Chooser:
+    """Decides; `timer` (seconds) measures how long that takes."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        rankings: RankingCache,
+        policy: Policy,
+        counts: Counts,
+        rng: Random,
+        timer: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._rankings = rankings
+        self._policy = policy
+        self._counts = counts
+        self._rng = rng
+        self._timer = timer
+
+    def decide(self, message: Message, now: float) -> tuple[Ranking, Sequence[Candidate]]:
+        """Return the ranking in force and the heads to send to now, timed as one decision."""
+        started = self._timer()
+        cache = self._rankings
+        hits = cache.hits
+        request = message.request
+        ranking = cache.get(request.capability, request.priority, now)
+        pool = ranking.pool
+        chosen: Sequence[Candidate] = ()
+        if pool.free > pool.reserved or (pool.free and request.priority == CRITICAL):
+            may_explore = pool.messages >= pool.explore_from and now >= pool.explore_at
+            if may_explore or pool.trials or message.deliveries or message.fan_out or request.max_cost is not UNSET:
+                chosen = self._choose(message, ranking, now)
+            elif pool.busy < self._settings.auto_idle * pool.slots and may_spread(message, pool):
+                chosen = self._spread(message, ranking, (), now)
+            else:
+                candidate = self._policy.pick(ranking, (), now)
+                if candidate is not None:
+                    chosen = (candidate,)
+        histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
+        histogram.observe(self._timer() - started)
+        return ranking, chosen
+
+    def hedge(self, message: Message, now: float) -> Candidate | None:
+        """Return the backend for a second head while the first is out, where one is allowed."""
+        request = message.request
+        ranking = self._rankings.look(request.capability, request.priority, now)
+        pool, settings = ranking.pool, self._settings.hedge
+        asked = request.mode == "hedge"
+        if not asked and not self._may_hedge(pool, now):
+            return None
+        if pool.free <= pool.reserved and request.priority != CRITICAL:
+            return None
+        ranking = self._affordable(message, ranking).only(_idle if asked else _surely_idle)
+        candidate = self._policy.pick(ranking, self.tried(message), now)
+        if candidate is not None and not asked and settings.share:
+            pool.hedges.spend()
+        return candidate
+
+    def tried(self, message: Message) -> list[Backend]:
+        """Return the backends, as they are registered now, that a message may not go to again."""
+        if message.again or not message.deliveries:
+            return []
+        by_name = self._registry.by_name
+        return [by_name.get(backend.info.name, backend) for backend in message.tried()]
+
+    def has_untried(self, message: Message, now: float) -> bool:
+        """Tell whether there is a candidate that the message may still go to, with room or without."""
+        request = message.request
+        ranking = self._affordable(message, self._rankings.look(request.capability, request.priority, now))
+        tried = self.tried(message)
+        return any(candidate.backend not in tried for candidate in ranking.candidates)
+
+    def least_latency_s(self, ranking: Ranking, now: float) -> float:
+        """Return the shortest latency to expect at any candidate that was measured; of many, at the first few."""
+        settings = self._settings
+        least = inf
+        for candidate in islice(ranking.candidates, settings.attention.scan_most):
+            service = candidate.service
+            if service.samples < settings.hedge.samples:
+                return 0.0
+            if service.version != service.backend.version or now >= service.fresh_until:
+                service.refresh(now, settings.profile, settings.attention)
+            least = min(least, service.latency_s)
+        return 0.0 if least == inf else least
+
+    def _choose(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
+        """Choose for a message that is not a first and plain one."""
+        pool = ranking.pool
+        ranking = self._affordable(message, ranking)
+        tried = self.tried(message)
+        if message.fan_out:
+            return self._spread(message, ranking, tried, now)
+        first = self._policy.pick(ranking, tried, now)
+        if not message.deliveries and first is not None and self._may_risk(message):
+            other = self._due_trial(ranking, pool) if pool.trials else self._unused(ranking, pool, now)
+            if other is not None and self._not_much_dearer(other.backend, first.backend):
+                if not other.backend.ejected:
+                    pool.explored(self._settings)
+                    ranking.counts.explorations += 1
+                return (other,)
+        if not message.deliveries and first is not None and self._is_idle(pool) and may_spread(message, pool):
+            return self._spread(message, ranking, tried, now)
+        return () if first is None else (first,)
+
+    def _spread(self, message: Message, ranking: Ranking, tried: Sequence[Backend], now: float) -> Sequence[Candidate]:
+        """Choose as many heads as may get the message at once."""
+        chosen: list[Candidate] = []
+        seen = list(tried)
+        for _ in range(message.heads - len(tried)):
+            candidate = self._policy.pick(ranking, seen, now)
+            if candidate is None:
+                break
+            chosen.append(candidate)
+            seen.append(candidate.backend)
+        return chosen
+
+    def _affordable(self, message: Message, ranking: Ranking) -> Ranking:
+        """Leave out who costs more than the message may cost, or a further head much more than the first."""
+        limit = inf if message.request.max_cost is UNSET else message.request.max_cost
+        if message.deliveries and ranking.pool.costly:
+            limit = min(limit, self._settings.extra_cost_ratio * (message.deliveries[0].backend.cost or 0.0))
+        return ranking if limit == inf else ranking.only(lambda candidate: (candidate.backend.cost or 0.0) <= limit)
+
+    def _not_much_dearer(self, other: Backend, first: Backend) -> bool:
+        return (other.cost or 0.0) <= self._settings.extra_cost_ratio * (first.cost or 0.0)
+
+    def _is_idle(self, pool: Pool) -> bool:
+        return pool.busy < self._settings.auto_idle * pool.slots
+
+    def _may_hedge(self, pool: Pool, now: float) -> bool:
+        settings = self._settings.hedge
+        return (
+            settings.share > 0.0
+            and pool.busy < settings.load_below * pool.slots
+            and pool.hedges.look(pool.messages, now) >= 1.0
+            and pool.trouble_share() < settings.trouble_below
+        )
+
+    def _may_risk(self, message: Message) -> bool:
+        """Tell whether a message may go to a backend of which little is known: it can be tried again, or copied."""
+        return message.reruns and message.heads > 1 and message.request.priority != CRITICAL
+
+    def _due_trial(self, ranking: Ranking, pool: Pool) -> Candidate | None:
+        return next((candidate for candidate in ranking.candidates if candidate.backend in pool.trials), None)
+
+    def _unused(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
+        """Return the idle candidate that has been unused for longest, where that is long enough."""
+        settings = self._settings.exploration
+        after_s = max(settings.after_s, settings.after_services * pool.reference_s)
+        pool.explore_at = now + 0.25 * after_s
+        found, used_at = None, now - after_s
+        for candidate in ranking.candidates:
+            backend = candidate.backend
+            if candidate.service.used_at <= used_at and backend.free > 0 and not backend.open and backend.other < 1.0:
+                found, used_at = candidate, candidate.service.used_at
+        return found
+
+
+def may_spread(message: Message, pool: Pool) -> bool:
+    """Tell whether mode auto may give a message to all its heads at once: copies are allowed, and nothing costs."""
+    return message.mode == "auto" and message.copies and message.heads > 1 and not pool.costly
+
+
+def _idle(candidate: Candidate) -> bool:
+    backend = candidate.backend
+    return len(backend.open) + backend.other < backend.info.slots
+
+
+def _surely_idle(candidate: Candidate) -> bool:
+    """Leave out, too, who has been busy with work of others that it does not report."""
+    backend = candidate.backend
+    return _idle(candidate) and not (backend.said_busy and backend.queue is None)

@@ -1,0 +1,123 @@
+"""Places at backends: a delivery takes one, holds it until it is answered or lost, and gives it back once.
+
+Rules:
+- A delivery leaves its backend exactly once, in `close`. A CANCEL frees nothing: the backend still answers.
+- A place that nobody can be waiting for any more is looked at again long after its message's deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Final
+
+from router_daemon.core.actions import Action, CancelDelivery, CancelDeliveryHeader, Deliver, DeliverHeader
+from router_daemon.core.backends import Backend
+from router_daemon.core.messages import Delivery, Message
+from router_daemon.core.ranking import Candidate
+from router_daemon.core.settings import Settings
+from router_daemon.core.timers import Timers
+
+LOST_AFTER_HEARTBEATS: Final = 3
+COMPLETE_SHARE: Final = 0.05
+"""Of mode auto's fan-outs, so many let the losers finish: what CANCEL ends early tells too little of its length."""
+
+
+class Places:
+    """Opens and closes deliveries; `emit` takes the actions."""
+
+    def __init__(
+        self, settings: Settings, timers: Timers, emit: Callable[[Action], None], rng: Random, first_delivery_id: int
+    ) -> None:
+        self._settings = settings
+        self._timers = timers
+        self._emit = emit
+        self._rng = rng
+        self._next_id = first_delivery_id
+
+    def deliver(self, message: Message, chosen: Sequence[Candidate], now: float) -> None:
+        """Send a message to these backends."""
+        request, deliveries = message.request, message.deliveries
+        ttl_ms = int((message.deadline - now) * 1000.0) or 1  # what is left is positive: see `overdue`
+        heads = len(deliveries) + len(chosen)
+        if len(chosen) > 1:
+            message.fan_out = True
+        for candidate in chosen:
+            backend = candidate.backend
+            attempt = len(deliveries) + 1
+            delivery = self._open(message, candidate, attempt, now)
+            deliveries.append(delivery)
+            header = DeliverHeader(
+                delivery.id,
+                message.name,
+                request.capability,
+                request.priority,
+                ttl_ms,
+                attempt,
+                attempt,
+                heads,
+                request.embedding,
+                request.traceparent,
+            )
+            self._emit(Deliver(backend.peer, backend.delimited, header, message.body))
+        message.out += len(chosen)
+        if message.fan_out and message.mode == "auto":
+            self._spare_losers(deliveries)
+
+    def _open(self, message: Message, candidate: Candidate, attempt: int, now: float) -> Delivery:
+        """Take a place at a backend."""
+        backend, service, settings = candidate.backend, candidate.service, self._settings
+        share = 1.0
+        if len(backend.open) + backend.other + 1.0 > backend.info.slots:
+            if service.version != backend.version or now >= service.fresh_until:
+                service.refresh(now, settings.profile, settings.attention)
+            share = service.share
+        delivery = Delivery(self._next_id, message, backend, attempt, now, service, service.service_s, share)
+        self._next_id += 1
+        service.used_at = now
+        backend.take(delivery, now)
+        if backend.ejected:
+            delivery.trial = True
+            backend.on_trial()
+        return delivery
+
+    def _spare_losers(self, deliveries: list[Delivery]) -> None:
+        """Let some losers of a fan-out finish: one in so many, and all of whom little is known."""
+        everybody = self._rng.random() < COMPLETE_SHARE
+        for delivery in deliveries:
+            delivery.complete = everybody or delivery.service.samples < self._settings.hedge.samples
+
+    def close(self, delivery: Delivery, now: float) -> None:
+        """Free the delivery's place at its backend."""
+        delivery.open = False
+        delivery.backend.release(delivery, now)
+        if delivery.bucket is not None:
+            self._timers.cancel(delivery)
+
+    def cancel(self, delivery: Delivery, now: float) -> None:
+        """Tell a backend that the answer is not wanted any more; its place stays taken until it answers."""
+        if delivery.open and not delivery.cancelled:
+            delivery.cancelled = True
+            backend = delivery.backend
+            self._emit(CancelDelivery(backend.peer, backend.delimited, CancelDeliveryHeader(delivery.id)))
+            self.watch_place(delivery, now)
+
+    def watch_place(self, delivery: Delivery, now: float) -> None:
+        """Look at a place again when nobody can be waiting for its answer any more."""
+        grace_s = LOST_AFTER_HEARTBEATS * self._settings.heartbeat_s
+        self._timers.schedule(delivery, delivery.message.deadline + grace_s, now)
+
+    def pause(self, backend: Backend, pause_s: float, now: float) -> None:
+        """Send nothing to a backend for a while."""
+        backend.paused_until = max(backend.paused_until, now + pause_s)
+        backend.refresh(now)
+        self.watch(backend, now)
+
+    def watch(self, backend: Backend, now: float) -> None:
+        """Look at a backend again when its silence would be too long, or when its pause or its ejection ends."""
+        due = backend.last_seen + LOST_AFTER_HEARTBEATS * self._settings.heartbeat_s
+        if backend.paused_until > now:
+            due = min(due, backend.paused_until)
+        if backend.ejected and backend.readmit_at > now:
+            due = min(due, backend.readmit_at)
+        self._timers.schedule(backend, due, now)

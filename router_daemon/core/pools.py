@@ -1,0 +1,154 @@
+"""One capability and the backends that offer it: sums kept while they change, the reference latency, the budgets.
+
+Rules:
+- The sums (`slots`, `free`, `busy`, ...) are those of `members`, kept by `registry`: a decision reads numbers, it does
+  not walk through backends. `check` compares.
+- Budgets are token buckets that fill with the capability's messages. Nothing is added per message: a bucket notes at
+  which message it was last looked at and takes in what has come since.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from router_daemon.core.settings import Settings
+
+if TYPE_CHECKING:
+    from router_daemon.core.backends import Backend
+
+TROUBLE_WINDOW: Final = 512
+RATE_EVERY_S: Final = 0.1
+RATE_LEAST: Final = 5
+NEVER: Final = 1 << 62
+
+
+class Bucket:
+    """A token bucket: `share` tokens a message and `per_s` a second, at most `most`.
+
+    Attributes:
+        tokens: as of the last look.
+    """
+
+    __slots__ = ("_at", "_messages", "_most", "_per_s", "_share", "tokens")
+
+    def __init__(self, share: float, most: float, *, start: float = 0.0, per_s: float = 0.0) -> None:
+        self._share = share
+        self._most = most
+        self._per_s = per_s
+        self.tokens = start
+        self._messages = 0
+        self._at: float | None = None
+
+    def look(self, messages: int, now: float) -> float:
+        """Take in what has come since the last look and return the tokens; `messages`: ever, of this capability."""
+        earned = self._share * (messages - self._messages)
+        if self._at is not None:
+            earned = max(earned, self._per_s * (now - self._at))
+        self._messages, self._at = messages, now
+        self.tokens = max(self.tokens, min(self._most, self.tokens + earned))
+        return self.tokens
+
+    def spend(self) -> None:
+        """Take one token; whoever calls has looked."""
+        self.tokens -= 1.0
+
+
+class Pool(Struct, eq=False):
+    """A capability.
+
+    Attributes:
+        members: the backends that offer it and are not draining, in the order they came.
+        slots, places: sums of the members' slots, and of slots + prefetch.
+        reserved: of `places`, what only critical messages may take.
+        free: how many deliveries could be opened now.
+        busy: open deliveries, and what members reported to have from elsewhere.
+        warm: slots of members past their slow start.
+        costly: members that declare a cost.
+        trials: ejected members whose trial is due.
+        messages, done: messages taken in, deliveries acknowledged, ever.
+        reference_s, samples: mean latency of its successes (ref_c), and how many there were.
+        explore_from, explore_at: not before that many messages, and not before this moment, is anybody looked for who
+            has been unused for long.
+    """
+
+    capability: str
+    retries: Bucket
+    hedges: Bucket
+    members: dict[str, Backend]
+    slots: int = 0
+    places: int = 0
+    reserved: int = 0
+    free: int = 0
+    busy: float = 0.0
+    warm: int = 0
+    costly: int = 0
+    ejected: int = 0
+    trials: dict[Backend, None] = {}
+    messages: int = 0
+    done: int = 0
+    reference_s: float = 0.0
+    samples: int = 0
+    explore_from: int = 0
+    explore_at: float = 0.0
+    troubles: float = 0.0
+    troubles_from: float = 0.0
+    rate_notes: deque[tuple[float, int]] = deque()
+
+    def observe(self, latency_s: float, alpha: float) -> None:
+        """Take a success into the reference: ref += max(alpha, 1/n) (latency - ref) (design: routing)."""
+        self.done += 1
+        self.samples = n = self.samples + 1
+        weight = 1.0 / n
+        self.reference_s += (max(alpha, weight)) * (latency_s - self.reference_s)
+
+    def explored(self, settings: Settings) -> None:
+        """Note that a message has explored: the bucket, which holds one, is empty again."""
+        self.explore_from = self.messages + _explore_every(settings)
+
+    def trouble(self) -> None:
+        """Count a retry or a timeout."""
+        self.troubles += 1.0
+
+    def trouble_share(self) -> float:
+        """Return retries and timeouts per message, over the last few hundred messages."""
+        span = self.messages - self.troubles_from
+        if span > TROUBLE_WINDOW:
+            self.troubles_from = self.messages - TROUBLE_WINDOW / 2
+            self.troubles *= TROUBLE_WINDOW / 2 / span
+            span = TROUBLE_WINDOW / 2
+        return self.troubles / max(1.0, span)
+
+    def rate(self, now: float, window_s: float) -> float:
+        """Return completions per second over the window; before enough are known, what the slots should do; or 0."""
+        notes = self.rate_notes
+        while notes and now - notes[0][0] > window_s:
+            notes.popleft()
+        if not notes or now - notes[-1][0] >= RATE_EVERY_S:
+            notes.append((now, self.done))
+        since, before = notes[0]
+        done = self.done - before
+        if done >= RATE_LEAST and now > since:
+            return done / (now - since)
+        return self.slots / self.reference_s if self.reference_s > 0.0 else 0.0
+
+
+def _explore_every(settings: Settings) -> int:
+    share = settings.exploration.share
+    return int(1.0 / share) if share else NEVER
+
+
+def make_pool(capability: str, settings: Settings) -> Pool:
+    """Return a capability without members, its buckets as they are at first."""
+    retry, hedge = settings.retry, settings.hedge
+    return Pool(
+        capability,
+        retries=Bucket(retry.share, retry.most, start=retry.start, per_s=retry.per_s),
+        hedges=Bucket(hedge.share, hedge.most),
+        members={},
+        trials={},
+        explore_from=_explore_every(settings),
+        rate_notes=deque(),
+    )

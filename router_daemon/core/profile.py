@@ -1,0 +1,64 @@
+"""What was measured of one backend as a whole: success, cost, and the latency average of the published rule.
+
+What was measured for each capability is in `service`; both survive as `registry` and `state` say.
+"""
+
+from __future__ import annotations
+
+from router_daemon.core.counts import BackendCounts
+from router_daemon.core.settings import ProfileSettings
+
+
+class Profile:
+    """Exponentially weighted moving averages of latency and success.
+
+    new = alpha * observed + (1 - alpha) * old (cross-attention paper, update rule), starting from the configured
+    cold-start values. Latency is fed by successes and, at full length, by timeouts; never by a failure that came
+    fast, or failing fast would look fast.
+
+    Attributes:
+        latency_s: seconds from send to ACK (of a stream: to its first PART).
+        success: ratio in [0, 1].
+        samples: outcomes observed since the latency last started afresh.
+        cost: mean of the costs that its ACKs told; None where none did.
+    """
+
+    __slots__ = ("_settings", "cost", "counts", "latency_s", "samples", "success")
+
+    def __init__(self, settings: ProfileSettings, counts: BackendCounts) -> None:
+        self._settings = settings
+        self.counts = counts
+        self.success = settings.initial_success
+        self.cost: float | None = None
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Forget the latency; keep success and counters."""
+        self.latency_s = self._settings.initial_latency_s
+        self.samples = 0
+
+    def observe_success(self, latency_s: float) -> None:
+        """Take in a delivery that was acknowledged after that many seconds."""
+        settings = self._settings
+        self.latency_s += settings.latency_alpha * (latency_s - self.latency_s)
+        self.success += settings.success_alpha * (1.0 - self.success)
+        self.samples += 1
+        self.counts.outcomes["acked"] += 1
+
+    def observe_failure(self, cause: str, full_length_s: float | None = None) -> None:
+        """Take in a failure; `full_length_s` of a timeout is a lower bound of the latency, so it only raises it."""
+        settings = self._settings
+        if full_length_s is not None and full_length_s > self.latency_s:
+            self.latency_s += settings.latency_alpha * (full_length_s - self.latency_s)
+        self.success -= settings.success_alpha * self.success
+        self.samples += 1
+        self.counts.outcomes[cause] += 1
+        self.counts.failures[cause] += 1
+
+    def observe_cost(self, cost: float) -> None:
+        """Take in what one delivery cost."""
+        self.cost = cost if self.cost is None else self.cost + self._settings.latency_alpha * (cost - self.cost)
+
+    def count(self, outcome: str) -> None:
+        """Count a delivery that says nothing about the backend (busy, rejected, cancelled, ...)."""
+        self.counts.outcomes[outcome] += 1

@@ -1,0 +1,129 @@
+"""What was measured of one backend for one capability, and what a message would meet there now.
+
+Rules:
+- One profile per backend would mix services that differ a thousandfold; hence one for each (backend, capability).
+- `service_s` is the time of the work itself: a sample is the latency times the share of it that was expected to be
+  work when the delivery was sent. `response_s` and `deviation_s` are of the latency as it was.
+- What a decision reads (`expected_s`, `success`) is computed when something happened at the backend (`Backend.version`)
+  or when time alone may have changed it (`fresh_until`), not per message.
+"""
+
+from __future__ import annotations
+
+from math import exp, inf
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+
+from router_daemon.core.settings import AttentionSettings, ProfileSettings
+
+if TYPE_CHECKING:
+    from router_daemon.core.backends import Backend
+    from router_daemon.core.pools import Pool
+
+LEAST_S: Final = 1e-6
+DRIFT_FROM: Final = 1.0 / 30.0
+DRIFT_STEP: Final = 1.0 / 50.0
+
+
+class Service(Struct, eq=False):
+    """One (backend, capability); seconds.
+
+    Attributes:
+        service_s: estimate of the work itself (s), without waiting.
+        response_s, deviation_s: mean of the latency (m), and mean of its deviation (dev).
+        samples: successes and timeouts it has seen.
+        sampled_at, used_at: the last of them; the last delivery sent.
+        expected_s: latency to expect, with the penalty for failures: E = L + (1 - S) ref.
+        latency_s: L alone. wait_s: the wait expected, share: what is not waiting of it and the service together.
+        success: S. All as of `version`, until `fresh_until`.
+        own: whatever a policy keeps here.
+    """
+
+    backend: Backend
+    pool: Pool
+    service_s: float
+    sampled_at: float
+    used_at: float
+    response_s: float = 0.0
+    deviation_s: float = 0.0
+    samples: int = 0
+    expected_s: float = 0.0
+    latency_s: float = 0.0
+    wait_s: float = 0.0
+    share: float = 1.0
+    success: float = 0.0
+    version: int = -1
+    fresh_until: float = -inf
+    own: Any = None
+
+    def observe(self, latency_s: float, work: float, alpha: float, now: float) -> None:
+        """Take in a latency of which `work` (0 to 1) was expected to be work when the delivery was sent."""
+        n = self.samples = self.samples + 1
+        weight = 1.0 / n
+        if weight < alpha:
+            weight = alpha
+        self.service_s += weight * (latency_s * work - self.service_s)
+        off = latency_s - self.response_s
+        if n == 1:
+            self.deviation_s = 0.5 * latency_s  # as RFC 6298 starts
+        else:
+            self.deviation_s += weight * ((off if off > 0.0 else -off) - self.deviation_s)
+        self.response_s += weight * off
+        self.sampled_at = now
+
+    def observe_at_least(self, age_s: float, alpha: float, now: float) -> None:
+        """Take in that a delivery had not been answered after so long; raises the estimate, never lowers it."""
+        if age_s > self.service_s:
+            self.service_s += alpha * (age_s - self.service_s)
+            self.sampled_at = now
+            self.version = -1
+
+    def start_afresh(self, now: float, settings: ProfileSettings) -> None:
+        """Forget what was measured: expect what the capability takes elsewhere."""
+        self.service_s = self.pool.reference_s if self.pool.samples else settings.initial_latency_s
+        self.response_s = self.deviation_s = 0.0
+        self.samples = 0
+        self.sampled_at = self.used_at = now
+        self.version = -1
+
+    def refresh(self, now: float, profile: ProfileSettings, attention: AttentionSettings) -> None:
+        """Recompute what a decision reads.
+
+        With q deliveries at a backend of `slots`, and W the work in them: wait = W (q + 1 - slots) / (q slots) where
+        q + 1 > slots, else 0; L = (s + wait)^2 / s; E = L + (1 - S) ref (design: routing). While deliveries are out,
+        a silence of more than `silence_services` mean services is a lower bound of L.
+        """
+        backend = self.backend
+        self.version = backend.version
+        service_s, until = self._drifted(now, profile)
+        q, slots = len(backend.open) + backend.other, backend.info.slots
+        wait_s = 0.0
+        if q + 1.0 > slots and q > 0.0:
+            mean_s = backend.work_s / len(backend.open) if backend.open else service_s
+            wait_s = mean_s * (q + 1.0 - slots) / slots
+        total_s = service_s + wait_s
+        latency_s = total_s * total_s / service_s
+        if backend.open:
+            alarm_at = backend.progress_at + attention.silence_services * backend.work_s / len(backend.open)
+            if now >= alarm_at:
+                latency_s = max(latency_s, now - backend.progress_at)
+                until = now
+            elif alarm_at < until:
+                until = alarm_at
+        self.wait_s, self.share = wait_s, service_s / total_s
+        self.latency_s, self.fresh_until = latency_s, until
+        self.success = success = backend.profile.success
+        self.expected_s = latency_s + (1.0 - success) * self.pool.reference_s
+
+    def _drifted(self, now: float, profile: ProfileSettings) -> tuple[float, float]:
+        """Return the estimate, drifted towards the reference where it is above and old, and until when it holds."""
+        service_s, reference_s = self.service_s, self.pool.reference_s
+        if service_s <= reference_s:
+            return (max(LEAST_S, service_s)), inf
+        tau_s = max(profile.forget_s, profile.forget_services * service_s)
+        begins = self.sampled_at + DRIFT_FROM * tau_s
+        if now < begins:
+            return service_s, begins
+        drifted_s = reference_s + (service_s - reference_s) * exp((begins - now) / tau_s)
+        return max(drifted_s, LEAST_S), now + DRIFT_STEP * tau_s

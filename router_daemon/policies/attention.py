@@ -1,0 +1,133 @@
+"""Load-aware cross-attention: the published score, with what changes within a second weighed for each message.
+
+a_i = w_c [capability] + w_p / (1 + E_i / min E) + w_r S_i + w_m priority / 4 over the candidates with room, arg max
+(design: routing; weights as published). E_i is the latency to expect at backend i now, with a penalty for failures, as
+`core.service` computes it, plus cost_weight * surcharge_i * ref: the query's terms are the message's capability and
+priority, keys and values are what was measured of the backends.
+
+Rules:
+- Cached are the candidates and the terms that do not change within a second, never the winner.
+- Latency enters relative to the best, so that the rule discriminates for services of 2 ms and of 2 s alike.
+- Of more than `scan_most` candidates, `sample` are drawn at random for each message: looking at all of 10,000 would
+  cost more than it finds. Where none of those has room, all are looked at, from a random one on, until one has.
+- Ties are broken at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
+from math import fsum, inf
+from random import Random
+
+from router_daemon.core.backends import Backend
+from router_daemon.core.ranking import PRIORITIES, Candidate, Ranking, first_free
+from router_daemon.core.settings import Settings
+
+AT_BEST = 0.5
+"""1 / (1 + E / min E) of the best candidate."""
+
+
+class Attention:
+    """The default policy."""
+
+    name = "attention"
+    random_ties = False
+    observe = None
+
+    def __init__(self, settings: Settings, rng: Random) -> None:
+        self.threshold = settings.threshold
+        self._weights = settings.weights
+        self._profile = settings.profile
+        self._settings = settings.attention
+        self._rng = rng
+
+    def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
+        """Return every backend with its score as if it were the fastest, best first."""
+        weights = self._weights
+        scored = [
+            self._candidate(backend, capability, priority, weights.performance * AT_BEST, backend.profile.success)
+            for backend in backends
+        ]
+        scored.sort(key=lambda candidate: candidate.score, reverse=True)
+        return scored
+
+    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+        """Return the best candidate with room that was not tried."""
+        candidates = ranking.candidates
+        if len(candidates) > self._settings.scan_most:
+            candidates = self._sample(candidates, tried)
+        profile, settings = self._profile, self._settings
+        cost = settings.cost_weight * ranking.pool.reference_s
+        least = 0.0
+        for candidate in candidates:
+            service = candidate.service
+            backend = candidate.backend
+            if backend.free > 0 and backend not in tried:
+                if service.version != backend.version or now >= service.fresh_until:
+                    service.refresh(now, profile, settings)
+                expected_s = service.expected_s
+                if cost:
+                    expected_s += cost * candidate.surcharge
+                if expected_s < least or least == 0.0:
+                    least = expected_s
+        performance, reliability = self._weights.performance, self._weights.reliability
+        best, best_score, ties = None, self.threshold, 1
+        for candidate in candidates:
+            backend = candidate.backend
+            if backend.free > 0 and backend not in tried:
+                service = candidate.service
+                expected_s = service.expected_s
+                if cost:
+                    expected_s += cost * candidate.surcharge
+                score = candidate.fixed + performance * least / (least + expected_s) + reliability * service.success
+                if score > best_score:
+                    best, best_score, ties = candidate, score, 1
+                elif score == best_score and best is not None:
+                    ties += 1
+                    if self._rng.random() * ties < 1.0:
+                        best = candidate
+        return best
+
+    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:
+        """Return copies with their live terms, best first."""
+        least = inf
+        cost = self._settings.cost_weight * ranking.pool.reference_s
+        for candidate in ranking.candidates:
+            candidate.service.refresh(now, self._profile, self._settings)
+            if candidate.backend.free > 0:
+                least = min(least, candidate.service.expected_s + cost * candidate.surcharge)
+        live = []
+        for candidate in ranking.candidates:
+            expected_s = candidate.service.expected_s + cost * candidate.surcharge
+            share = 1.0 / (1.0 + expected_s / least) if least < inf else AT_BEST
+            performance = self._weights.performance * share
+            success = candidate.service.success
+            copy = self._candidate(candidate.backend, ranking.capability, ranking.priority, performance, success)
+            copy.service, copy.surcharge = candidate.service, candidate.surcharge
+            live.append(copy)
+        live.sort(key=lambda candidate: candidate.score, reverse=True)
+        return live
+
+    def _candidate(
+        self, backend: Backend, capability: str, priority: int, performance: float, success: float
+    ) -> Candidate:
+        weights = self._weights
+        terms = {
+            "capability": weights.capability * (capability in backend.info.capabilities),
+            "performance": performance,
+            "reliability": weights.reliability * success,
+            "priority": weights.priority * priority / PRIORITIES,
+        }
+        fixed = terms["capability"] + terms["priority"]
+        return Candidate(backend, fsum(terms.values()), terms, fixed=fixed)
+
+    def _sample(self, candidates: list[Candidate], tried: Sequence[Backend]) -> list[Candidate]:
+        """Return some at random; where none of them has room, the first that has from a random one on."""
+        draw, count = self._rng.random, len(candidates)
+        some = [candidates[int(draw() * count)] for _ in range(self._settings.sample)]
+        if any(candidate.backend.free > 0 and candidate.backend not in tried for candidate in some):
+            return some
+        start = int(draw() * count)
+        found = first_free(chain(islice(candidates, start, None), islice(candidates, start)), tried)
+        return [] if found is None else [found]
