@@ -80,9 +80,8 @@ class RetrySection(Section):
         default=3.0,
         gt=0,
         le=1000,
-        description="The learnt timeout is times * (mean + deviations * mean deviation) of the latency.",
+        description="The learnt timeout is this many times the latency after which a hedge leaves: see [hedge].",
     )
-    timeout_deviations: float = Field(default=4.0, ge=0, le=1000, description="See timeout_times.")
     timeout_samples: int = Field(
         default=20, ge=2, le=1_000_000, description="Latencies that must be known before a timeout is learnt from them."
     )

@@ -282,7 +282,10 @@ class Dispatcher:
 
     def _deliver(self, message: Message, ranking: Ranking, chosen: Sequence[Candidate], now: float) -> None:
         self.places.deliver(message, chosen, now)
-        due = self._patience.set_limits(message, ranking, now)
+        if message.fan_out:
+            due = self._patience.limit_all(message, now)
+        else:
+            due = self._patience.limit(message, len(ranking.candidates), now)
         self._timers.schedule(message, due, now)
 
     def overdue(self, message: Message, now: float) -> bool:

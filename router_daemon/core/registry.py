@@ -66,7 +66,7 @@ class Registry:
         service = backend.services.get(capability)
         if service is None:
             service = Service(backend, self.pool(capability), 0.0, now, now)
-            service.start_afresh(now, self.settings.profile)
+            service.start_afresh(now, self.settings)
             backend.services[capability] = service
         return service
 
@@ -144,7 +144,7 @@ class Registry:
     def begin_anew(self, backend: Backend, now: float) -> None:
         """Treat a backend like one that has just come: latencies unknown, a slow start where others are warm."""
         for service in backend.services.values():
-            service.start_afresh(now, self.settings.profile)
+            service.start_afresh(now, self.settings)
         backend.profile.start_afresh()
         backend.version += 1
         backend.rounds = 0
@@ -177,6 +177,7 @@ class Registry:
         for name, (_, left_at) in list(self._remembered.items()):
             if now - left_at >= REMEMBER_S:
                 self._forget_profile(name)
+        self._counts.forget_groups({backend.group_label for backend in self.by_name.values()}, now, REMEMBER_S)
         for capability, last_offered_at in self._seen.items():
             pool = self._pools.get(capability)
             gone = not (pool and pool.members) and now - last_offered_at >= REMEMBER_S
