@@ -285,6 +285,16 @@ def test_an_invariant_that_does_not_hold() -> None:
         run(Leaking)
 
 
+def test_a_fault_that_the_broker_has_survived() -> None:
+    class Stumbling(Broker):
+        def on_timer(self, now: float) -> list[Action]:
+            self.faults.append(("Message", KeyError("unknown")))
+            return super().on_timer(now)
+
+    with pytest.raises(BrokenError, match=r"a fault of daemon 0 at Message: KeyError\('unknown'\)"):
+        run(Stumbling, one(silent=True), demand=at(1.0, ttl_ms=500))
+
+
 def test_places_that_are_never_freed() -> None:
     class Deaf(Broker):
         """Does not hear NACKs, nor of time."""

@@ -177,6 +177,9 @@ class Daemon:
             problem = self._problems.popleft()
             self._send(self.broker.handle(problem, now), now)
         self.steps += 1
+        if self.broker.faults:
+            what, fault = self.broker.faults[0]
+            raise BrokenError(f"a fault of daemon {self.index} at {what}: {fault!r}") from fault
         if now > self._moment:
             self._moment, self._steps_then = now, self.steps
         elif self.steps - self._steps_then > MOST_STEPS:
