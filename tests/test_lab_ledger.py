@@ -9,7 +9,7 @@ import pytest
 from lab_kit import at, one, world
 from msgspec.structs import replace
 
-from router_daemon.core.actions import Action, Deliver, Error, Piece, Reply
+from router_daemon.core.actions import Action, Deliver, Error, Piece, PieceHeader, Reply
 from router_daemon.core.broker import Broker
 from router_daemon.core.events import Nack, Register, Send
 from router_daemon.lab.faults import Fault
@@ -131,6 +131,28 @@ def test_an_answer_to_a_client_that_is_gone() -> None:
 def test_a_gap_in_a_stream() -> None:
     with pytest.raises(BrokenError, match="gap"):
         run(of(Piece, lambda action: [] if action.header.seq == 1 else [action]), one(parts=3))
+
+
+def test_a_stream_to_who_gets_one_message_for_each_of_its_own() -> None:
+    demand = at(1.0, delimited=1)
+    run(Broker, one(parts=3), demand=demand)
+
+    class Talkative(Changed):
+        """Says a piece before every answer."""
+
+        def changed(self, actions: list[Action]) -> list[Action]:
+            return [other for action in actions for other in self.with_piece(action)]
+
+        def with_piece(self, action: Action) -> list[Action]:
+            if not isinstance(action, Reply):
+                return [action]
+            said = action.header
+            return [Piece(action.peer, True, PieceHeader(said.id, said.message, said.backend, said.head, 0)), action]
+
+    with pytest.raises(BrokenError, match="one message for each"):
+        run(Talkative, demand=demand)
+    with pytest.raises(BrokenError, match="in this way"):
+        run(of(Reply, lambda action: [replace(action, delimited=False)]), demand=demand)
 
 
 def test_two_streams_for_one_answer() -> None:

@@ -44,7 +44,7 @@ class Daemon:
         self.delivered = 0
         self._newest = 0
         self.connections: dict[Peer, Connection] = {}
-        self._clients: dict[Peer, None] = {}
+        self._clients: dict[Peer, bool] = {}
         self._timeline = timeline
         self._ledger = ledger
         self._digest = digest
@@ -93,7 +93,7 @@ class Daemon:
         ttl_ms = settings.default_ttl_ms if request.ttl_ms is UNSET else min(request.ttl_ms, settings.max_ttl_ms)
         record.once = not _may_run_again(request.idempotent, settings.unsaid_idempotent)
         self._ledger.sent(record, now, ttl_ms)
-        event = Send(record.connection, False, request, record.body)
+        event = Send(record.connection, self._clients[record.connection], request, record.body)
         self._after(self.broker.handle(event, now), now)
 
     def read_again(self, record: Record) -> bool:
@@ -101,17 +101,17 @@ class Daemon:
         if self._stalled_until:
             return False
         self._ledger.repeated(record)
-        self.take(Send(record.connection, False, record.request, record.body))
+        self.take(Send(record.connection, self._clients[record.connection], record.request, record.body))
         return True
 
     def read_garbled(self, peer: Peer, client_id: str) -> None:
         """Handle a SEND that cannot be read but for its id."""
         self._ledger.garbled(peer, client_id)
-        self.take(Malformed(Side.CLIENT, peer, False, "SEND", "bad_header", "what is wrong", client_id))
+        self.take(Malformed(Side.CLIENT, peer, self._clients[peer], "SEND", "bad_header", "what is wrong", client_id))
 
-    def know_client(self, peer: Peer) -> None:
-        """A client has connected."""
-        self._clients[peer] = None
+    def know_client(self, peer: Peer, *, delimited: bool) -> None:
+        """A client has connected, which uses the empty delimiter or not."""
+        self._clients[peer] = delimited
 
     def lose_client(self, peer: Peer) -> None:
         """Hear that a client's connection has ended."""
@@ -199,8 +199,8 @@ class Daemon:
                 self._newest = action.header.id
                 self._ledger.delivered(self.index, action, now)
             elif action.side is Side.CLIENT:
-                if action.peer not in self._clients:
-                    raise BrokenError(f"nobody is at {action.peer!r} to hear {action}")
+                if self._clients.get(action.peer) is not action.delimited:
+                    raise BrokenError(f"nobody is at {action.peer!r}, in this way, to hear {action}")
                 self._to_clients[type(action)](action, now)
                 continue
             connection = self.connections.get(action.peer)

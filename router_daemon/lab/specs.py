@@ -101,10 +101,11 @@ class Demand:
         messages: how many, where they are drawn; None: as many as `arrivals` lists.
         rate_per_s: of a Poisson process; or steps (from_s, rate) in order of time.
         arrivals: instead: the moment of each message, or (at_s, work) with how many times longer it takes than usual.
-        capability, priority, ttl_ms, heads, mode, reply, idempotent: chances; keys of SEND.
+        capability, priority, ttl_ms, heads, mode, reply, idempotent, first_ms, idle_ms, max_cost: chances, of SEND.
         work: how much longer than usual a message takes.
         size_bytes: of the body.
         connections: the clients; connection k speaks to daemon k modulo the number of daemons.
+        delimited: of them, the last so many use the empty delimiter, as a REQ socket does.
         cancels: the share of messages that get a CANCEL, at a moment drawn evenly from the first `cancels_within_s`.
         repeats: the share of messages that are sent again within that time, with the same id, while they are open.
         keys: further keys of SEND.
@@ -120,9 +121,13 @@ class Demand:
     mode: Chance = None
     reply: Chance = "first"
     idempotent: Chance = None
+    first_ms: Chance = None
+    idle_ms: Chance = None
+    max_cost: Chance = None
     work: Duration = field(default_factory=lambda: Constant(1.0))
     size_bytes: Chance = 0
     connections: int = 1
+    delimited: int = 0
     cancels: float = 0.0
     cancels_within_s: float = 0.1
     repeats: float = 0.0

@@ -139,7 +139,11 @@ class World:
 
     def _source(self, index: int, demand: Demand) -> Source:
         clients = [
-            Client(f"c{index}.{number}", self.daemons[number % len(self.daemons)])
+            Client(
+                f"c{index}.{number}",
+                self.daemons[number % len(self.daemons)],
+                delimited=number >= demand.connections - demand.delimited,
+            )
             for number in range(demand.connections)
         ]
         self.clients += clients
