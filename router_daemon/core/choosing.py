@@ -134,7 +134,7 @@ class Chooser:
         """Choose as many heads as may get the message at once."""
         chosen: list[Candidate] = []
         seen = list(tried)
-        for _ in range(message.heads - len(tried)):
+        for _ in range(message.heads - len(message.tried())):  # `tried` is empty where the same ones may try again
             candidate = self._policy.pick(ranking, seen, now)
             if candidate is None:
                 break
