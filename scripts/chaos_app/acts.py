@@ -231,7 +231,7 @@ async def _flood(scene: Scene, name: str, capability: str, size: int, *, deaf: b
     scene.books.window = None
     report = await flooding
     scene.books.adopt(report)
-    await asyncio.sleep(2.2)  # the others' times to live
+    await _until_answered(scene, window)
     after = await scrape(scene.stage.admin)
     refused: dict[str, int] = {}
     if before is not None and after is not None:
@@ -248,6 +248,12 @@ async def _flood(scene: Scene, name: str, capability: str, size: int, *, deaf: b
 async def _until_empty(client: ChaosClient, timeout_s: float) -> None:
     until_s = time.monotonic() + timeout_s
     while client.open and time.monotonic() < until_s:  # noqa: ASYNC110 - others fill and empty it
+        await asyncio.sleep(0.05)
+
+
+async def _until_answered(scene: Scene, window: Window) -> None:
+    """Wait for the last answers to the messages of a window; their time to live bounds it."""
+    while any(entry.window is window for entry in scene.books.open.values()):  # noqa: ASYNC110 - `load` ends them
         await asyncio.sleep(0.05)
 
 

@@ -30,7 +30,7 @@ class Flood:
 
     def __init__(self, address: str, capability: str, size: int) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        for option, value in ((zmq.LINGER, 0), (zmq.SNDHWM, MARK), (zmq.SNDBUF, BUFFER_BYTES), (zmq.RCVHWM, 1)):
+        for option, value in ((zmq.LINGER, 0), (zmq.SNDHWM, MARK), (zmq.SNDBUF, BUFFER_BYTES)):
             self._socket.setsockopt(option, value)
         self._socket.setsockopt(zmq.RCVBUF, BUFFER_BYTES)
         self._socket.connect(address)
