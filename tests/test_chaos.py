@@ -27,7 +27,9 @@ from chaos_app.main import Run, tell  # noqa: E402
 from chaos_app.memory import LEAST_SAMPLES, Plateau  # noqa: E402
 from chaos_app.options import Options  # noqa: E402
 from chaos_app.proxy import TICK_S, Proxy  # noqa: E402
+from chaos_app.scene import Scene  # noqa: E402
 from chaos_app.schedule import EARLY, Schedule  # noqa: E402
+from chaos_app.stage import StageError  # noqa: E402
 
 WAIT_S: Final = 10.0
 Link = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -250,10 +252,6 @@ def answered_late(books: Books) -> None:
     reply(books, ident, 1.2)
 
 
-def a_flood_without_an_answer(books: Books) -> None:
-    books.adopt({"capability": "flood", "sent": 5, "outcomes": {"answered": 4}, "open": 1, "twice": 0, "deaf": False})
-
-
 def a_flood_with_an_answer_too_many(books: Books) -> None:
     books.adopt({"capability": "flood", "sent": 5, "outcomes": {"answered": 5}, "open": 0, "twice": 1, "deaf": False})
 
@@ -284,7 +282,6 @@ def a_message_nobody_booked(books: Books) -> None:
         answered_after_the_client_left,
         lost_and_answered_twice,
         answered_late,
-        a_flood_without_an_answer,
         a_flood_with_an_answer_too_many,
         a_flood_that_does_not_add_up,
         a_count_that_was_made_up,
@@ -381,6 +378,7 @@ def test_both_books_agree() -> None:
         page(TRUE | {("bulk", "answered"): 2}),
         page(TRUE | {("leaving", "client_gone"): 1}),
         page(TRUE | {("flood", "answered"): 1}),
+        page(TRUE | {("bulk", "answered"): 1, ("bulk", "failed"): 2}),
         page(TRUE, unread=0),
         page(TRUE, unread=2),
         page(TRUE, gone=9),
@@ -465,7 +463,14 @@ SHORT: Final = ["kill_backend", "stop_daemon", "leaving_client", "cut", "drain_d
 def test_a_short_run_balances(tmp_path: Path) -> None:
     told: list[str] = []
     short = Options(
-        seed=2, acts=SHORT, in_order=True, capacity_seconds=0.5, flood_seconds=1.5, slack_ms=3000.0, goodput=0.5
+        seed=2,
+        acts=SHORT,
+        in_order=True,
+        capacity_seconds=0.5,
+        flood_seconds=1.0,
+        pace=0.3,
+        slack_ms=3000.0,
+        goodput=0.5,
     )
     run = Run(short, tmp_path, told.append)
     found = asyncio.run(run.play())
@@ -476,6 +481,21 @@ def test_a_short_run_balances(tmp_path: Path) -> None:
     assert totals["flood"].outcomes["overloaded"] > 0
     assert totals["leaving"].outcomes["client gone"] + totals["leaving"].outcomes["answered"] == 50
     assert len(run.scene.pages) == 2
+
+
+@pytest.mark.slow
+def test_a_daemon_that_dies_is_noticed_and_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def murder(scene: Scene) -> str:
+        scene.daemon.signal(signal.SIGKILL)
+        await asyncio.Event().wait()
+        return "never"
+
+    monkeypatch.setitem(acts.ACTS, "murder", murder)
+    short = Options(seed=2, acts=["murder"], in_order=True, capacity_seconds=0.1)
+    run = Run(short, tmp_path, lambda _: None)
+    with pytest.raises(StageError, match="the daemon died in murder: killed by SIGKILL"):
+        asyncio.run(run.play())
+    assert run.scene.books.check() != []
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ async def stop_backend(scene: Scene) -> str:
     """SIGSTOP a backend for less or more than three heartbeats, then SIGCONT."""
     spec = scene.pick()
     child = scene.stage.backends[spec.name]
-    seconds = scene.rng.uniform(0.5, 6 * HEARTBEAT_S)
+    seconds = scene.rng.uniform(0.5, 6 * HEARTBEAT_S) * scene.pace
     child.signal(signal.SIGSTOP)
     await asyncio.sleep(seconds)
     child.signal(signal.SIGCONT)
@@ -98,7 +98,7 @@ async def deaf_backend(scene: Scene) -> str:
 
 async def stop_daemon(scene: Scene) -> str:
     """SIGSTOP the daemon for a while, then SIGCONT."""
-    seconds = scene.rng.uniform(0.3, 1.2)
+    seconds = scene.rng.uniform(0.3, 1.2) * scene.pace
     began_s = time.monotonic()
     scene.daemon.signal(signal.SIGSTOP)
     await asyncio.sleep(seconds)
@@ -164,7 +164,7 @@ async def cut(scene: Scene) -> str:
 async def _fault(scene: Scene, fault: str, detail: str, *, delay_s: float = 0.0, bytes_per_tick: int = 64) -> str:
     which = scene.rng.choice(("clients", "backends"))
     proxy: Proxy = scene.front if which == "clients" else scene.back
-    seconds = scene.rng.uniform(1.0, 4.0)
+    seconds = scene.rng.uniform(1.0, 4.0) * scene.pace
     scene.broken = scene.broken or which == "clients"
     swallowed, resets = proxy.swallowed_bytes, proxy.resets
     proxy.set(fault, delay_s=delay_s, bytes_per_tick=bytes_per_tick)

@@ -107,10 +107,10 @@ class ChaosClient:
             self._books.give_up(ident, why)
         return len(over)
 
-    def close(self, why: str) -> int:
-        """Close the connection; return how many messages were open, given up for that reason."""
+    def close(self, why: str | None) -> int:
+        """Close the connection; return how many messages were open, given up for that reason (None: left open)."""
         self._socket.close(linger=0)
-        return self.give_up(why)
+        return len(self.open) if why is None else self.give_up(why)
 
     def _try(self, *frames: bytes) -> None:
         try:

@@ -21,7 +21,7 @@ from typing import Final
 
 import zmq
 
-from chaos_app.acts import ACTS
+from chaos_app.acts import ACTS, ENDS_DAEMON
 from chaos_app.books import FATES, Books
 from chaos_app.daemon_side import scrape
 from chaos_app.load import Load
@@ -36,6 +36,7 @@ SHARE: Final = 0.5
 BETWEEN_S: Final = 0.5
 LAST_ANSWERS_S: Final = 12.0
 ACT_S: Final = 60.0
+LOOK_S: Final = 0.2
 _RATE_FLOOR: Final = 20.0
 
 
@@ -76,7 +77,7 @@ class Run:
             rng = random.Random(f"load {options.seed}")
             load = Load(context, stage.frontend, f"tcp://127.0.0.1:{stage.front_proxy_port}", books, rng)
             scene = self.scene = Scene(stage, books, load, context, random.Random(f"acts {options.seed}"))
-            scene.flood_seconds = options.flood_seconds
+            scene.flood_seconds, scene.pace = options.flood_seconds, options.pace
             scene.say = self._note
             tasks = [asyncio.create_task(load.run()), asyncio.create_task(scene.memory.watch())]
             try:
@@ -87,7 +88,8 @@ class Run:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 load.close()
-                stage.kill() if sys.exc_info()[0] is asyncio.CancelledError else None
+                if sys.exc_info()[0] is not None:
+                    stage.kill()
                 await asyncio.shield(_ended(scene))
         for task in tasks:
             if not task.cancelled() and (fault := task.exception()) is not None:
@@ -107,12 +109,24 @@ class Run:
         began_s = time.monotonic()
         while (name := schedule.next(time.monotonic() - began_s)) is not None:
             before = scene.counts()
-            try:
-                told = await asyncio.wait_for(ACTS[name](scene), ACT_S)
-            except TimeoutError:
-                raise StageError(f"{name} did not end within {ACT_S:.0f} s") from None
-            await asyncio.sleep(BETWEEN_S)
+            told = await self._perform(scene, name)
+            await asyncio.sleep(BETWEEN_S * scene.pace)
             self._note(f"{name}: {told}\n{' ' * 10}{_difference(before, scene.counts())}")
+
+    async def _perform(self, scene: Scene, name: str) -> str:
+        """Play one act, unless it takes too long or the daemon dies in it."""
+        act = asyncio.ensure_future(ACTS[name](scene))
+        until_s = time.monotonic() + ACT_S
+        try:
+            while not (await asyncio.wait({act}, timeout=LOOK_S))[0]:
+                if not scene.daemon.running and name not in ENDS_DAEMON:
+                    raise StageError(f"the daemon died in {name}: {scene.daemon.fate()}\n{scene.daemon.last_words()}")
+                if time.monotonic() > until_s:
+                    raise StageError(f"{name} did not end within {ACT_S:.0f} s")
+            return act.result()
+        finally:
+            act.cancel()
+            await asyncio.gather(act, return_exceptions=True)
 
     async def _finish(self, scene: Scene) -> None:
         """Wait for the last answers, read the daemon's books for the last time, and have it drain."""

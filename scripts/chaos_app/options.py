@@ -19,6 +19,7 @@ class Options:
         seed: of the schedule and of every other choice.
         acts: which may be drawn; in this order, once each, with `in_order`.
         capacity_seconds: how long the capacity is measured.
+        pace: of how long faults of the wire and pauses of processes last.
         slack_ms: what the machine may add to "ttl + 100 ms".
         goodput: the least share of the others' messages that must be answered in time during a flood.
         settings: `section.key=value` for the daemon.
@@ -30,6 +31,7 @@ class Options:
     in_order: bool = False
     capacity_seconds: float = 3.0
     flood_seconds: float = 4.0
+    pace: float = 1.0
     slack_ms: float = 250.0
     goodput: float = 0.9
     settings: list[str] = field(default_factory=list)

@@ -43,6 +43,7 @@ class Scene:
         self.pages: list[Page | None] = []
         self.floods: list[tuple[str, Window, str]] = []
         self.flood_seconds = 4.0
+        self.pace = 1.0
         self.broken = False
         self.say: Callable[[str], None] = print
 
