@@ -134,6 +134,7 @@ class Run:
         if not await scene.load.settle(LAST_ANSWERS_S):
             self._note(f"{len(scene.books.open)} messages are still open")
         scene.pages.append(await scrape(scene.stage.admin))
+        await scene.stage.stop_backends()
         daemon = scene.daemon
         daemon.signal(signal.SIGTERM)
         code = await scene.stage.ended(daemon)

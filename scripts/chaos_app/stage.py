@@ -209,10 +209,13 @@ class Stage:
         if not child.running:
             raise StageError(f"{child.name} does not run: {child.fate()}\n{child.last_words()}")
 
+    async def stop_backends(self) -> None:
+        """End everything but the daemon, to which backends say good-bye."""
+        await _end([child for child in self._children if child.running and child is not self.daemon], 3.0)
+
     async def stop(self) -> None:
-        """End what still runs: backends first, so that they can say good-bye."""
-        others = [child for child in self._children if child.running and child is not self.daemon]
-        await _end(others, 3.0)
+        """End what still runs."""
+        await self.stop_backends()
         await _end([child for child in self._children if child.running], STOP_S)
 
     def kill(self) -> None:
