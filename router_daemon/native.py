@@ -10,7 +10,7 @@ Rules:
   after its last message.
 - A connection with more than `INBOX_MESSAGES` or `INBOX_BYTES` waiting is not read until they are handled, so a flood
   stays in the sender's own buffers and memory is bounded by connections, not by senders.
-- Whoever is answered by ERRORs is left alone for `ERROR_HOLD_S` for each: a client that floods beyond its quota, or
+- A client that is answered by ERRORs or PONGs is left alone for `HOLD_S` for each: one that floods beyond its quota, or
   sends what breaks the protocol, costs a bounded share of the daemon's time, and the others hardly wait longer.
 - Sending never waits: pieces are collected per connection and written once per `send`. What the peer leaves unread is
   bounded; beyond it the action is undelivered, and already at the first sign of it a PING is not answered.
@@ -35,7 +35,7 @@ from typing import Any, Final
 
 import structlog
 
-from router_daemon.core.actions import Action, Deliver, Error, Piece
+from router_daemon.core.actions import Action, Deliver, Error, Piece, Pong
 from router_daemon.core.events import Event, Gone, Undelivered
 from router_daemon.core.types import Peer, Side
 from router_daemon.errors import ProtocolError, StartError
@@ -47,8 +47,8 @@ from router_daemon.zmtp import GREETING, PING, Reader, frame_head
 INBOX_MESSAGES: Final = 512
 INBOX_BYTES: Final = 1_048_576
 TURN_MESSAGES: Final = 64
-ERROR_HOLD_S: Final = 0.0001
-HOLD_FROM_ERRORS: Final = 16
+HOLD_S: Final = 0.0001
+HOLD_FROM: Final = 16
 MOST_HOLD_S: Final = 0.025
 PING_EVERY_S: Final = 2.0
 TIMEOUT_S: Final = 10.0
@@ -60,6 +60,7 @@ OVERHEAD_BYTES: Final = 32
 
 _FRAMED: Final = {kind: frame_head(len(name), more=True) + name for kind, name in COMMANDS.items()}
 _DELIMITER: Final = frame_head(0, more=True)
+_CHEAP: Final = frozenset({Error, Pong})
 _log = structlog.get_logger("router_daemon")
 
 
@@ -79,7 +80,7 @@ class _Connection(asyncio.Protocol):
         self.met = False
         self.reading = True
         self.backed_up = False
-        self.errors = 0
+        self.cheap = 0
         self.held = False
         self.finished = False
         self.lost = False
@@ -156,7 +157,7 @@ class _Connection(asyncio.Protocol):
         """Write what was collected."""
         out, size = self.out, self.out_bytes
         self.out, self.out_bytes = [], 0
-        if self.errors >= HOLD_FROM_ERRORS:
+        if self.cheap >= HOLD_FROM:
             self.hold()
         if size <= JOIN_BYTES:
             self.transport.write(b"".join(out))
@@ -164,9 +165,9 @@ class _Connection(asyncio.Protocol):
             self.transport.writelines(out)
 
     def hold(self) -> None:
-        """Hear nothing from who was answered by ERRORs, for as long as they weigh; what it sends waits meanwhile."""
-        weight_s = min(self.errors * ERROR_HOLD_S, MOST_HOLD_S)
-        self.errors = 0
+        """Hear nothing from who got cheap answers, for as long as they weigh; what it sends waits meanwhile."""
+        weight_s = min(self.cheap * HOLD_S, MOST_HOLD_S)
+        self.cheap = 0
         if not self.held:
             self.held = True
             with contextlib.suppress(ValueError):
@@ -273,8 +274,8 @@ class _Side:
         if not connection.out:
             dirty.append(connection)
         connection.out_bytes += _frame(action, connection.out)
-        if type(action) is Error:
-            connection.errors += 1
+        if type(action) in _CHEAP:
+            connection.cheap += 1
 
     def _allowance(self, action: Action) -> int:
         """Return how much may be unread already; more for the end of a message, which has no body to speak of."""

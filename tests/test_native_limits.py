@@ -34,6 +34,7 @@ from structlog.testing import capture_logs
 from zmtp_bytes import command, frame, greeting, handshake, message, metadata, ping
 
 from router_daemon import native, zmtp
+from router_daemon.core.actions import Pong, PongHeader
 from router_daemon.core.events import Malformed, Ping
 from router_daemon.transport import PARKED_RESERVE_BYTES
 
@@ -145,7 +146,7 @@ def test_no_more_is_received_than_was_asked_for(run: Run, limit: int) -> None:
 
 
 @on_both_loops
-def test_who_is_answered_by_errors_is_left_alone_for_a_while_and_loses_nothing(run: Run) -> None:
+def test_who_gets_errors_is_left_alone_for_a_while_and_loses_nothing(run: Run) -> None:
     async def main() -> None:
         async with shell() as served, raw(served.address) as flooder, raw(served.address) as other:
             flooder.write(numbered(2_000))
@@ -156,10 +157,23 @@ def test_who_is_answered_by_errors_is_left_alone_for_a_while_and_loses_nothing(r
             assert served.receive() == []
             other.write(PING)
             await served.until(lambda: any(isinstance(event, Ping) for event in served.events))
-            assert len(served.events) == 201 or served.clients.loop.time() >= began_s + 200 * native.ERROR_HOLD_S
+            assert len(served.events) == 201 or served.clients.loop.time() >= began_s + 200 * native.HOLD_S
             await served.until(lambda: len(served.events) == 2_001)
-            assert served.clients.loop.time() >= began_s + 200 * native.ERROR_HOLD_S
+            assert served.clients.loop.time() >= began_s + 200 * native.HOLD_S
             assert numbers(served) == list(range(2_000))
+
+    run(main())
+
+
+def test_pongs_weigh_as_much_as_errors(run: Run) -> None:
+    async def main() -> None:
+        async with shell() as served, raw(served.address) as peer:
+            peer.write(PING)
+            name = await served.peer()
+            pong = Pong(name, False, PongHeader("1", [], 1, 1, 1))
+            assert served.send(*[pong] * native.HOLD_FROM) == []
+            assert served.connection().held
+            await served.until(lambda: not served.connection().held)
 
     run(main())
 
@@ -170,7 +184,7 @@ def test_a_few_errors_and_answers_of_other_kinds_hold_nobody(run: Run) -> None:
         async with shell() as served, raw(served.address) as peer:
             peer.write(PING)
             name = await served.peer()
-            few = [refusal(name)] * (native.HOLD_FROM_ERRORS - 1)
+            few = [refusal(name)] * (native.HOLD_FROM - 1)
             assert served.send(*few, *[reply(name)] * 1_000) == []
             assert not served.connection().held
 
