@@ -312,10 +312,10 @@ def test_a_late_look_of_the_drivers_and_a_pause_of_the_daemon_are_no_broken_prom
     books = Books(0.05)
     late_look, paused = sent(books, 2, ttl_s=1.0)
     reply(books, late_look, 5.0, looked_s=1.1)
-    books.paused(0.5, 3.5)
     reply(books, paused, 4.0)
+    books.paused(0.5, 3.5)
     assert books.check() == []
-    assert books.timed == 2
+    assert (books.timed, books.excused, books.late) == (2, 1, 0)
 
 
 def test_goodput_is_what_was_answered_in_time_of_what_was_offered_in_the_window() -> None:

@@ -8,11 +8,13 @@ Rules:
 - Accounts are kept for each life of the daemon (from its start to its end) and each capability, since the daemon's own
   books begin anew with each life.
 - Whether an answer was late is judged by when the driver had last looked and it was not there yet, so that a late look
-  of the driver's is not the daemon's fault.
+  of the driver's is not the daemon's fault. Time in which the daemon could not run (`paused`) is added; that it had no
+  processor is known a little later, so answers that may be late are judged in the end.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any, Final
 
@@ -102,13 +104,14 @@ class Books:
         self.open: dict[int, Entry] = {}
         self.issued = self.unsent_ids = 0
         self.faults: list[str] = []
-        self.late = 0
+        self.late = self.excused = 0
         self.twice = 0
         self.worst_late_s = float("-inf")
         self.timed = 0
         self.window: Window | None = None
         self._lost: dict[int, Account] = {}
         self._pauses: list[tuple[float, float]] = []
+        self._suspects: list[tuple[str, float, float, float]] = []
 
     def new_life(self) -> None:
         """Another daemon process answers from now on."""
@@ -196,12 +199,8 @@ class Books:
             account.outcomes["lost"] += report["open"]  # the daemon must say the same: it read too slowly
 
     def paused(self, from_s: float, to_s: float) -> None:
-        """Note that the daemon was kept from running; it cannot keep promises meanwhile."""
+        """Note that the daemon was kept from running then: stopped, dead, or without a processor."""
         self._pauses.append((from_s, to_s))
-
-    def overdue(self, now_s: float) -> list[int]:
-        """Return the messages that only the daemon could have delayed and that are long past their time."""
-        return [ident for ident, e in self.open.items() if e.timed and now_s > self._due_s(e, now_s) + self.slack_s]
 
     def fault(self, text: str) -> None:
         """Note what must not happen; only the first ones are kept in words."""
@@ -210,15 +209,24 @@ class Books:
 
     def _time(self, ident: int, entry: Entry, outcome: str, looked_s: float) -> None:
         self.timed += 1
-        late_s = looked_s - self._due_s(entry, looked_s)
-        self.worst_late_s = max(self.worst_late_s, late_s)
-        if late_s > self.slack_s:
-            self.late += 1
-            self.fault(f"{ident}: {outcome} came {late_s * 1000:.0f} ms after ttl + 100 ms")
+        due_s = entry.sent_s + entry.ttl_s + PROMISE_S
+        if looked_s - due_s > self.slack_s:
+            self._suspects.append((f"{ident}: {outcome}", entry.sent_s, due_s, looked_s))
+        else:
+            self.worst_late_s = max(self.worst_late_s, looked_s - due_s)
 
-    def _due_s(self, entry: Entry, now_s: float) -> float:
-        paused_s = sum(max(0.0, min(to, now_s) - max(start, entry.sent_s)) for start, to in self._pauses)
-        return entry.sent_s + entry.ttl_s + PROMISE_S + paused_s
+    def judge(self) -> None:
+        """Tell which suspects were late although the daemon could run; those it could not help are `excused`."""
+        for what, sent_s, due_s, looked_s in self._suspects:
+            paused_s = math.fsum(max(0.0, min(to, looked_s) - max(start, sent_s)) for start, to in self._pauses)
+            late_s = looked_s - due_s - paused_s
+            self.worst_late_s = max(self.worst_late_s, late_s)
+            if late_s > self.slack_s:
+                self.late += 1
+                self.fault(f"{what} came {late_s * 1000:.0f} ms after ttl + 100 ms")
+            else:
+                self.excused += 1
+        self._suspects.clear()
 
     def totals(self) -> dict[str, Account]:
         """Return the accounts over all lives."""
@@ -240,6 +248,7 @@ class Books:
 
     def check(self) -> list[str]:
         """Return what is wrong with the driver's side; nothing, if every message has ended exactly once."""
+        self.judge()
         line = self.by_fate()
         wrong = []
         if line["sent"] != self.issued - self.unsent_ids:

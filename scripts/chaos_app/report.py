@@ -91,8 +91,9 @@ def _times(scene: Scene) -> str:
     books, late_s = scene.books, scene.load.late_s
     return (
         f"{books.timed} answers of direct clients judged, the latest {books.worst_late_s * 1e3:.0f} ms from that mark "
-        f"(allowed: {books.slack_s * 1e3:.0f}); the driver itself was late by {quantile(late_s, 0.99) * 1e3:.1f} ms "
-        f"(p99), {max(late_s, default=0.0) * 1e3:.0f} ms at most"
+        f"(allowed: {books.slack_s * 1e3:.0f}; {books.excused} more while the daemon could not run); the daemon waited "
+        f"for a processor for {scene.memory.waited_s:.1f} s in all; the driver itself was late by "
+        f"{quantile(late_s, 0.99) * 1e3:.1f} ms (p99), {max(late_s, default=0.0) * 1e3:.0f} ms at most"
     )
 
 

@@ -37,7 +37,7 @@ class Scene:
         self.load = load
         self.context = context
         self.rng = rng
-        self.memory = Memory()
+        self.memory = Memory(books.paused)
         self.front = Proxy(stage.front_proxy_port, stage.frontend_port)
         self.back = Proxy(stage.back_proxy_port, stage.backend_port)
         self.pages: list[Page | None] = []
