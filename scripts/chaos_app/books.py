@@ -210,7 +210,7 @@ class Books:
     def _time(self, ident: int, entry: Entry, outcome: str, looked_s: float) -> None:
         self.timed += 1
         due_s = entry.sent_s + entry.ttl_s + PROMISE_S
-        if looked_s - due_s > self.slack_s:
+        if looked_s > due_s:
             self._suspects.append((f"{ident}: {outcome}", entry.sent_s, due_s, looked_s))
         else:
             self.worst_late_s = max(self.worst_late_s, looked_s - due_s)
@@ -224,7 +224,7 @@ class Books:
             if late_s > self.slack_s:
                 self.late += 1
                 self.fault(f"{what} came {late_s * 1000:.0f} ms after ttl + 100 ms")
-            else:
+            elif looked_s - due_s > self.slack_s:
                 self.excused += 1
         self._suspects.clear()
 

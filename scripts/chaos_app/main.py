@@ -26,7 +26,7 @@ from chaos_app.books import FATES, Books
 from chaos_app.daemon_side import scrape
 from chaos_app.load import Load
 from chaos_app.options import Options, parse
-from chaos_app.report import Finding, findings, ledger
+from chaos_app.report import Finding, findings, ledger, wrapped
 from chaos_app.scene import Scene
 from chaos_app.schedule import Schedule
 from chaos_app.stage import SPECS, Stage, StageError
@@ -58,7 +58,7 @@ class Run:
             StageError: a process did not do what it must.
         """
         options = self.options
-        self._say(f"seed {options.seed}: {options.seconds:.0f} s of {', '.join(options.acts)}")
+        self._say(wrapped(f"seed {options.seed}: {options.seconds:.0f} s of {', '.join(options.acts)}", 10))
         async with self._staged() as scene:
             self.capacity = await scene.load.capacity(options.capacity_seconds)
             scene.load.rate = max(_RATE_FLOOR, SHARE * self.capacity)
@@ -111,7 +111,8 @@ class Run:
             before = scene.counts()
             told = await self._perform(scene, name)
             await asyncio.sleep(BETWEEN_S * scene.pace)
-            self._note(f"{name}: {told}\n{' ' * 10}{_difference(before, scene.counts())}")
+            self._note(f"{name}: {told}")
+            self._say(wrapped(f"{'':10}{_difference(before, scene.counts())}", 10))
 
     async def _perform(self, scene: Scene, name: str) -> str:
         """Play one act, unless it takes too long or the daemon dies in it."""
@@ -143,7 +144,7 @@ class Run:
             raise StageError(f"the daemon ended with exit code {code}\n{daemon.last_words()}")
 
     def _note(self, text: str) -> None:
-        self._say(f"{time.monotonic() - self._began_s:7.1f} s {text}")
+        self._say(wrapped(f"{time.monotonic() - self._began_s:7.1f} s {text}", 10))
 
 
 async def _ended(scene: Scene) -> None:
@@ -163,7 +164,7 @@ def tell(run: Run, found: list[Finding], say: Callable[[str], None]) -> bool:
     say(ledger(run.scene.books))
     say("")
     for finding in found:
-        say(f"{'FAILED' if finding.wrong else 'ok':>6}  {finding.name}: {finding.found}")
+        say(wrapped(f"{'FAILED' if finding.wrong else 'ok':<6}  {finding.name}: {finding.found}", 8))
         for text in finding.wrong:
             say(f"{'':8}- {text}")
     well = not any(finding.wrong for finding in found)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from chaos_app.books import FATES, Account, Books
 from chaos_app.daemon_side import compare, compare_proxied
 from chaos_app.load import quantile
 from chaos_app.memory import longest
 from chaos_app.scene import Scene
+
+COLUMNS: Final = ("sent", *FATES)
+WIDTH: Final = 112
 
 
 class Finding(NamedTuple):
@@ -22,23 +26,26 @@ class Finding(NamedTuple):
 
 def ledger(books: Books) -> str:
     """Return the table: a line for each capability, and their sum."""
-    columns = ("sent", *FATES)
-    lines = ["  ".join(f"{name:>11}" for name in ("", *columns))]
     totals = books.totals()
-    for capability, account in sorted(totals.items()):
-        lines.append(_line(capability, account.sent, account))
     everything = Account()
     for account in totals.values():
         everything.sent += account.sent
         everything.outcomes.update(account.outcomes)
-    lines.append(_line("all", everything.sent, everything))
-    codes = ", ".join(f"{code} {count}" for code, count in sorted(everything.outcomes.items()))
-    return "\n".join([*lines, f"by outcome: {codes}"])
+    rows = [_line("", *COLUMNS)]
+    for name, account in [*sorted(totals.items()), ("total", everything)]:
+        counts = account.by_fate()
+        rows.append(_line(name, str(account.sent), *(str(counts[fate]) for fate in FATES)))
+    codes = ", ".join(f"{code} {count}" for code, count in sorted(everything.outcomes.items()) if count)
+    return "\n".join([*rows, "", wrapped(f"by outcome: {codes}")])
 
 
-def _line(name: str, sent: int, account: Account) -> str:
-    counts = account.by_fate()
-    return "  ".join(f"{cell:>11}" for cell in (name, sent, *(counts[fate] for fate in FATES)))
+def _line(name: str, *cells: str) -> str:
+    return "  ".join([f"{name:<8}", *(f"{cell:>{max(len(c), 6)}}" for c, cell in zip(COLUMNS, cells, strict=True))])
+
+
+def wrapped(text: str, indent: int = 0) -> str:
+    """Return the text in lines of at most `WIDTH`, all but the first one indented."""
+    return textwrap.fill(text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def findings(scene: Scene, least_goodput: float) -> list[Finding]:
