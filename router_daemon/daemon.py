@@ -283,6 +283,8 @@ def make_settings(config: Config) -> Settings:
         queue_messages=limits.queue_messages,
         queue_bytes=limits.queue_bytes,
         open_messages=limits.open_messages,
+        client_messages=limits.client_messages,
+        client_bytes=limits.client_bytes,
         backends=limits.backends,
         label_values=limits.label_values,
         max_message_bytes=limits.max_message_bytes,

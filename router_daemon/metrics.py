@@ -74,6 +74,7 @@ class Snapshot:
         self.protocol_errors = dict(counts.protocol_errors)
         self.stray_answers = dict(counts.stray_answers)
         self.lost_answers = dict(counts.lost_answers)
+        self.refusals = dict(counts.refusals)
         self.label_overflow = counts.label_overflow
         self.in_flight = broker.open_messages
         self.waiting = broker.dispatcher.waiting.size
@@ -141,6 +142,12 @@ def _messages(snapshot: Snapshot) -> Iterator[Metric]:
         "Answers that could not be handed to their client: gone, or too much left unread.",
         ["cause"],
         (([cause], n) for cause, n in snapshot.lost_answers.items()),
+    )
+    yield _counter(
+        "router_refusals",
+        "SENDs refused as overloaded at a limit on what is open, by that limit.",
+        ["cause"],
+        (([cause], n) for cause, n in snapshot.refusals.items()),
     )
 
 

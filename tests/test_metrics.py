@@ -25,6 +25,7 @@ EXPECTED = {
     "router_messages_waiting": ("gauge", set()),
     "router_heads_per_message": ("histogram", {"le"}),
     "router_lost_answers": ("counter", {"cause"}),
+    "router_refusals": ("counter", {"cause"}),
     "router_deliveries": ("counter", {"backend", "outcome"}),
     "router_delivery_failures": ("counter", {"backend", "cause"}),
     "router_delivery_seconds": ("histogram", {"capability", "group", "le"}),
@@ -62,6 +63,7 @@ def scripted() -> BrokerFixture:
     broker.send("nobody offers", client_id=4)
     broker.send("c", client_id=5, durable=True)
     broker.heartbeat(b"stranger")
+    broker.broker.counts.refusals["client_messages"] += 1
     lost = broker.ping()
     broker.undelivered(lost[0])
     return broker
@@ -138,6 +140,7 @@ VALUES: list[tuple[float, str, dict[str, str]]] = [
     (1, "router_protocol_errors_total", {"code": "not_registered"}),
     (1, "router_stray_answers_total", {"kind": "unknown"}),
     (1, "router_lost_answers_total", {"cause": "gone"}),
+    (1, "router_refusals_total", {"cause": "client_messages"}),
     (0, "router_label_overflow_total", {}),
 ]
 

@@ -17,7 +17,8 @@ from router_daemon.core.actions import Accept, Action, Error, ErrorHeader, Piece
 from router_daemon.core.counts import UNKNOWN, CapabilityCounts, Counts
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import Cancel, Feedback, Inbound, Malformed, Ping, Send
-from router_daemon.core.messages import Client, Message
+from router_daemon.core.messages import Message
+from router_daemon.core.quotas import Account, OpenMessages, check_accounts, excess, retry_after_ms
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.types import Peer
@@ -56,8 +57,11 @@ class Clients:
         self._max_ttl_ms = settings.max_ttl_ms
         self._mode = settings.mode
         self._heads = settings.heads
+        self._client_messages = settings.client_messages
+        self._client_bytes = settings.client_bytes
         self._uncounted = CapabilityCounts(UNKNOWN)
-        self._by_peer: dict[Peer, Client] = {}
+        self._by_peer: dict[Peer, Account] = {}
+        dispatcher.messages = OpenMessages()
         self.draining = False
 
     def send(self, event: Send, now: float) -> None:
@@ -65,9 +69,12 @@ class Clients:
         request = event.header
         client = self._by_peer.get(event.peer)
         if client is None:
-            client = self._by_peer[event.peer] = Client(event.peer, {})
+            client = self._by_peer[event.peer] = Account(event.peer, {})
         if request.id in client.open:
             self._error(event, "duplicate_id", _TAKEN, request.id, last=False)
+            return
+        if client.messages >= self._client_messages or client.body_bytes >= self._client_bytes:
+            self._over_quota(event, client, now)
             return
         message = self._admit(event, client, now)
         refusal = self._refusal(event, message)
@@ -82,7 +89,7 @@ class Clients:
             self._counts.protocol_errors[code] += 1
         self._dispatcher.refuse(message, code, detail)
 
-    def _admit(self, event: Send, client: Client, now: float) -> Message:
+    def _admit(self, event: Send, client: Account, now: float) -> Message:
         """Return the message, with what the configuration adds to what the client said."""
         request = event.header
         copies, reruns = self._unsaid if request.idempotent is UNSET else _SAID[request.idempotent]
@@ -112,6 +119,18 @@ class Clients:
             self._uncounted,
         )
 
+    def _over_quota(self, event: Send, client: Account, now: float) -> None:
+        """Refuse a SEND of a client that has enough open already; nothing is made of it but the answer."""
+        request = event.header
+        cause, detail = excess(client, self._settings)
+        counts = self._counts.capability(request.capability, offered=self._registry.was_offered(request.capability))
+        counts.outcomes["overloaded"] += 1
+        self._counts.refusals[cause] += 1
+        header = ErrorHeader(
+            request.id, "overloaded", detail, retry=True, last=True, retry_after_ms=retry_after_ms(client, now)
+        )
+        self._emit(Error(event.peer, event.delimited, header))
+
     def _refusal(self, event: Send, message: Message) -> tuple[str, str] | None:
         """Return code and detail where the message may not be opened, whoever is there."""
         request = event.header
@@ -128,6 +147,7 @@ class Clients:
         if self.draining:
             return "draining", "the daemon is about to exit"
         if len(self._dispatcher.messages) >= self._settings.open_messages:
+            self._counts.refusals["open_messages"] += 1
             return "overloaded", f"{self._settings.open_messages} messages are open, and no more are allowed"
         return None
 
@@ -195,6 +215,7 @@ class Clients:
         answered = [m for m in self._dispatcher.messages if m.request.reply != "none"]
         assert all(message.client.open[message.request.id] is message for message in answered)
         assert sum(len(client.open) for client in self._by_peer.values()) == len(answered)
+        check_accounts(self._by_peer.values(), self._dispatcher.messages)
 
     def _open(self, peer: Peer, client_id: Any) -> Message | None:
         client = self._by_peer.get(peer)

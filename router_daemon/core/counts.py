@@ -139,6 +139,7 @@ class Counts:
         self.protocol_errors: Counter[str] = Counter()
         self.stray_answers: Counter[str] = Counter()
         self.lost_answers: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
         self.feedback_ignored = 0
         self.label_overflow = 0
 
