@@ -121,7 +121,7 @@ class Chooser:
             return self._spread(message, ranking, tried, now)
         first = self._policy.pick(ranking, tried, now)
         if not message.deliveries and first is not None and self._may_risk(message):
-            other = self._due_trial(ranking, pool) if pool.trials else self._unused(ranking, pool, now)
+            other = self._due_trial(ranking, pool, now) if pool.trials else self._unused(ranking, pool, now)
             if other is not None and self._not_much_dearer(other.backend, first.backend):
                 if not other.backend.ejected:
                     pool.explored(self._settings)
@@ -169,8 +169,12 @@ class Chooser:
         """Tell whether a message may go to a backend of which little is known: it can be tried again, or copied."""
         return message.reruns and message.heads > 1 and message.request.priority != CRITICAL
 
-    def _due_trial(self, ranking: Ranking, pool: Pool) -> Candidate | None:
-        return next((candidate for candidate in ranking.candidates if candidate.backend in pool.trials), None)
+    def _due_trial(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
+        """Return a candidate whose ejection is over and that has a place: the trial takes one like any delivery."""
+        for candidate in ranking.candidates:
+            if candidate.backend in pool.trials and candidate.backend.may_try(now):
+                return candidate
+        return None
 
     def _unused(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
         """Return the idle candidate that has been unused for longest, where that is long enough."""
