@@ -82,7 +82,7 @@ class RetrySection(Section):
         le=1000,
         description="The learnt timeout is times * (mean + deviations * mean deviation) of the latency.",
     )
-    timeout_deviations: float = Field(default=4.0, ge=0, le=1000, description="See timeout_times.")
+    timeout_deviations: float = Field(default=4.0, ge=0, le=1000, description="Of the latency, see timeout_times.")
     timeout_samples: int = Field(
         default=20, ge=2, le=1_000_000, description="Latencies that must be known before a timeout is learnt from them."
     )
@@ -207,7 +207,9 @@ class StateSection(Section):
         description='Directory in which profiles are kept, written every write_every_s and at exit; "" for none. '
         "A restarted daemon then knows at once who is fast and who fails.",
     )
-    write_every_s: float = Field(default=10.0, gt=0, le=86_400, description="In seconds.")
+    write_every_s: float = Field(
+        default=10.0, gt=0, le=86_400, description="How often profiles are written, in seconds."
+    )
     read_younger_s: float = Field(
         default=600.0,
         gt=0,
