@@ -110,7 +110,7 @@ def test_empty_buckets_do_not_pile_up() -> None:
         timers.cancel(item)
         timers.next_due()
     wheels = [wheel for wheel in (timers._coarse, timers._fine) if isinstance(wheel, Wheel)]
-    assert sum(len(wheel._buckets) for wheel in wheels) <= 1
+    assert sum(len(wheel.buckets) for wheel in wheels) <= 1
 
 
 def test_an_item_scheduled_while_another_is_handled_is_not_lost() -> None:

@@ -56,10 +56,9 @@ class Chooser:
         pool = ranking.pool
         chosen: Sequence[Candidate] = ()
         if pool.free > pool.reserved or (pool.free and request.priority == CRITICAL):
-            may_explore = pool.messages >= pool.explore_from and now >= pool.explore_at
-            if may_explore or pool.trials or message.deliveries or message.fan_out or request.max_cost is not UNSET:
+            if message.special or pool.messages >= pool.explore_from or pool.trials:
                 chosen = self._choose(message, ranking, now)
-            elif pool.busy < self._settings.auto_idle * pool.slots and may_spread(message, pool):
+            elif message.mode == "auto" and self._is_idle(pool) and may_spread(message, pool):
                 chosen = self._spread(message, ranking, (), now)
             else:
                 candidate = self._policy.pick(ranking, (), now)
@@ -121,10 +120,10 @@ class Chooser:
             return self._spread(message, ranking, tried, now)
         first = self._policy.pick(ranking, tried, now)
         if not message.deliveries and first is not None and self._may_risk(message):
-            other = self._due_trial(ranking, pool, now) if pool.trials else self._unused(ranking, pool, now)
+            other = self._risk(ranking, pool, now)
             if other is not None and self._not_much_dearer(other.backend, first.backend):
                 if not other.backend.ejected:
-                    pool.explored(self._settings)
+                    pool.explored(self._settings, found=True)
                     ranking.counts.explorations += 1
                 return (other,)
         if not message.deliveries and first is not None and self._is_idle(pool) and may_spread(message, pool):
@@ -169,23 +168,24 @@ class Chooser:
         """Tell whether a message may go to a backend of which little is known: it can be tried again, or copied."""
         return message.reruns and message.heads > 1 and message.request.priority != CRITICAL
 
-    def _due_trial(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
-        """Return a candidate whose ejection is over and that has a place: the trial takes one like any delivery."""
-        for candidate in ranking.candidates:
+    def _risk(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
+        """Return an ejected candidate whose trial is due, else one that has been unused for long, where one is due."""
+        for candidate in ranking.candidates if pool.trials else ():
             if candidate.backend in pool.trials and candidate.backend.may_try(now):
                 return candidate
-        return None
+        return self._unused(ranking, pool, now) if pool.messages >= pool.explore_from else None
 
     def _unused(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
         """Return the idle candidate that has been unused for longest, where that is long enough."""
         settings = self._settings.exploration
         after_s = max(settings.after_s, settings.after_services * pool.reference_s)
-        pool.explore_at = now + 0.25 * after_s
         found, used_at = None, now - after_s
         for candidate in ranking.candidates:
             backend = candidate.backend
             if candidate.service.used_at <= used_at and backend.free > 0 and not backend.open and backend.other < 1.0:
                 found, used_at = candidate, candidate.service.used_at
+        if found is None:
+            pool.explored(self._settings, found=False)
         return found
 
 

@@ -87,7 +87,7 @@ class Clients:
         copies, reruns = self._unsaid if request.idempotent is UNSET else _SAID[request.idempotent]
         ttl_ms = self._default_ttl_ms if request.ttl_ms is UNSET else min(request.ttl_ms, self._max_ttl_ms)
         mode = self._mode if request.mode is UNSET else request.mode
-        everybody = request.reply == "all"
+        fan_out = request.reply == "all" or (copies and mode == "fanout")
         number = self._number = self._number + 1
         return Message(
             number,
@@ -100,7 +100,8 @@ class Clients:
             now + ttl_ms / 1000.0,
             self._heads if request.heads is UNSET else min(request.heads, self._heads),
             mode,
-            everybody or (copies and mode == "fanout"),
+            fan_out,
+            fan_out or request.max_cost is not UNSET,
             copies,
             reruns,
             self._uncounted,

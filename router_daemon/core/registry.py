@@ -66,7 +66,7 @@ class Registry:
         service = backend.services.get(capability)
         if service is None:
             service = Service(backend, self.pool(capability), 0.0, now, now)
-            service.start_afresh(now, self.settings.profile)
+            service.start_afresh(now, self.settings)
             backend.services[capability] = service
         return service
 
@@ -144,7 +144,7 @@ class Registry:
     def begin_anew(self, backend: Backend, now: float) -> None:
         """Treat a backend like one that has just come: latencies unknown, a slow start where others are warm."""
         for service in backend.services.values():
-            service.start_afresh(now, self.settings.profile)
+            service.start_afresh(now, self.settings)
         backend.profile.start_afresh()
         backend.version += 1
         backend.rounds = 0

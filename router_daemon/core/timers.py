@@ -29,19 +29,19 @@ class Timed(Protocol):
 class Wheel:
     """Buckets of one tick each, the ticks in a heap."""
 
-    __slots__ = ("_buckets", "_per_s", "_ticks")
+    __slots__ = ("_ticks", "buckets", "per_s")
 
     def __init__(self, tick_s: float) -> None:
-        self._per_s = 1.0 / tick_s
-        self._buckets: dict[int, dict[Any, None]] = {}
+        self.per_s = 1.0 / tick_s
+        self.buckets: dict[int, dict[Any, None]] = {}
         self._ticks: list[int] = []
 
     def bucket(self, due: float) -> dict[Any, None]:
         """Return the bucket of the first tick that ends after `due`."""
-        tick = int(due * self._per_s) + 1
-        bucket = self._buckets.get(tick)
+        tick = int(due * self.per_s) + 1
+        bucket = self.buckets.get(tick)
         if bucket is None:
-            bucket = self._buckets[tick] = {}
+            bucket = self.buckets[tick] = {}
             heappush(self._ticks, tick)
         return bucket
 
@@ -49,16 +49,16 @@ class Wheel:
         """Return when the first tick with something in it ends, dropping empty ones on the way."""
         ticks = self._ticks
         while ticks:
-            if self._buckets[ticks[0]]:
-                return ticks[0] / self._per_s
-            del self._buckets[heappop(ticks)]
+            if self.buckets[ticks[0]]:
+                return ticks[0] / self.per_s
+            del self.buckets[heappop(ticks)]
         return None
 
     def pop_due(self, now: float) -> Iterator[Any]:
         """Yield every item whose tick has ended; one that lost its place meanwhile is left out."""
         ticks = self._ticks
-        while ticks and ticks[0] / self._per_s <= now:
-            bucket = self._buckets.pop(heappop(ticks))
+        while ticks and ticks[0] / self.per_s <= now:
+            bucket = self.buckets.pop(heappop(ticks))
             for item in list(bucket):
                 if item.bucket is bucket:
                     item.bucket = None
@@ -78,7 +78,11 @@ class Timers:
         """Give the item its one place, instead of the one it may have."""
         if item.bucket is not None:
             del item.bucket[item]
-        item.bucket = bucket = (self._fine if due - now < NEAR_S else self._coarse).bucket(due)
+        wheel = self._fine if due - now < NEAR_S else self._coarse
+        bucket = wheel.buckets.get(int(due * wheel.per_s) + 1)
+        if bucket is None:
+            bucket = wheel.bucket(due)
+        item.bucket = bucket
         bucket[item] = None
 
     def cancel(self, item: Timed) -> None:
