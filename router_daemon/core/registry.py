@@ -177,6 +177,7 @@ class Registry:
         for name, (_, left_at) in list(self._remembered.items()):
             if now - left_at >= REMEMBER_S:
                 self._forget_profile(name)
+        self._counts.forget_groups({backend.group_label for backend in self.by_name.values()}, now, REMEMBER_S)
         for capability, last_offered_at in self._seen.items():
             pool = self._pools.get(capability)
             gone = not (pool and pool.members) and now - last_offered_at >= REMEMBER_S
