@@ -201,7 +201,12 @@ def test_a_failing_write_is_said_once_and_tried_again(tmp_path: Path, monkeypatc
         directory.rename(tmp_path / "elsewhere")
         tries: list[float] = []
         export = broker.broker.export_parts
-        monkeypatch.setattr(broker.broker, "export_parts", lambda now: (tries.append(now), export(now))[1])
+
+        def counted(now: float) -> Iterator[Profiles]:
+            tries.append(now)
+            return export(now)
+
+        monkeypatch.setattr(broker.broker, "export_parts", counted)
         kept.start()
         await until(lambda: len(tries) > 3)
         (tmp_path / "elsewhere").rename(directory)
