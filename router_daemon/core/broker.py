@@ -36,6 +36,7 @@ from router_daemon.core.events import (
     Part,
     Ping,
     Register,
+    Request,
     Send,
     Undelivered,
     Unregister,
@@ -164,6 +165,10 @@ class Broker:
     def restore_profiles(self, profiles: Profiles, now: float) -> None:
         """Take in what an earlier process has exported; backends that register under those names begin with it."""
         self.registry.restore(profiles, now)
+
+    def probe(self, request: Request, now: float) -> tuple[Message, tuple[str, str] | None]:
+        """Return the message that a SEND would be, for people to look at, and what it would be refused for."""
+        return self._clients.probe(request, now)
 
     def start_drain(self) -> None:
         """Refuse new SENDs from now on; what is open goes on."""

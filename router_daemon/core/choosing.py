@@ -75,11 +75,11 @@ class Chooser:
         ranking = self._rankings.look(request.capability, request.priority, now)
         pool, settings = ranking.pool, self._settings.hedge
         asked = request.mode == "hedge"
-        if not asked and not self._may_hedge(pool, now):
+        if not asked and self.hedge_obstacle(pool, now) is not None:
             return None
         if pool.free <= pool.reserved and request.priority != CRITICAL:
             return None
-        ranking = self._affordable(message, ranking).only(_idle if asked else _surely_idle)
+        ranking = self.affordable(message, ranking).only(_idle if asked else surely_idle)
         candidate = self._policy.pick(ranking, self.tried(message), now)
         if candidate is not None and not asked and settings.share:
             pool.hedges.spend()
@@ -95,7 +95,7 @@ class Chooser:
     def has_untried(self, message: Message, now: float) -> bool:
         """Tell whether there is a candidate that the message may still go to, with room or without."""
         request = message.request
-        ranking = self._affordable(message, self._rankings.look(request.capability, request.priority, now))
+        ranking = self.affordable(message, self._rankings.look(request.capability, request.priority, now))
         tried = self.tried(message)
         return any(candidate.backend not in tried for candidate in ranking.candidates)
 
@@ -115,21 +115,32 @@ class Chooser:
     def _choose(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
         """Choose for a message that is not a first and plain one."""
         pool = ranking.pool
-        ranking = self._affordable(message, ranking)
+        ranking = self.affordable(message, ranking)
         tried = self.tried(message)
         if message.fan_out:
             return self._spread(message, ranking, tried, now)
         first = self._policy.pick(ranking, tried, now)
-        if not message.deliveries and first is not None and self._may_risk(message):
-            other = self._due_trial(ranking, pool) if pool.trials else self._unused(ranking, pool, now)
-            if other is not None and self._not_much_dearer(other.backend, first.backend):
+        if not message.deliveries and first is not None and self.may_risk(message):
+            other = self.risk(ranking, first, now)
+            if other is not None:
                 if not other.backend.ejected:
                     pool.explored(self._settings)
                     ranking.counts.explorations += 1
                 return (other,)
-        if not message.deliveries and first is not None and self._is_idle(pool) and may_spread(message, pool):
+        if not message.deliveries and first is not None and self.is_idle(pool) and may_spread(message, pool):
             return self._spread(message, ranking, tried, now)
         return () if first is None else (first,)
+
+    def risk(self, ranking: Ranking, first: Candidate, now: float) -> Candidate | None:
+        """Return who should get a message instead of the first choice, to be found out about: on trial, or unused."""
+        pool = ranking.pool
+        if pool.trials:
+            other = self._due_trial(ranking, pool)
+        elif pool.messages >= pool.explore_from and now >= pool.explore_at:
+            other = self._unused(ranking, pool, now)
+        else:
+            return None
+        return other if other is not None and self._not_much_dearer(other.backend, first.backend) else None
 
     def _spread(self, message: Message, ranking: Ranking, tried: Sequence[Backend], now: float) -> Sequence[Candidate]:
         """Choose as many heads as may get the message at once."""
@@ -143,29 +154,36 @@ class Chooser:
             seen.append(candidate.backend)
         return chosen
 
-    def _affordable(self, message: Message, ranking: Ranking) -> Ranking:
+    def affordable(self, message: Message, ranking: Ranking) -> Ranking:
         """Leave out who costs more than the message may cost, or a further head much more than the first."""
         limit = inf if message.request.max_cost is UNSET else message.request.max_cost
         if message.deliveries and ranking.pool.costly:
-            limit = min(limit, self._settings.extra_cost_ratio * (message.deliveries[0].backend.cost or 0.0))
+            limit = min(limit, self.most_for_more(message.deliveries[0].backend))
         return ranking if limit == inf else ranking.only(lambda candidate: (candidate.backend.cost or 0.0) <= limit)
 
-    def _not_much_dearer(self, other: Backend, first: Backend) -> bool:
-        return (other.cost or 0.0) <= self._settings.extra_cost_ratio * (first.cost or 0.0)
+    def most_for_more(self, first: Backend) -> float:
+        """Return what a further head may cost where this was the first."""
+        return self._settings.extra_cost_ratio * (first.cost or 0.0)
 
-    def _is_idle(self, pool: Pool) -> bool:
+    def _not_much_dearer(self, other: Backend, first: Backend) -> bool:
+        return (other.cost or 0.0) <= self.most_for_more(first)
+
+    def is_idle(self, pool: Pool) -> bool:
+        """Tell whether so little is going on that copies cost nobody anything."""
         return pool.busy < self._settings.auto_idle * pool.slots
 
-    def _may_hedge(self, pool: Pool, now: float) -> bool:
+    def hedge_obstacle(self, pool: Pool, now: float) -> str | None:
+        """Return why there are no hedges now (`off`, `load`, `budget`, `trouble`); None where there may be."""
         settings = self._settings.hedge
-        return (
-            settings.share > 0.0
-            and pool.busy < settings.load_below * pool.slots
-            and pool.hedges.look(pool.messages, now) >= 1.0
-            and pool.trouble_share() < settings.trouble_below
-        )
+        if settings.share <= 0.0:
+            return "off"
+        if pool.busy >= settings.load_below * pool.slots:
+            return "load"
+        if pool.hedges.look(pool.messages, now) < 1.0:
+            return "budget"
+        return "trouble" if pool.trouble_share() >= settings.trouble_below else None
 
-    def _may_risk(self, message: Message) -> bool:
+    def may_risk(self, message: Message) -> bool:
         """Tell whether a message may go to a backend of which little is known: it can be tried again, or copied."""
         return message.reruns and message.heads > 1 and message.request.priority != CRITICAL
 
@@ -195,7 +213,7 @@ def _idle(candidate: Candidate) -> bool:
     return len(backend.open) + backend.other < backend.info.slots
 
 
-def _surely_idle(candidate: Candidate) -> bool:
+def surely_idle(candidate: Candidate) -> bool:
     """Leave out, too, who has been busy with work of others that it does not report."""
     backend = candidate.backend
     return _idle(candidate) and not (backend.said_busy and backend.queue is None)

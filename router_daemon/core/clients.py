@@ -16,7 +16,7 @@ from msgspec import UNSET
 from router_daemon.core.actions import Action, Error, ErrorHeader, Piece, Pong, PongHeader
 from router_daemon.core.counts import UNKNOWN, CapabilityCounts, Counts
 from router_daemon.core.dispatch import Dispatcher
-from router_daemon.core.events import Cancel, Feedback, Inbound, Malformed, Ping, Send
+from router_daemon.core.events import Cancel, Feedback, Inbound, Malformed, Ping, Request, Send
 from router_daemon.core.messages import Client, Message
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
@@ -105,6 +105,14 @@ class Clients:
             reruns,
             self._uncounted,
         )
+
+    def probe(self, request: Request, now: float) -> tuple[Message, tuple[str, str] | None]:
+        """Return a message as a SEND would make it, and what it would be refused for, without admitting it."""
+        number = self._number
+        event = Send(b"", False, request, ())
+        message = self._admit(event, Client(b"", {}), now)
+        self._number = number
+        return message, self._refusal(event, message)
 
     def _refusal(self, event: Send, message: Message) -> tuple[str, str] | None:
         """Return code and detail where the message may not be opened, whoever is there."""

@@ -70,7 +70,7 @@ class Dispatcher:
         self._registry = registry
         self._rankings = rankings
         self.chooser = chooser
-        self._patience = Patience(settings)
+        self.patience = Patience(settings)
         self._timers = timers
         self._counts = counts
         self._emit = emit
@@ -176,12 +176,9 @@ class Dispatcher:
 
     def _let_in(self, message: Message, ranking: Ranking, now: float) -> bool:
         """Let a new message wait, or refuse it: it would wait too long, or there is no room."""
-        request, pool, settings = message.request, ranking.pool, self._settings.waiting
-        rate = pool.rate(now, settings.rate_window_s)
-        ahead = self.waiting.ahead(request.capability, request.priority)
-        wait_s = (ahead + 1) / rate if rate > 0.0 else 0.0
-        ttl_s = message.deadline - now
-        if wait_s > settings.longest * ttl_s or wait_s + self.chooser.least_latency_s(ranking, now) > ttl_s:
+        request, pool = message.request, ranking.pool
+        wait_s, too_long = self.forecast(message, ranking, now)
+        if too_long:
             cause = "wait"
         elif self._make_room(message, now):
             self.waiting.add(message, now)
@@ -193,6 +190,16 @@ class Dispatcher:
             message, "overloaded", f"{request.capability}: {_REFUSED[cause]}", wait_s or pool.reference_s or None
         )
         return False
+
+    def forecast(self, message: Message, ranking: Ranking, now: float) -> tuple[float, bool]:
+        """Return how long a new message would wait for a place, and whether that is too long for it."""
+        request, settings = message.request, self._settings.waiting
+        rate = ranking.pool.rate(now, settings.rate_window_s)
+        ahead = self.waiting.ahead(request.capability, request.priority)
+        wait_s = (ahead + 1) / rate if rate > 0.0 else 0.0
+        ttl_s = message.deadline - now
+        too_long = wait_s > settings.longest * ttl_s
+        return wait_s, too_long or wait_s + self.chooser.least_latency_s(ranking, now) > ttl_s
 
     def _make_room(self, message: Message, now: float) -> bool:
         leaving = self.waiting.displaced_by(message)
@@ -276,7 +283,7 @@ class Dispatcher:
 
     def _deliver(self, message: Message, ranking: Ranking, chosen: Sequence[Candidate], now: float) -> None:
         self.places.deliver(message, chosen, now)
-        due = self._patience.set_limits(message, ranking, now)
+        due = self.patience.set_limits(message, ranking, now)
         self._timers.schedule(message, due, now)
 
     def overdue(self, message: Message, now: float) -> bool:

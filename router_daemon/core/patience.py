@@ -16,6 +16,7 @@ from msgspec import UNSET
 
 from router_daemon.core.messages import Delivery, Message
 from router_daemon.core.ranking import Ranking
+from router_daemon.core.service import Service
 from router_daemon.core.settings import Settings
 
 UNKNOWN_TIMES = 3.0
@@ -47,7 +48,7 @@ class Patience:
             if nth < message.heads and nth < candidates and message.reruns:
                 delivery.limit_at = now + self._attempt_timeout_s(message, delivery, candidates, nth, now)
                 if message.copies and message.mode in ("auto", "hedge"):
-                    message.hedge_at = self._hedge_at(delivery, now)
+                    message.hedge_at = now + self.hedge_delay_s(delivery.service)
                     due = min(due, message.hedge_at)
             if first_ms is not UNSET and now + first_ms / 1000.0 < delivery.limit_at:
                 delivery.limit_at, delivery.hard = now + first_ms / 1000.0, True
@@ -69,10 +70,11 @@ class Patience:
             timeout_s = min(timeout_s, max(retry.timeout_floor_s, learnt_s))
         return timeout_s
 
-    def _hedge_at(self, delivery: Delivery, now: float) -> float:
-        hedge, service = self._hedge, delivery.service
+    def hedge_delay_s(self, service: Service) -> float:
+        """Return after how long a second head is asked; inf while too little is known."""
+        hedge = self._hedge
         if service.samples >= hedge.samples:
-            return now + service.response_s + hedge.deviations * service.deviation_s
+            return service.response_s + hedge.deviations * service.deviation_s
         if service.pool.samples >= hedge.samples:
-            return now + UNKNOWN_TIMES * service.pool.reference_s
+            return UNKNOWN_TIMES * service.pool.reference_s
         return inf
