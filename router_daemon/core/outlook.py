@@ -56,6 +56,7 @@ class Outlook:
         self._reserved_left = request.priority != CRITICAL and 0 < pool.free <= pool.reserved
         with_room = [c for c in live if c.backend.free > 0 and c.backend.name in self._affordable]
         self._preferred = [] if self._reserved_left else with_room
+        self._explore_due = pool.messages >= pool.explore_from and now >= pool.explore_at
         self._risked = self._risk()
         self._limit = inf
         self.heads = self._choose()
@@ -244,7 +245,7 @@ class Outlook:
                 "hedge": {"tokens": pool.hedges.peek(pool.messages, now), "most": hedge.most},
             },
             "trouble_share": pool.trouble_share(),
-            "explore_due": pool.messages >= pool.explore_from and now >= pool.explore_at,
+            "explore_due": self._explore_due,
             "trials": [backend.name for backend in pool.trials],
             "waiting": {str(p): ahead[p - 1] - ahead[p] for p in range(1, CRITICAL + 1)},
             "completions_per_s": pool.rate(now, self._broker.settings.waiting.rate_window_s),
