@@ -1,7 +1,7 @@
 """The admin HTTP server: /livez /readyz /metrics /backends /explain, read-only.
 
-Rules: handlers read the broker on the loop it lives on, so they see a consistent state; what takes long (rendering)
-runs in a thread on a copy. Errors are JSON with one clear sentence. /livez and /readyz say one word.
+Rules: handlers read the broker on the loop it lives on, so they see a consistent state; of many backends a part at a
+time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one clear sentence. /livez and /readyz say one word.
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ class AdminServer:
         return web.Response(body=body, headers={"Content-Type": OPENMETRICS if openmetrics else TEXT})
 
     async def _backends(self, _: web.Request) -> web.Response:
-        return await _json({"backends": views.backends(self._broker, self._clock())})
+        rows = []
+        for part in views.backend_parts(self._broker, self._clock()):
+            rows += part
+            await asyncio.sleep(0)
+        return await _json({"backends": rows})
 
     async def _explain(self, request: web.Request) -> web.Response:
         capability = request.query.get("capability", "")

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import copy
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +28,15 @@ MOST_SHOWN: Final = 1000
 
 def backends(broker: Broker, now: float) -> list[dict[str, Any]]:
     """Return everything known of each registered backend, by name; times in seconds ago, latency in milliseconds."""
-    return [_backend(broker, backend, now) for _, backend in sorted(broker.registry.by_name.items())]
+    return [row for part in backend_parts(broker, now) for row in part]
+
+
+def backend_parts(broker: Broker, now: float, size: int = 64) -> Iterator[list[dict[str, Any]]]:
+    """Yield the same, some at a time; the broker may go on between two parts."""
+    names, by_name = sorted(broker.registry.by_name), broker.registry.by_name
+    for start in range(0, len(names), size):
+        there = (by_name.get(name) for name in names[start : start + size])
+        yield [_backend(broker, backend, now) for backend in there if backend is not None]
 
 
 def _backend(broker: Broker, backend: Backend, now: float) -> dict[str, Any]:
