@@ -1,7 +1,8 @@
 """The admin HTTP server: /livez /readyz /metrics /backends /explain, read-only.
 
 Rules: handlers read the broker on the loop it lives on, so they see a consistent state; of many backends a part at a
-time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one clear sentence. /livez and /readyz say one word.
+time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one
+clear sentence. /livez and /readyz say one word.
 """
 
 from __future__ import annotations
