@@ -107,9 +107,7 @@ class Loop:
         deadline = self.broker.next_deadline()
         if deadline is not None and deadline <= now:
             actions += self.broker.on_timer(now)
-            for fault in self.broker.faults:
-                _log.error("fault while doing what is due", exc_info=fault)
-            self.broker.faults.clear()
+            self._log_faults("fault while doing what is due")
         self._send(actions, now)
         for what, backend in self.broker.take_news():
             _log.info(what, backend=backend)
@@ -127,18 +125,14 @@ class Loop:
         self._loop = None
 
     def _handle(self, events: list[Event], now: float) -> list[Action]:
-        actions: list[Action] = []
-        handle = self.broker.handle
-        for event in events:
-            try:
-                actions += handle(event, now)
-            except Exception:  # noqa: BLE001 - one faulty event must not end the daemon
-                actions += self._fault(event, now)
+        actions = self.broker.handle_all(events, now)
+        self._log_faults("fault while handling an event")
         return actions
 
-    def _fault(self, event: Event, now: float) -> list[Action]:
-        _log.exception("fault while handling an event", kind=type(event).__name__)
-        return self.broker.abandon(event, now)
+    def _log_faults(self, what: str) -> None:
+        for kind, fault in self.broker.faults:
+            _log.error(what, kind=kind, exc_info=fault)
+        self.broker.faults.clear()
 
     def _send(self, actions: list[Action], now: float) -> None:
         problems = self._transport.flush() if self._transport.parked else []

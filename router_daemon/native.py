@@ -39,7 +39,7 @@ from router_daemon.core.types import Peer, Side
 from router_daemon.errors import ProtocolError, StartError
 from router_daemon.transport import PARKED_RESERVE_BYTES, SocketLimits, free_path
 from router_daemon.wire import COMMANDS, Decoder, encode_header
-from router_daemon.zmtp import GREETING, PING, Reader, frame_head
+from router_daemon.zmtp import GREETING, PING, Reader, append_frames, frame_head
 
 INBOX_MESSAGES: Final = 512
 INBOX_BYTES: Final = 1_048_576
@@ -49,8 +49,9 @@ TIMEOUT_S: Final = 10.0
 BACKLOG: Final = 1024
 ACCEPT_AT_ONCE: Final = 64
 ACCEPT_AGAIN_S: Final = 1.0
-JOIN_BYTES: Final = 16_384
+JOIN_PIECE_BYTES: Final = 1_024
 CLOSE_LOOK_S: Final = 0.005
+CLOSE_ROUNDS: Final = 5
 OVERHEAD_BYTES: Final = 32
 
 _FRAMED: Final = {kind: frame_head(len(name), more=True) + name for kind, name in COMMANDS.items()}
@@ -146,10 +147,10 @@ class _Connection(asyncio.Protocol):
         return self.out_bytes + (self.transport.get_write_buffer_size() if self.backed_up else 0)
 
     def flush(self) -> None:
-        """Write what was collected."""
+        """Write what was collected: pieces that are small on average cost less to copy than to hand over each."""
         out, size = self.out, self.out_bytes
         self.out, self.out_bytes = [], 0
-        if size <= JOIN_BYTES:
+        if size <= JOIN_PIECE_BYTES * len(out):
             self.transport.write(b"".join(out))
         else:
             self.transport.writelines(out)
@@ -186,9 +187,10 @@ class _Side:
         self.wake: Callable[[], None] = _nobody
         self.loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment] # set by `listen`
         self.closing = False
+        self._unread_bytes = limits.unread_bytes
         self._listeners: list[socket.socket] = []
         self._paths: list[Path] = []
-        self._adopting: set[asyncio.Task[Any]] = set()
+        self.adopting: set[asyncio.Task[Any]] = set()
         self._numbers = count(1)
 
     def new_name(self) -> Peer:
@@ -230,8 +232,8 @@ class _Side:
             for _ in range(ACCEPT_AT_ONCE):
                 adopt = self.loop.connect_accepted_socket(partial(_Connection, self), listener.accept()[0])
                 task = self.loop.create_task(adopt)
-                self._adopting.add(task)
-                task.add_done_callback(self._adopting.discard)
+                self.adopting.add(task)
+                task.add_done_callback(self.adopting.discard)
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -253,20 +255,27 @@ class _Side:
 
     def send(self, action: Action, dirty: list[_Connection], problems: list[Event]) -> None:
         connection = self.connections.get(action.peer)
-        if connection is None or connection.transport.is_closing():
+        # Nothing closes or is written between two actions of a batch: a connection is asked about its end once, and
+        # what it leaves unread matters only where something is left or this batch alone is too much.
+        if connection is None or (not connection.out and connection.transport.is_closing()):
             problems.append(Undelivered(action, full=False))  # that it is gone will come after its last message
             return
-        if connection.unread() > self._allowance(action):
+        crowded = connection.backed_up or connection.out_bytes > self._unread_bytes
+        if crowded and connection.unread() > self._allowance(action):
             problems.append(Undelivered(action, full=True))
             return
-        if not connection.out:
+        out = connection.out
+        if not out:
             dirty.append(connection)
-        connection.out_bytes += _frame(action, connection.out)
+        if action.delimited:
+            out.append(_DELIMITER)
+        out.append(_FRAMED[type(action)])
+        connection.out_bytes += append_frames(out, encode_header(action.header), action.body) + OVERHEAD_BYTES
 
     def _allowance(self, action: Action) -> int:
         """Return how much may be unread already; more for the end of a message, which has no body to speak of."""
         reserve = 0 if action.body or isinstance(action, Deliver | Piece) else PARKED_RESERVE_BYTES
-        return self.limits.unread_bytes + reserve
+        return self._unread_bytes + reserve
 
     def look(self, now: float, *, paused: bool) -> None:
         """Look after every connection; where we were paused ourselves, silence says nothing."""
@@ -338,18 +347,21 @@ class NativeTransport:
         return []
 
     async def close(self, linger_s: float) -> None:
-        """Stop listening and close, leaving `linger_s` for what was written to leave."""
+        """Stop listening and close, leaving `linger_s` for what was written to leave; no connection outlives this."""
         if self._sweep is not None:
             self._sweep.cancel()
         loop = asyncio.get_running_loop()
         until = loop.time() + linger_s
         for side in self._sides:
             side.finish()
+        if adopting := self._sides[0].adopting | self._sides[1].adopting:
+            await asyncio.wait(adopting)  # what has just been accepted would otherwise end with the loop, unclosed
         while any(side.connections for side in self._sides) and loop.time() < until:  # noqa: ASYNC110 - it has an end
             await asyncio.sleep(CLOSE_LOOK_S)
         for connection in [each for side in self._sides for each in side.connections.values()]:
             connection.transport.abort()
-        await asyncio.sleep(0)  # what was aborted is closed in the loop's next round
+        for _ in range(CLOSE_ROUNDS):  # what was aborted is closed in one of the loop's next rounds
+            await asyncio.sleep(0)
 
     def _schedule_sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweep_due = loop.time() + PING_EVERY_S
@@ -360,21 +372,6 @@ class NativeTransport:
         for side in self._sides:
             side.look(now, paused=now - self._sweep_due > PING_EVERY_S)
         self._schedule_sweep(loop)
-
-
-def _frame(action: Action, out: list[Any]) -> int:
-    """Append the pieces of an action as ZMTP frames; return how many bytes they are."""
-    header, body = encode_header(action), action.body
-    if action.delimited:
-        out.append(_DELIMITER)
-    out += (_FRAMED[type(action)], frame_head(len(header), more=bool(body)), header)
-    total = len(header) + OVERHEAD_BYTES
-    last = len(body) - 1
-    for index, piece in enumerate(body):
-        size = len(piece)
-        out += (frame_head(size, more=index < last), piece)
-        total += size
-    return total
 
 
 async def _open_port(place: str) -> socket.socket:

@@ -151,19 +151,15 @@ _WITH_DELIVERY_ID: Final = frozenset({"ACK", "NACK", "PART"})
 
 _CODEC_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _decode_id = msgspec.msgpack.Decoder(_IdOnly).decode
-_encode = msgspec.msgpack.Encoder().encode
+encode_header: Final = msgspec.msgpack.Encoder().encode
+"""Returns the bytes of a header alone, for a transport that frames by itself."""
 
 
 def encode(action: Action) -> list[Any]:
     """Return the frames of an action, its peer first."""
     if action.delimited:
-        return [action.peer, b"", COMMANDS[type(action)], _encode(action.header), *action.body]
-    return [action.peer, COMMANDS[type(action)], _encode(action.header), *action.body]
-
-
-def encode_header(action: Action) -> bytes:
-    """Return the header of an action alone, for a transport that frames by itself."""
-    return _encode(action.header)
+        return [action.peer, b"", COMMANDS[type(action)], encode_header(action.header), *action.body]
+    return [action.peer, COMMANDS[type(action)], encode_header(action.header), *action.body]
 
 
 class Decoder:
@@ -178,20 +174,24 @@ class Decoder:
 
     def decode(self, frames: Sequence[Any]) -> Event:
         """Return the event for one message: its peer, an empty delimiter or none, command, header, body frames."""
-        command = self._commands.get(frames[1])
-        if command is None or len(frames) != 4 or len(frames[2]) > MAX_NESTING or len(frames[3]) > self._surely_bytes:
+        if len(frames) != 4:
             return self._decode_any(frames)
-        try:  # the common shape, one body frame: nothing in it can exceed a limit
-            header = command.decode(frames[2])
-            if command.check is not None:
-                command.check(header)
+        peer, name, head, piece = frames  # the common shape, one body frame
+        command = self._commands.get(name)
+        if command is None or len(head) > MAX_NESTING or len(piece) > self._surely_bytes:
+            return self._decode_any(frames)
+        try:  # nothing in it can exceed a limit
+            header = command.decode(head)
+            check = command.check
+            if check is not None:
+                check(header)
         except _CODEC_ERRORS as error:
             return self._malformed(frames, 1, command, "bad_header", str(error))
         except ProtocolError as error:
             return self._malformed(frames, 1, command, error.code, error.detail)
         if command.has_body:
-            return command.event(frames[0], False, header, frames[3:])
-        return command.event(frames[0], False, header)
+            return command.event(peer, False, header, [piece])
+        return command.event(peer, False, header)
 
     def _decode_any(self, frames: Sequence[Any]) -> Event:
         at = 1 if len(frames[1]) else 2

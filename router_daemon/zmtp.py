@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, Final
 
 from router_daemon.errors import ProtocolError
@@ -52,6 +53,32 @@ def frame_head(size: int, *, more: bool) -> bytes:
     if size < 256:
         return (_SHORT_MORE if more else _SHORT_LAST)[size]
     return _LONG_HEAD.pack(_LONG | more, size)
+
+
+def append_frames(out: list[Any], header: bytes, body: Sequence[Any]) -> int:
+    """Append what follows the command of a message, each frame behind its head; return the frames' bytes."""
+    size = len(header)
+    if len(body) != 1 or size > 255:
+        return _append_any(out, (header, *body))
+    [piece] = body  # the common shape, without a call or a loop
+    length = len(piece)
+    out += (
+        _SHORT_MORE[size],
+        header,
+        _SHORT_LAST[length] if length < 256 else _LONG_HEAD.pack(_LONG, length),
+        piece,
+    )
+    return size + length
+
+
+def _append_any(out: list[Any], frames: Sequence[Any]) -> int:
+    total = 0
+    last = len(frames) - 1
+    for index, frame in enumerate(frames):
+        size = len(frame)
+        out += (frame_head(size, more=index < last), frame)
+        total += size
+    return total
 
 
 def command(name: bytes, data: bytes) -> bytes:
@@ -174,6 +201,8 @@ class Reader:
         end = len(data)
         if self._skip:
             at = self._skip_on(at, end, messages)
+        elif self._ready and len(self._frames) == 1:
+            at = self._parse_common(data, at, end, messages)
         frames, most, limit = self._frames, self._most_frames, self._limits.message_bytes
         while at + 2 <= end:
             flags = data[at]
@@ -211,6 +240,35 @@ class Reader:
                 frames = self._frames = [self._peer]
                 self._kept = 0
         self._needed = 2
+        return at
+
+    def _parse_common(self, data: bytes, at: int, end: int, messages: list[list[Any]]) -> int:
+        """Append messages as long as they are whole and of the common shape; return where the first other one begins.
+
+        That shape, two short frames and a last one within all limits, is what `_parse` would make of it frame by frame.
+        """
+        peer, limit = self._peer, self._limits.message_bytes
+        try:
+            while at < end and data[at] == _MORE:
+                header_at = at + 2 + data[at + 1]
+                if data[header_at] != _MORE:
+                    return at
+                last_at = header_at + 2 + data[header_at + 1]
+                flags = data[last_at]
+                if not flags:
+                    body_at = last_at + 2
+                    stop = body_at + data[last_at + 1]
+                elif flags == _LONG and (size := _size(data, last_at + 1)[0]) <= limit:
+                    body_at = last_at + 9
+                    stop = body_at + size
+                else:
+                    return at
+                if stop > end:
+                    return at
+                messages.append([peer, data[at + 2 : header_at], data[header_at + 2 : last_at], data[body_at:stop]])
+                at = stop
+        except (IndexError, struct.error):  # a head has not come as a whole
+            pass
         return at
 
     def _head(self, data: bytes, at: int, end: int) -> tuple[int, int]:

@@ -147,6 +147,16 @@ def check_randomness(name: str) -> None:
     assert made == []
 
 
+@pytest.mark.parametrize("name", modules_of("lab"))
+def test_the_simulator_knows_the_core_and_policies_and_draws_from_its_seed_alone(name: str) -> None:
+    assert {room(other) for other in own(name)} <= {"lab", "core", "policies", "errors", "testing"}
+    assert not foreign(name) & (IMPURE - {"random"})
+    drawn = {target for target in imported(name) if target.partition(".")[0] == "random"}
+    assert drawn <= {"random.Random"}
+    made = [node for node in ast.walk(tree(name)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Random"]
+    assert all(node.args for node in made), "a generator without a seed"
+
+
 def test_the_core_never_imports_a_policy_nor_does_the_wire() -> None:
     assert not any(room(name) == "policies" for name in reachable(*modules_of("core", "wire")))
 
@@ -195,7 +205,7 @@ def test_the_fakes_for_tests_need_no_sockets() -> None:
 
 def test_the_core_reads_no_clock_by_another_name() -> None:
     calls = {"open", "print", "input", "__import__", "eval", "exec"}
-    for name in modules_of("core", "policies", "wire", "zmtp"):
+    for name in modules_of("core", "policies", "wire", "zmtp", "lab"):
         used = {ast.unparse(node.func) for node in ast.walk(tree(name)) if isinstance(node, ast.Call)}
         assert not used & calls, name
 

@@ -144,8 +144,8 @@ def test_it_is_frozen() -> None:
         (
             "routing.policy=papr",
             (
-                'routing.policy = "papr": must be one of "paper", "round_robin", "capability_only", '
-                '"paper_no_reliability"; did you mean "paper"?'
+                'routing.policy = "papr": must be one of "attention", "paper", "round_robin", "capability_only", '
+                '"paper_no_reliability", "least_in_flight", "p2c_peak_ewma", "prequal", "c3"; did you mean "paper"?'
             ),
         ),
         ("log.level=3", 'log.level = 3: must be one of "debug", "info", "warning", "error", "critical"'),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import pytest
 from core_kit import accept, deliver, error, make_broker, malformed, outcomes, registered, reply, unwanted
 from msgspec import UNSET
 
-from router_daemon.core.actions import Deliver, Error, Pong, PongHeader
-from router_daemon.core.events import Feedback, FeedbackHeader, Request, Send
+from router_daemon.core.actions import Accept, Deliver, Error, Pong, PongHeader, Reply
+from router_daemon.core.events import Event, Feedback, FeedbackHeader, Request, Send
+from router_daemon.core.messages import Message
 from router_daemon.core.types import Side
 from router_daemon.testing import CLIENT, BrokerFixture, only
 
@@ -223,16 +225,103 @@ def test_the_delimiter_comes_back() -> None:
     assert broker.ack(deliver("a", 1), b"x") == [reply("a", b"x", delimited=True)]
 
 
-def test_a_fault_of_ours_ends_the_send_with_internal() -> None:
+def fault_in(fixture: BrokerFixture, name: str, *, before: bool, call: int = 1) -> None:
+    """Let a step of the dispatcher raise, before or after it was done, when it is called for that time."""
+    dispatcher = fixture.broker.dispatcher
+    step = getattr(dispatcher, name)
+    calls = count(1)
+
+    def faulty(*args: Any) -> None:
+        raises = next(calls) == call
+        if not (raises and before):
+            step(*args)
+        if raises:
+            raise ZeroDivisionError
+
+    setattr(dispatcher, name, faulty)
+
+
+def meet_fault(fixture: BrokerFixture, *batch: Event) -> list[Any]:
+    """Let a batch arrive, in which there is one fault; return what is sent."""
+    actions = fixture.broker.handle_all(batch, fixture.clock.now)
+    [(kind, fault)] = fixture.broker.faults
+    assert (kind, type(fault)) == ("Send", ZeroDivisionError)
+    fixture.broker.faults.clear()
+    fixture.broker.check()
+    return actions
+
+
+def raise_fault(*_: Any, **__: Any) -> None:
+    raise ZeroDivisionError
+
+
+def last_answers(actions: list[Any]) -> list[tuple[str, str]]:
+    """Return command and code of every last answer, in order."""
+    answers = [
+        action for action in actions if isinstance(action, Accept | Error | Reply) and action.header.last is True
+    ]
+    return [(type(action).__name__, getattr(action.header, "code", "")) for action in answers]
+
+
+@pytest.mark.parametrize(
+    ("reply_key", "step", "before", "expected"),
+    [
+        ("first", "submit", True, ("Error", "internal")),
+        ("first", "_deliver", True, ("Error", "internal")),
+        ("first", "_deliver", False, ("Error", "internal")),
+        ("none", "submit", True, ("Error", "internal")),
+        ("none", "_deliver", True, ("Accept", "")),
+        ("none", "_deliver", False, ("Accept", "")),
+    ],
+)
+def test_a_send_that_meets_a_fault_of_ours_has_one_last_answer(
+    reply_key: str, step: str, before: bool, expected: tuple[str, str]
+) -> None:
     broker = make_broker("a")
-    event = Send(CLIENT, False, Request(5, "c"))
-    now = broker.clock.now
-    assert broker.broker.abandon(event, now) == [error("internal", "a fault of the daemon", client_id=5, message=None)]
-    broker.send("c", client_id=5)
-    actions = broker.broker.abandon(event, now)
-    broker.broker.check()
-    assert actions[0] == error("internal", "a fault of the daemon", client_id=5)
+    fault_in(broker, step, before=before)
+    actions = meet_fault(broker, Send(CLIENT, False, Request(5, "c", reply=reply_key)))  # type: ignore[arg-type]
+    assert last_answers(actions) == [expected]
     assert broker.broker.open_messages == 0
+
+
+@pytest.mark.parametrize(("before", "second"), [(True, "internal"), (False, "no_capability")])
+def test_a_fault_around_a_refusal_is_told_from_the_answer_to_an_earlier_send(before: bool, second: str) -> None:
+    broker = make_broker("a")
+    sends = [Send(CLIENT, False, Request(5, "other")) for _ in range(2)]
+    fault_in(broker, "refuse", before=before, call=2)
+    assert last_answers(meet_fault(broker, *sends)) == [("Error", "no_capability"), ("Error", second)]
+
+
+def test_a_fault_after_the_end_of_a_message_adds_nothing() -> None:
+    broker = make_broker("a")
+    dispatcher = broker.broker.dispatcher
+
+    def submit(message: Message, now: float) -> None:
+        type(dispatcher).submit(dispatcher, message, now)
+        dispatcher.fail(message, "failed", now)
+        raise ZeroDivisionError
+
+    dispatcher.submit = submit  # type: ignore[method-assign]
+    assert last_answers(meet_fault(broker, Send(CLIENT, False, Request(5, "c")))) == [("Error", "failed")]
+
+
+def test_a_fault_in_a_send_with_a_taken_id_leaves_the_open_message_alone() -> None:
+    broker = make_broker("a")
+    [sent] = only(broker.send("c", client_id=5), Deliver)
+    broker.broker._clients._error = raise_fault  # type: ignore[method-assign]
+    assert meet_fault(broker, Send(CLIENT, False, Request(5, "c"))) == []
+    assert last_answers(broker.ack(sent)) == [("Reply", "")]
+
+
+def test_a_fault_in_one_event_of_a_batch_does_not_touch_the_others() -> None:
+    broker = make_broker("a")
+    fault_in(broker, "submit", before=True)
+    actions = meet_fault(broker, *(Send(CLIENT, False, Request(number, "c")) for number in range(3)))
+    assert [(type(action).__name__, action.header.id) for action in actions] == [
+        ("Error", 0),
+        ("Deliver", 1),
+        ("Deliver", 2),
+    ]
 
 
 def test_unset_keys_are_not_sent() -> None:

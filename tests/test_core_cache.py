@@ -185,6 +185,38 @@ def test_groups_beyond_the_bound_are_other() -> None:
     assert counts.label_overflow == 1
 
 
+def test_series_of_a_group_go_ten_minutes_after_the_last_of_it_left_and_make_room() -> None:
+    broker = BrokerFixture(policy=InOrder(), mode="single", label_values=2, heartbeat_s=3_600.0)
+    for name in ("blue", "green", "red"):
+        broker.register(name, "c", group=name)
+    post(broker)
+    counts = broker.broker.counts
+    seconds = counts.capabilities["c"].delivery_seconds
+    broker.unregister(b"blue")
+    broker.advance(600.0)
+    assert (list(counts.groups), list(seconds)) == (["blue", "green"], ["blue"]), "who left may still come back"
+    broker.advance(130.0)
+    assert (list(counts.groups), list(seconds)) == (["green"], [])
+    broker.register("late", "c", group="yellow")
+    labels = [broker.backend(name).group_label for name in ("green", "red", "late")]
+    assert labels == ["green", "other", "yellow"], "who is there keeps the label that it got"
+
+
+def test_series_of_a_group_stay_while_somebody_is_in_it_or_comes_back_to_it() -> None:
+    broker = BrokerFixture(policy=InOrder(), mode="single", label_values=1, heartbeat_s=3_600.0)
+    for name in ("a", "b"):
+        broker.register(name, "c", group="blue")
+    post(broker)
+    broker.unregister(b"a")
+    broker.advance(900.0)
+    broker.unregister(b"b")
+    broker.advance(590.0)
+    broker.register("b", "c", group="blue")
+    broker.unregister(b"b")
+    broker.advance(590.0)
+    assert sum(broker.broker.counts.capabilities["c"].delivery_seconds["blue"].counts) == 1
+
+
 def test_series_of_a_backend_go_ten_minutes_after_it_left_and_make_room() -> None:
     broker = BrokerFixture(policy=InOrder(), mode="single", label_values=1)
     broker.register("a", "c")

@@ -59,10 +59,11 @@ def busy(broker: BrokerFixture, count: int, first_id: int = 100) -> list[Deliver
 # --- pure reading ---
 
 
-def scenario(look: Callable[[BrokerFixture], None]) -> tuple[list[Any], BrokerFixture]:
+def scenario(look: Callable[[BrokerFixture], None], policy: str) -> tuple[list[Any], BrokerFixture]:
     """Return what a broker does in a run with a bit of everything, with a look in between every two steps."""
     eager = ExplorationSettings(share=0.05, after_s=0.02, after_services=1.0)
-    broker = BrokerFixture(policy="attention", seed=7, heartbeat_s=60.0, queue_messages=8, exploration=eager)
+    ready = HedgeSettings(share=0.5, samples=4, deviations=2.0)
+    broker = BrokerFixture(policy=policy, seed=7, heartbeat_s=60.0, queue_messages=8, exploration=eager, hedge=ready)
     chance, done, answers = Random(3), [], list[tuple[float, Deliver]]()
 
     def step(sent_now: list[Action]) -> None:
@@ -74,10 +75,10 @@ def scenario(look: Callable[[BrokerFixture], None]) -> tuple[list[Any], BrokerFi
 
     for number in range(4):
         step(broker.register(f"b{number}", "c", slots=2))
-    for number in range(1_200):
-        if number == 600:
+    for number in range(600):
+        if number == 300:
             step(broker.register("late", "c", slots=4, cost=1.0))
-        light = number // 200 % 2 == 0
+        light = number // 100 % 2 == 0
         if not light or number % 2 == 0:
             step(broker.send("c", client_id=number, priority=1 + number % 4, ttl_ms=200))
         step(broker.advance(0.002 if light else 0.0008))
@@ -89,20 +90,22 @@ def scenario(look: Callable[[BrokerFixture], None]) -> tuple[list[Any], BrokerFi
     return done, broker
 
 
-def test_looking_changes_nothing_that_the_broker_does_next() -> None:
+@pytest.mark.parametrize("policy", ["attention", "p2c_peak_ewma", "c3", "prequal", "round_robin"])
+def test_looking_changes_nothing_that_the_broker_does_next(policy: str) -> None:
     def look(broker: BrokerFixture) -> None:
         now = broker.clock.now
-        for priority in (1, 2, 4):
-            views.explain(broker.broker, "c", priority, now)
-        views.explain(broker.broker, "c", 2, now, max_cost=0.5)
+        priority = 1 + len(broker.backend("b0").open) % 4
+        views.explain(broker.broker, "c", priority, now)
+        views.explain(broker.broker, "c", 2, now, max_cost=0.5 if priority == 3 else None)
         views.explain(broker.broker, "never offered", 2, now)
         views.backends(broker.broker, now)
 
-    unseen, broker = scenario(lambda broker: None)
+    unseen, broker = scenario(lambda broker: None, policy)
     [counts] = broker.broker.counts.capabilities.values()
-    assert all((counts.hedges, counts.retries, counts.explorations, any(counts.refusals.values()))), "it did little"
+    assert all((counts.hedges, counts.retries, any(counts.refusals.values()))), "it did little"
+    assert counts.explorations or policy != "attention", "others leave nobody unused"
     assert broker.broker.counts.backends["b0"].ejections
-    seen, looked_at = scenario(look)
+    seen, looked_at = scenario(look, policy)
     assert seen == unseen
     [same] = looked_at.broker.counts.capabilities.values()
     for name in ("outcomes", "hedges", "retries", "explorations", "refusals"):

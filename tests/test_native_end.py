@@ -287,6 +287,28 @@ def test_close_right_after_a_peer_was_reset_or_came_is_no_fault(run: Run, tmp_pa
     run(main())
 
 
+@on_both_loops
+@pytest.mark.parametrize("linger_s", [0.0, 0.2])
+def test_close_leaves_nothing_of_who_was_accepted_in_the_same_moment(run: Run, linger_s: float) -> None:
+    async def main() -> None:
+        async with shell() as served:
+            [listener] = served.clients._listeners
+            link = socket.create_connection(listener.getsockname())
+            with link:
+                served.clients._accept(listener)
+                assert served.clients.adopting
+                started = time.monotonic()
+                await served.transport.close(linger_s)
+                assert time.monotonic() - started < linger_s + LATE_S
+                assert not served.clients.adopting
+                assert not served.clients.connections
+                with contextlib.suppress(ConnectionError):
+                    while link.recv(HEAD_BYTES):
+                        pass
+
+    run(main())
+
+
 def test_a_transport_that_was_never_started_closes(run: Run) -> None:
     async def main() -> None:
         async with shell([], []) as served:

@@ -121,3 +121,28 @@ def test_an_item_scheduled_while_another_is_handled_is_not_lost() -> None:
     timers.schedule(second, 0.1, 0.2)
     timers.schedule(first, 0.1, 0.2)
     assert list(timers.pop_due(0.2)) == [second, first]
+
+
+def test_what_is_due_with_something_that_has_gone_has_a_place_of_its_own() -> None:
+    """Its tick may have been dropped as empty, or have ended, since the other was scheduled."""
+    timers, first, second, third = Timers(), Item(), Item(), Item()
+    timers.schedule(first, 0.1, 0.0)
+    timers.cancel(first)
+    assert timers.next_due() is None
+    timers.schedule(second, 0.1, 0.0)
+    assert timers.next_due() is not None
+    assert list(timers.pop_due(0.2)) == [second]
+    timers.schedule(third, 0.1, 0.0)
+    assert list(timers.pop_due(0.2)) == [third]
+
+
+@look(200)
+@given(st.lists(MOMENTS.flatmap(lambda at: st.tuples(st.just(at), st.sampled_from((0.0, 1e-9, 0.049, 0.05, 0.051))))))
+def test_what_was_scheduled_before_changes_nothing_about_when_something_rings(plan: list[tuple[float, float]]) -> None:
+    wheel = Wheel(COARSE_S)
+    for at, later in plan:
+        for due in (at, at + later):
+            bucket = wheel.bucket(due)
+            [tick] = [tick for tick, found in wheel._buckets.items() if found is bucket]
+            assert due <= tick * COARSE_S * (1 + 1e-12)
+            assert tick * COARSE_S <= (due + COARSE_S) * (1 + 1e-12)

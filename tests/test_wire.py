@@ -250,6 +250,12 @@ def test_golden_bytes_out(action: Any, command: bytes, header: bytes) -> None:
     action.delimited = False
 
 
+@pytest.mark.parametrize("module", [actions, events], ids=["actions", "events"])
+def test_what_comes_and_goes_is_no_work_for_the_garbage_collector(module: Any) -> None:
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
+    assert [kind.__name__ for kind in kinds if kind.__struct_config__.gc] == []  # type: ignore[attr-defined]
+
+
 def test_every_command_has_golden_bytes() -> None:
     assert {type(expected) for *_, expected in GOLDEN_IN} == {
         event for event in events.Event.__args__ if issubclass(event, events.Inbound)

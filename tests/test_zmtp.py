@@ -16,7 +16,7 @@ from router_daemon.core.events import Malformed
 from router_daemon.core.types import Side
 from router_daemon.errors import ProtocolError
 from router_daemon.wire import Decoder, Limits
-from router_daemon.zmtp import Reader, Skipped, frame_head, parse_properties
+from router_daemon.zmtp import Reader, Skipped, append_frames, frame_head, parse_properties
 
 PEER: Final = b"\x00peer"
 SMALL: Final = Limits(body_frames=4, header_bytes=500, message_bytes=1_000)
@@ -79,6 +79,17 @@ def test_ready_and_ping_are_those_of_the_specification() -> None:
 def test_frame_heads_are_those_of_the_specification(size: int, more: bool) -> None:
     head = bytes((more, size)) if size < 256 else bytes((2 | more,)) + size.to_bytes(8, "big")
     assert frame_head(size, more=more) == head
+
+
+@pytest.mark.parametrize("header", [b"", b"\x80", bytes(255), bytes(256)], ids=len)
+@pytest.mark.parametrize(
+    "body", [(), (b"",), (bytes(255),), (bytes(256),), (memoryview(b"view"),), (b"a", b"", bytes(300))], ids=repr
+)
+def test_what_follows_a_command_is_framed_as_specified(header: bytes, body: tuple[Any, ...]) -> None:
+    out: list[Any] = []
+    size = append_frames(out, header, body)
+    assert b"".join(out) == message(header, *body)
+    assert size == sum(map(len, (header, *body)))
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from typing import Annotated
 import typer
 
 from router_daemon import __version__
+from router_daemon.cli import comparing, lab
 from router_daemon.cli.exits import USAGE, CommandError, reported
 from router_daemon.config import addresses, load_config
 from router_daemon.config.sources import Flag
@@ -246,6 +247,10 @@ def serve(
 
     configure_logging()
     serving.serve(name, list(dict.fromkeys(capability)), command, address, slots)
+
+
+app.command()(lab.simulate)
+app.command()(comparing.compare)
 
 
 def _socket(option: str, flag: str | None, file: Path | None, section: str) -> str:

@@ -80,9 +80,8 @@ class RetrySection(Section):
         default=3.0,
         gt=0,
         le=1000,
-        description="The learnt timeout is times * (mean + deviations * mean deviation) of the latency.",
+        description="The learnt timeout is this many times the latency after which a hedge leaves: see [hedge].",
     )
-    timeout_deviations: float = Field(default=4.0, ge=0, le=1000, description="See timeout_times.")
     timeout_samples: int = Field(
         default=20, ge=2, le=1_000_000, description="Latencies that must be known before a timeout is learnt from them."
     )
@@ -170,6 +169,14 @@ class WaitingSection(Section):
         le=0.9,
         description="The share of a capability's places, rounded down, and of the waiting room, that only critical "
         "messages (priority 4) may take.",
+    )
+    step_services: float = Field(
+        default=4.0,
+        gt=0,
+        le=1_000_000,
+        description="A waiting message rises by one priority, up to high, for each quarter of its time to live, or for "
+        "so many mean latencies of its capability where that is shorter: what is less important waits longer,"
+        " but not for as long as there is something more important.",
     )
     rate_window_s: float = Field(
         default=10.0, gt=0, le=3600, description="Completions of so many seconds are counted to predict the wait."

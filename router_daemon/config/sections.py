@@ -98,12 +98,23 @@ class AdminSection(Section):
 class RoutingSection(Section):
     """How a message finds its backends."""
 
-    policy: Literal["attention", "paper", "round_robin", "capability_only", "paper_no_reliability"] = Field(
+    policy: Literal[
+        "attention",
+        "paper",
+        "round_robin",
+        "capability_only",
+        "paper_no_reliability",
+        "least_in_flight",
+        "p2c_peak_ewma",
+        "prequal",
+        "c3",
+    ] = Field(
         default="attention",
         description="How backends are scored. attention: the cross-attention score with the load, the silence and the "
         "latency of this moment weighed for each message; paper: the published rule, whose winner is cached;"
         " paper_no_reliability: the same without its reliability term; round_robin: in turn; "
-        "capability_only: any capable one, by chance.",
+        "capability_only: any capable one, by chance; least_in_flight, p2c_peak_ewma, prequal, c3: published load "
+        "balancers, to compare with.",
     )
     mode: Literal["auto", "fanout", "hedge", "single"] = Field(
         default="auto",

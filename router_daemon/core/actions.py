@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
 from router_daemon.core.events import EmptyHeader
-from router_daemon.core.types import Body, Embedding, Peer, Side
+from router_daemon.core.types import Body, Embedding, Peer, Record, Side
 
 # --- headers of what goes out ---------------------------------------------------------------------------------------
 
 
-class ReplyHeader(Struct):
+class ReplyHeader(Record):
     """The header of REPLY; `elapsed_ms` is the delivery latency of that head."""
 
     id: Any
@@ -27,7 +27,7 @@ class ReplyHeader(Struct):
     last: bool = True
 
 
-class PieceHeader(Struct):
+class PieceHeader(Record):
     """The header of PART to a client."""
 
     id: Any
@@ -37,7 +37,7 @@ class PieceHeader(Struct):
     seq: int
 
 
-class AcceptHeader(Struct):
+class AcceptHeader(Record):
     """The header of ACCEPT."""
 
     id: Any
@@ -45,7 +45,7 @@ class AcceptHeader(Struct):
     last: bool
 
 
-class ErrorHeader(Struct):
+class ErrorHeader(Record):
     """The header of ERROR, to either side."""
 
     id: Any
@@ -59,7 +59,7 @@ class ErrorHeader(Struct):
     head: int | UnsetType = UNSET
 
 
-class PongHeader(Struct):
+class PongHeader(Record):
     """The header of PONG."""
 
     version: str
@@ -69,14 +69,14 @@ class PongHeader(Struct):
     max_heads: int
 
 
-class RegisteredHeader(Struct):
+class RegisteredHeader(Record):
     """The header of REGISTERED."""
 
     name: str
     heartbeat_ms: int
 
 
-class DeliverHeader(Struct):
+class DeliverHeader(Record):
     """The header of DELIVER; `heads`: deliveries made so far, those sent at the same moment included."""
 
     id: int
@@ -91,7 +91,7 @@ class DeliverHeader(Struct):
     traceparent: str | UnsetType = UNSET
 
 
-class CancelDeliveryHeader(Struct):
+class CancelDeliveryHeader(Record):
     """The header of CANCEL to a backend."""
 
     id: int
@@ -100,7 +100,7 @@ class CancelDeliveryHeader(Struct):
 # --- actions --------------------------------------------------------------------------------------------------------
 
 
-class ToClient(Struct):
+class ToClient(Record):
     """An action whose frames go to a client."""
 
     side: ClassVar[Side] = Side.CLIENT
@@ -108,7 +108,7 @@ class ToClient(Struct):
     delimited: bool
 
 
-class ToBackend(Struct):
+class ToBackend(Record):
     """An action whose frames go to a backend."""
 
     side: ClassVar[Side] = Side.BACKEND

@@ -1,15 +1,15 @@
 """The broker: events in, actions out, time as an argument.
 
 Rules:
-- `handle` and `on_timer` return every action in the order in which it is to be sent. They never wait, read no clock and
-  draw no randomness but what was injected, so a list of (event, now) replays a run.
+- `handle`, `handle_all` and `on_timer` return every action in the order in which it is to be sent. They never wait,
+  read no clock and draw no randomness but what was injected, so a list of (event, now) replays a run.
 - `next_deadline` is the only thing the shell has to remember between two events.
 - `check` asserts the invariants; tests and the simulator call it after every step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from random import Random
 from typing import Any, Final
@@ -71,6 +71,9 @@ class Broker:
         timer: seconds, to time decisions; a constant in the simulator.
         instance: prefix of every `message`, unique per process (at most 16 characters).
         first_delivery_id: larger than any id used before under the same sockets.
+
+    Attributes:
+        faults: of ours, for the shell to log and clear: the kind of what was at hand, and what was raised.
     """
 
     def __init__(
@@ -101,7 +104,7 @@ class Broker:
         )
         self._clients = Clients(settings, self.registry, self.dispatcher, self.counts, emit, instance)
         self._housekeeping = _Housekeeping()
-        self.faults: list[Exception] = []
+        self.faults: list[tuple[str, Exception]] = []
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Send: self._clients.send,
             Ack: self._ack,
@@ -134,6 +137,19 @@ class Broker:
         self._handlers[type(event)](event, now)
         return self._take()
 
+    def handle_all(self, events: Iterable[Event], now: float) -> list[Action]:
+        """Take in a batch, as `handle` does one; a fault ends the SEND that met it and does not stop the others."""
+        handlers, actions = self._handlers, self._actions
+        for event in events:
+            before = len(actions)
+            try:
+                handlers[type(event)](event, now)
+            except Exception as fault:  # noqa: BLE001 - kept for the shell to log; `check` fails for it
+                self.faults.append((type(event).__name__, fault))
+                if isinstance(event, Send):
+                    self._clients.abandon(event, actions[before:], now)
+        return self._take()
+
     def on_timer(self, now: float) -> list[Action]:
         """Do whatever is due and return what is to be sent; a fault in one thing due does not stop the others."""
         self._forgive_a_pause(now)
@@ -141,7 +157,7 @@ class Broker:
             try:
                 self._due[type(item)](item, now)
             except Exception as fault:  # noqa: BLE001 - kept for the shell to log; `check` fails for it
-                self.faults.append(fault)
+                self.faults.append((type(item).__name__, fault))
                 if isinstance(item, Message) and not item.ended:
                     self._clients.give_up(item, now)
         return self._take()
@@ -181,12 +197,6 @@ class Broker:
             message.reason = "the daemon exits"
             self.dispatcher.fail(message, "draining", now)
         self._members.stop(now)
-        return self._take()
-
-    def abandon(self, event: Event, now: float) -> list[Action]:
-        """After an exception in `handle`: end the message of a SEND with `internal`, so that it is not left open."""
-        if isinstance(event, Send):
-            self._clients.abandon(event, now)
         return self._take()
 
     def _forgive_a_pause(self, now: float) -> None:

@@ -56,10 +56,9 @@ class Chooser:
         pool = ranking.pool
         chosen: Sequence[Candidate] = ()
         if pool.free > pool.reserved or (pool.free and request.priority == CRITICAL):
-            may_explore = pool.messages >= pool.explore_from and now >= pool.explore_at
-            if may_explore or pool.trials or message.deliveries or message.fan_out or request.max_cost is not UNSET:
+            if message.special or pool.messages >= pool.explore_from or pool.trials:
                 chosen = self._choose(message, ranking, now)
-            elif pool.busy < self._settings.auto_idle * pool.slots and may_spread(message, pool):
+            elif message.mode == "auto" and self.is_idle(pool) and may_spread(message, pool):
                 chosen = self._spread(message, ranking, (), now)
             else:
                 candidate = self._policy.pick(ranking, (), now)
@@ -124,7 +123,7 @@ class Chooser:
             other = self.risk(ranking, first, now)
             if other is not None:
                 if not other.backend.ejected:
-                    pool.explored(self._settings)
+                    pool.explored(self._settings, found=True)
                     ranking.counts.explorations += 1
                 return (other,)
         if not message.deliveries and first is not None and self.is_idle(pool) and may_spread(message, pool):
@@ -134,12 +133,11 @@ class Chooser:
     def risk(self, ranking: Ranking, first: Candidate, now: float) -> Candidate | None:
         """Return who should get a message instead of the first choice, to be found out about: on trial, or unused."""
         pool = ranking.pool
+        other = None
         if pool.trials:
-            other = self._due_trial(ranking, pool)
-        elif pool.messages >= pool.explore_from and now >= pool.explore_at:
+            other = next((candidate for candidate in ranking.candidates if candidate.backend in pool.trials), None)
+        if other is None and pool.messages >= pool.explore_from:
             other = self._unused(ranking, pool, now)
-        else:
-            return None
         return other if other is not None and self._not_much_dearer(other.backend, first.backend) else None
 
     def _spread(self, message: Message, ranking: Ranking, tried: Sequence[Backend], now: float) -> Sequence[Candidate]:
@@ -187,19 +185,17 @@ class Chooser:
         """Tell whether a message may go to a backend of which little is known: it can be tried again, or copied."""
         return message.reruns and message.heads > 1 and message.request.priority != CRITICAL
 
-    def _due_trial(self, ranking: Ranking, pool: Pool) -> Candidate | None:
-        return next((candidate for candidate in ranking.candidates if candidate.backend in pool.trials), None)
-
     def _unused(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
         """Return the idle candidate that has been unused for longest, where that is long enough."""
         settings = self._settings.exploration
         after_s = max(settings.after_s, settings.after_services * pool.reference_s)
-        pool.explore_at = now + 0.25 * after_s
         found, used_at = None, now - after_s
         for candidate in ranking.candidates:
             backend = candidate.backend
             if candidate.service.used_at <= used_at and backend.free > 0 and not backend.open and backend.other < 1.0:
                 found, used_at = candidate, candidate.service.used_at
+        if found is None:
+            pool.explored(self._settings, found=False)
         return found
 
 

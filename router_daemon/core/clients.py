@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
-from router_daemon.core.actions import Action, Error, ErrorHeader, Piece, Pong, PongHeader
+from router_daemon.core.actions import Accept, Action, Error, ErrorHeader, Piece, Pong, PongHeader, Reply
 from router_daemon.core.counts import UNKNOWN, CapabilityCounts, Counts
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import Cancel, Feedback, Inbound, Malformed, Ping, Request, Send
@@ -29,6 +29,7 @@ _SAID: Final = {True: (True, True), False: (False, False)}
 """What `idempotent` allows: several copies at once; a second run after a failure, a loss or a timeout."""
 _UNSAID: Final = {"copies": (True, True), "retries": (False, True), "never": (False, False)}
 _TAKEN: Final = "a message of this id is open"
+_OUR_FAULT: Final = "a fault of the daemon"
 
 
 class Clients:
@@ -85,9 +86,13 @@ class Clients:
         """Return the message, with what the configuration adds to what the client said."""
         request = event.header
         copies, reruns = self._unsaid if request.idempotent is UNSET else _SAID[request.idempotent]
-        ttl_ms = self._default_ttl_ms if request.ttl_ms is UNSET else min(request.ttl_ms, self._max_ttl_ms)
+        ttl_ms, most_ms = request.ttl_ms, self._max_ttl_ms
+        if ttl_ms is UNSET:
+            ttl_ms = self._default_ttl_ms
+        elif ttl_ms > most_ms:
+            ttl_ms = most_ms
         mode = self._mode if request.mode is UNSET else request.mode
-        everybody = request.reply == "all"
+        fan_out = request.reply == "all" or (copies and mode == "fanout")
         number = self._number = self._number + 1
         return Message(
             number,
@@ -100,7 +105,8 @@ class Clients:
             now + ttl_ms / 1000.0,
             self._heads if request.heads is UNSET else min(request.heads, self._heads),
             mode,
-            everybody or (copies and mode == "fanout"),
+            fan_out,
+            fan_out or request.max_cost is not UNSET,
             copies,
             reruns,
             self._uncounted,
@@ -170,17 +176,26 @@ class Clients:
         else:
             self._error(event, event.code, event.detail, event.id, last=event.id is not None)
 
-    def abandon(self, event: Send, now: float) -> None:
-        """End a SEND that a fault of ours left in an unknown state."""
-        message = self._open(event.peer, event.header.id)
-        if message is None:
-            self._error(event, "internal", "a fault of the daemon", event.header.id, last=True)
-        else:
+    def abandon(self, event: Send, said: list[Action], now: float) -> None:
+        """End a SEND that a fault of ours left in an unknown state; `said`: what came of it before the fault.
+
+        One whose id another open message has gets nothing: that message's last answer is still to come.
+        """
+        messages = reversed(self._dispatcher.messages)
+        message = next((each for each in messages if each.request is event.header), None)
+        if any(_is_last_answer(action, event) for action in said):
+            if message is not None:
+                self._dispatcher.end(message, "internal", now)
+        elif message is not None and event.header.reply != "none":
             self.give_up(message, now)
+        elif self._open(event.peer, event.header.id) is None:
+            self._error(event, "internal", _OUR_FAULT, event.header.id, last=True)
+            if message is not None:
+                self._dispatcher.end(message, "internal", now)
 
     def give_up(self, message: Message, now: float) -> None:
         """End a message that a fault of ours has left without a next step."""
-        message.reason = "a fault of the daemon"
+        message.reason = _OUR_FAULT
         self._dispatcher.fail(message, "internal", now)
 
     def check(self) -> None:
@@ -197,3 +212,12 @@ class Clients:
         self._counts.protocol_errors[code] += 1
         header = ErrorHeader(client_id, code, detail, retry=RETRY[code], last=last)
         self._emit(Error(event.peer, event.delimited, header))
+
+
+def _is_last_answer(action: Action, event: Send) -> bool:
+    return (
+        isinstance(action, Reply | Accept | Error)
+        and action.peer == event.peer
+        and action.header.id == event.header.id
+        and action.header.last is True
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Collection
 from typing import Final, TypeVar
 
 from router_daemon.errors import RETRY
@@ -129,7 +130,8 @@ class Counts:
         self._label_values = label_values
         self.capabilities: dict[str, CapabilityCounts] = {}
         self.backends: dict[str, BackendCounts] = {}
-        self.groups: set[str] = set()
+        self.groups: dict[str, float | None] = {}
+        """Since when nobody has been seen in a group, None while somebody is."""
         self.decision_hit = Histogram(DECISION_SECONDS)
         self.decision_miss = Histogram(DECISION_SECONDS)
         self.waiting_seconds = [Histogram(SECONDS) for _ in range(5)]  # by priority; index 0 unused
@@ -154,13 +156,23 @@ class Counts:
 
     def group(self, name: str) -> str:
         """Return the label for a group of backends; "" is a group like any other."""
-        if name in self.groups:
-            return name
-        if len(self.groups) < self._label_values:
-            self.groups.add(name)
-            return name
-        self.label_overflow += 1
-        return OTHER
+        if name not in self.groups and len(self.groups) >= self._label_values:
+            self.label_overflow += 1
+            return OTHER
+        self.groups[name] = None
+        return name
+
+    def forget_groups(self, used: Collection[str], now: float, after_s: float) -> None:
+        """Drop the groups in which nobody has been for so long, with their series; `used`: labels of those there."""
+        for name, empty_since in list(self.groups.items()):
+            if name in used:
+                self.groups[name] = None
+            elif empty_since is None:
+                self.groups[name] = now
+            elif now - empty_since >= after_s:
+                del self.groups[name]
+                for capability in self.capabilities.values():
+                    capability.delivery_seconds.pop(name, None)
 
     def _series(self, table: dict[str, _S], label: str, make: type[_S]) -> _S:
         found = table.get(label)

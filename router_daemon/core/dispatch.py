@@ -70,7 +70,7 @@ class Dispatcher:
         self._registry = registry
         self._rankings = rankings
         self.chooser = chooser
-        self.patience = Patience(settings)
+        self._patience = Patience(settings)
         self._timers = timers
         self._counts = counts
         self._emit = emit
@@ -144,7 +144,7 @@ class Dispatcher:
         elif not ranking.candidates:
             self.fail(message, "failed", now)
         elif self._make_room(message, now):
-            self.waiting.add(message, now)
+            self._wait(message, now)
             self.arm(message, now)
         else:
             self.overload(message, "room", now)
@@ -181,7 +181,7 @@ class Dispatcher:
         if too_long:
             cause = "wait"
         elif self._make_room(message, now):
-            self.waiting.add(message, now)
+            self._wait(message, now)
             return True
         else:
             cause = "room"
@@ -200,6 +200,12 @@ class Dispatcher:
         ttl_s = message.deadline - now
         too_long = wait_s > settings.longest * ttl_s
         return wait_s, too_long or wait_s + self.chooser.least_latency_s(ranking, now) > ttl_s
+
+    def _wait(self, message: Message, now: float) -> None:
+        pool = self._registry.pool(message.request.capability)
+        quarter_s = 0.25 * (message.deadline - message.accepted_at)
+        services_s = self._settings.waiting.step_services * pool.reference_s
+        self.waiting.add(message, min(quarter_s, services_s) if services_s else quarter_s, now)
 
     def _make_room(self, message: Message, now: float) -> bool:
         leaving = self.waiting.displaced_by(message)
@@ -283,7 +289,10 @@ class Dispatcher:
 
     def _deliver(self, message: Message, ranking: Ranking, chosen: Sequence[Candidate], now: float) -> None:
         self.places.deliver(message, chosen, now)
-        due = self.patience.set_limits(message, ranking, now)
+        if message.fan_out:
+            due = self._patience.limit_all(message, now)
+        else:
+            due = self._patience.limit(message, len(ranking.candidates), now)
         self._timers.schedule(message, due, now)
 
     def overdue(self, message: Message, now: float) -> bool:

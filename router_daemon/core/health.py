@@ -37,10 +37,9 @@ class Health:
         self._mask = (1 << settings.ejection.window) - 1
 
     def succeeded(self, delivery: Delivery, now: float) -> None:
-        """Take in a success."""
+        """Take in a success, already `settled`, of a backend that is not simply warm and without a failure."""
         backend = delivery.backend
         backend.failed = (backend.failed << 1) & self._mask
-        backend.settled += 1
         if delivery.trial and backend.ejected:
             self._readmit(backend, now)
         if not backend.warm:

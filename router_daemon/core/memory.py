@@ -119,9 +119,9 @@ def restored_service(backend: Backend, pool: Pool, record: ServiceRecord, at: fl
         record.service_s,
         sampled_at,
         sampled_at,
-        record.response_s,
-        record.deviation_s,
-        record.samples,
+        response_s=record.response_s,
+        deviation_s=record.deviation_s,
+        samples=record.samples,
     )
 
 

@@ -40,6 +40,7 @@ class Message(Struct, eq=False):
         heads: how many different backends may get it in all.
         mode: `auto`, `fanout`, `hedge` or `single`.
         fan_out: its heads get it at once; else one after the other.
+        special: a decision asks more than who is best: it has been tried, goes to all heads, or may not cost all.
         copies: it may run on several backends at once.
         reruns: it may have a second delivery after one that may have run.
         out: deliveries that may still answer.
@@ -49,7 +50,8 @@ class Message(Struct, eq=False):
         hedge_at: when it gets a second head if the first has not answered.
         resume_at: when it is tried again at a backend that has failed it; inf while it is not backing off.
         again: it may go to backends that it has been at.
-        line: its place in the waiting room, None while it does not wait. waits_since: since when.
+        line: its place in the waiting room, None while it does not wait. waits_since: since when; step_s: how long
+            it waits for each step that its standing rises.
         bucket: its place in a timer wheel.
     """
 
@@ -64,6 +66,7 @@ class Message(Struct, eq=False):
     heads: int
     mode: str
     fan_out: bool
+    special: bool
     copies: bool
     reruns: bool
     counts: CapabilityCounts
@@ -80,6 +83,7 @@ class Message(Struct, eq=False):
     again: bool = False
     line: OrderedDict[Message, None] | None = None
     waits_since: float = 0.0
+    step_s: float = inf
     bucket: dict[Any, None] | None = None
 
     def __repr__(self) -> str:  # the generated ones would follow message -> delivery -> message ...

@@ -1,7 +1,7 @@
 """What one kind of message would meet now: who would get it, in which mode, and why others would not.
 
 Rules:
-- Asked are the rooms that decide (`choosing`, `dispatch`, `patience`), with a message that nobody sent and a ranking
+- Asked are the rooms that decide (`choosing`, `dispatch`), with a message that nobody sent and a ranking
   that nobody else holds: what is said here is what would be done. Nothing is counted, drawn or changed.
 - Reasons are sentences with their numbers in them, for whoever asks "why not that one?".
 """
@@ -56,7 +56,7 @@ class Outlook:
         self._reserved_left = request.priority != CRITICAL and 0 < pool.free <= pool.reserved
         with_room = [c for c in live if c.backend.free > 0 and c.backend.name in self._affordable]
         self._preferred = [] if self._reserved_left else with_room
-        self._explore_due = pool.messages >= pool.explore_from and now >= pool.explore_at
+        self._explore_due = pool.messages >= pool.explore_from
         self._risked = self._risk()
         self._limit = inf
         self.heads = self._choose()
@@ -197,7 +197,7 @@ class Outlook:
         """Return after how many milliseconds a hedge would leave, and what stands against it."""
         pool, settings = self._ranking.pool, self._broker.settings.hedge
         first = next((c for c in self.rows if self.heads.get(c.backend.name) == 1), self.rows[0])
-        delay_s = self._broker.dispatcher.patience.hedge_delay_s(first.service)
+        delay_s = first.service.late_s
         if delay_s == inf:
             return None, f"fewer than {settings.samples} answers are known"
         obstacle = self._chooser.hedge_obstacle(pool, self._now)

@@ -15,6 +15,7 @@ from router_daemon.core.actions import Action, CancelDelivery, CancelDeliveryHea
 from router_daemon.core.backends import Backend
 from router_daemon.core.messages import Delivery, Message
 from router_daemon.core.ranking import Candidate
+from router_daemon.core.service import Service
 from router_daemon.core.settings import Settings
 from router_daemon.core.timers import Timers
 
@@ -43,9 +44,20 @@ class Places:
         if len(chosen) > 1:
             message.fan_out = True
         for candidate in chosen:
-            backend = candidate.backend
+            backend, service = candidate.backend, candidate.service
+            share = (
+                1.0
+                if len(backend.open) + backend.other + 1.0 <= backend.info.slots
+                else self._share_of_work(service, now)
+            )
             attempt = len(deliveries) + 1
-            delivery = self._open(message, candidate, attempt, now)
+            delivery = Delivery(self._next_id, message, backend, attempt, now, service, service.service_s, share)
+            self._next_id += 1
+            service.used_at = now
+            backend.take(delivery, now)
+            if backend.ejected:
+                delivery.trial = True
+                backend.on_trial()
             deliveries.append(delivery)
             header = DeliverHeader(
                 delivery.id,
@@ -60,26 +72,16 @@ class Places:
                 request.traceparent,
             )
             self._emit(Deliver(backend.peer, backend.delimited, header, message.body))
+        message.special = True
         message.out += len(chosen)
         if message.fan_out and message.mode == "auto":
             self._spare_losers(deliveries)
 
-    def _open(self, message: Message, candidate: Candidate, attempt: int, now: float) -> Delivery:
-        """Take a place at a backend."""
-        backend, service, settings = candidate.backend, candidate.service, self._settings
-        share = 1.0
-        if len(backend.open) + backend.other + 1.0 > backend.info.slots:
-            if service.version != backend.version or now >= service.fresh_until:
-                service.refresh(now, settings.profile, settings.attention)
-            share = service.share
-        delivery = Delivery(self._next_id, message, backend, attempt, now, service, service.service_s, share)
-        self._next_id += 1
-        service.used_at = now
-        backend.take(delivery, now)
-        if backend.ejected:
-            delivery.trial = True
-            backend.on_trial()
-        return delivery
+    def _share_of_work(self, service: Service, now: float) -> float:
+        """Return how much of the latency to expect, for a delivery sent now, is not waiting."""
+        if service.version != service.backend.version or now >= service.fresh_until:
+            service.refresh(now, self._settings.profile, self._settings.attention)
+        return service.share
 
     def _spare_losers(self, deliveries: list[Delivery]) -> None:
         """Let some losers of a fan-out finish: one in so many, and all of whom little is known."""

@@ -24,6 +24,7 @@ TROUBLE_WINDOW: Final = 512
 RATE_EVERY_S: Final = 0.1
 RATE_LEAST: Final = 5
 NEVER: Final = 1 << 62
+LOOK_AGAIN: Final = 10
 
 
 class Bucket:
@@ -75,8 +76,7 @@ class Pool(Struct, eq=False):
         trials: ejected members whose trial is due.
         messages, done: messages taken in, deliveries acknowledged, ever.
         reference_s, samples: mean latency of its successes (ref_c), and how many there were.
-        explore_from, explore_at: not before that many messages, and not before this moment, is anybody looked for who
-            has been unused for long.
+        explore_from: from that many messages on the next one looks for somebody who has been unused for long.
     """
 
     capability: str
@@ -97,17 +97,9 @@ class Pool(Struct, eq=False):
     reference_s: float = 0.0
     samples: int = 0
     explore_from: int = 0
-    explore_at: float = 0.0
     troubles: float = 0.0
     troubles_from: float = 0.0
     rate_notes: deque[tuple[float, int]] = deque()
-
-    def observe(self, latency_s: float, alpha: float) -> None:
-        """Take a success into the reference: ref += max(alpha, 1/n) (latency - ref) (design: routing)."""
-        self.done += 1
-        self.samples = n = self.samples + 1
-        weight = 1.0 / n
-        self.reference_s += (max(alpha, weight)) * (latency_s - self.reference_s)
 
     def detached(self) -> Pool:
         """Return a copy that may be looked at in any way, for people, without changing this one."""
@@ -116,9 +108,10 @@ class Pool(Struct, eq=False):
         twin.rate_notes = self.rate_notes.copy()
         return twin
 
-    def explored(self, settings: Settings) -> None:
-        """Note that a message has explored: the bucket, which holds one, is empty again."""
-        self.explore_from = self.messages + _explore_every(settings)
+    def explored(self, settings: Settings, *, found: bool) -> None:
+        """Note that a message has explored: the bucket, which holds one, is empty; or that it found nobody to try."""
+        every = _explore_every(settings)
+        self.explore_from = self.messages + (every if found else every // LOOK_AGAIN + 1)
 
     def trouble(self) -> None:
         """Count a retry or a timeout."""

@@ -76,6 +76,7 @@ class Ranking(Struct, eq=False):
         for candidate in self.scored:
             twins[candidate] = twin = copy(candidate)
             twin.service = copy(candidate.service)
+            twin.service.own = copy(candidate.service.own)
         ranking = copy(self)
         ranking.scored = list(twins.values())
         ranking.candidates = [twins[candidate] for candidate in self.candidates]
@@ -134,6 +135,11 @@ class Policy(Protocol):
 
 def first_free(candidates: Iterable[Candidate], tried: Sequence[Backend]) -> Candidate | None:
     """Return the first candidate with room that was not tried; None without any."""
+    if not tried:
+        for candidate in candidates:
+            if candidate.backend.free > 0:
+                return candidate
+        return None
     for candidate in candidates:
         if candidate.backend.free > 0 and candidate.backend not in tried:
             return candidate

@@ -78,7 +78,7 @@ class Registry:
 
     def _new_service(self, backend: Backend, capability: str, now: float) -> Service:
         service = Service(backend, self.pool(capability), 0.0, now, now)
-        service.start_afresh(now, self.settings.profile)
+        service.start_afresh(now, self.settings)
         return service
 
     def was_offered(self, capability: str) -> bool:
@@ -159,7 +159,7 @@ class Registry:
     def begin_anew(self, backend: Backend, now: float) -> None:
         """Treat a backend like one that has just come: latencies unknown, a slow start where others are warm."""
         for service in backend.services.values():
-            service.start_afresh(now, self.settings.profile)
+            service.start_afresh(now, self.settings)
         backend.profile.start_afresh()
         backend.version += 1
         backend.rounds = 0
@@ -204,7 +204,9 @@ class Registry:
         for capability, service in record.services.items():
             if self._everyone is not None or capability in backend.info.capabilities:
                 pool = self.pool(capability)
-                backend.services[capability] = restored_service(backend, pool, service, self.unclaimed.at)
+                restored = restored_service(backend, pool, service, self.unclaimed.at)
+                restored.expect_late(self.settings.hedge)
+                backend.services[capability] = restored
         if record.warm:
             self.set_warm(backend, True, None, now)
 
@@ -223,6 +225,7 @@ class Registry:
                 self._forget_profile(name)
         if now - self.unclaimed.at >= REMEMBER_S:
             self.unclaimed.capabilities.clear()
+        self._counts.forget_groups({backend.group_label for backend in self.by_name.values()}, now, REMEMBER_S)
         for capability, last_offered_at in self._seen.items():
             pool = self._pools.get(capability)
             gone = not (pool and pool.members) and now - last_offered_at >= REMEMBER_S

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from router_daemon.core.settings import AttentionSettings, ProfileSettings
+from router_daemon.core.settings import AttentionSettings, HedgeSettings, ProfileSettings, Settings
 
 if TYPE_CHECKING:
     from router_daemon.core.backends import Backend
     from router_daemon.core.pools import Pool
 
 LEAST_S: Final = 1e-6
+UNKNOWN_TIMES: Final = 3.0
+"""An answer of a backend that was hardly measured is late after so many reference latencies of the capability."""
 DRIFT_FROM: Final = 1.0 / 30.0
 DRIFT_STEP: Final = 1.0 / 50.0
 
@@ -32,6 +34,8 @@ class Service(Struct, eq=False):
     Attributes:
         service_s: estimate of the work itself (s), without waiting.
         response_s, deviation_s: mean of the latency (m), and mean of its deviation (dev).
+        late_s: m + deviations dev, after which an answer is late; before enough samples are known, a few reference
+            latencies of the capability; inf where there is none either.
         samples: successes and timeouts it has seen.
         sampled_at, used_at: the last of them; the last delivery sent.
         expected_s: latency to expect, with the penalty for failures: E = L + (1 - S) ref.
@@ -47,6 +51,7 @@ class Service(Struct, eq=False):
     used_at: float
     response_s: float = 0.0
     deviation_s: float = 0.0
+    late_s: float = inf
     samples: int = 0
     expected_s: float = 0.0
     latency_s: float = 0.0
@@ -57,8 +62,19 @@ class Service(Struct, eq=False):
     fresh_until: float = -inf
     own: Any = None
 
-    def observe(self, latency_s: float, work: float, alpha: float, now: float) -> None:
-        """Take in a latency of which `work` (0 to 1) was expected to be work when the delivery was sent."""
+    def observe(self, latency_s: float, work: float, settings: Settings, now: float) -> None:
+        """Take in a success: its latency, of which `work` (0 to 1) was expected to be work when it was sent.
+
+        The capability's reference follows: ref += max(reference_alpha, 1/n) (latency - ref) (design: routing).
+        """
+        alpha, reference_alpha = settings.profile.latency_alpha, settings.profile.reference_alpha
+        pool = self.pool
+        pool.done += 1
+        n = pool.samples = pool.samples + 1
+        weight = 1.0 / n
+        if weight < reference_alpha:
+            weight = reference_alpha
+        pool.reference_s += weight * (latency_s - pool.reference_s)
         n = self.samples = self.samples + 1
         weight = 1.0 / n
         if weight < alpha:
@@ -69,8 +85,13 @@ class Service(Struct, eq=False):
             self.deviation_s = 0.5 * latency_s  # as RFC 6298 starts
         else:
             self.deviation_s += weight * ((off if off > 0.0 else -off) - self.deviation_s)
-        self.response_s += weight * off
+        response_s = self.response_s = self.response_s + weight * off
         self.sampled_at = now
+        hedge = settings.hedge
+        if n >= hedge.samples:
+            self.late_s = response_s + hedge.deviations * self.deviation_s
+        elif pool.samples >= hedge.samples:
+            self.late_s = UNKNOWN_TIMES * pool.reference_s
 
     def observe_at_least(self, age_s: float, alpha: float, now: float) -> None:
         """Take in that a delivery had not been answered after so long; raises the estimate, never lowers it."""
@@ -79,13 +100,22 @@ class Service(Struct, eq=False):
             self.sampled_at = now
             self.version = -1
 
-    def start_afresh(self, now: float, settings: ProfileSettings) -> None:
+    def start_afresh(self, now: float, settings: Settings) -> None:
         """Forget what was measured: expect what the capability takes elsewhere."""
-        self.service_s = self.pool.reference_s if self.pool.samples else settings.initial_latency_s
+        self.service_s = self.pool.reference_s if self.pool.samples else settings.profile.initial_latency_s
         self.response_s = self.deviation_s = 0.0
         self.samples = 0
+        self.expect_late(settings.hedge)
         self.sampled_at = self.used_at = now
         self.version = -1
+
+    def expect_late(self, hedge: HedgeSettings) -> None:
+        """Set `late_s` by what is known."""
+        if self.samples >= hedge.samples:
+            self.late_s = self.response_s + hedge.deviations * self.deviation_s
+        else:
+            known = self.pool.samples >= hedge.samples
+            self.late_s = UNKNOWN_TIMES * self.pool.reference_s if known else inf
 
     def refresh(self, now: float, profile: ProfileSettings, attention: AttentionSettings) -> None:
         """Recompute what a decision reads.

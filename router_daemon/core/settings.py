@@ -67,7 +67,7 @@ class RetrySettings:
             what a second adds at least, and the most there can be.
         same_backend: in modes auto and hedge the same backend may be tried again once there is no other.
         timeout_floor_s: an attempt timeout learnt from latencies is never shorter.
-        timeout_times, timeout_deviations: it is times * (mean + deviations * mean deviation)
+        timeout_times: it is so many times the latency after which an answer is late, see `HedgeSettings`,
         timeout_samples: once that many are known.
     """
 
@@ -78,7 +78,6 @@ class RetrySettings:
     same_backend: bool = True
     timeout_floor_s: float = 0.05
     timeout_times: float = 3.0
-    timeout_deviations: float = 4.0
     timeout_samples: int = 20
 
 
@@ -88,7 +87,7 @@ class HedgeSettings:
 
     Attributes:
         share, most: the token bucket of each capability, empty at first; share 0: none but those a message asks for.
-        deviations: a hedge leaves after mean + deviations * mean deviation of the response.
+        deviations: an answer is late, and a hedge leaves, after mean + deviations * mean deviation of the response.
         load_below: while less of the capability's slots is taken.
         trouble_below: while retries and timeouts are a smaller share of messages.
         samples: once so many responses are known.
@@ -130,11 +129,13 @@ class WaitingSettings:
     Attributes:
         longest: a message whose predicted wait is more than this share of its time to live is refused.
         reserve: the share of a capability's places, and of the waiting room, that only critical messages may take.
+        step_services: how many reference latencies a message waits for a step in standing, at most: see `waiting`.
         rate_window_s: over which completions are counted to predict the wait.
     """
 
     longest: float = 0.25
     reserve: float = 0.1
+    step_services: float = 4.0
     rate_window_s: float = 10.0
 
 

@@ -43,7 +43,7 @@ class Settler:
         self._counts = counts
         self._emit = emit
         self._alpha = settings.profile.latency_alpha
-        self._reference_alpha = settings.profile.reference_alpha
+        self._settings = settings
 
     # --- what backends answer ---
 
@@ -189,9 +189,10 @@ class Settler:
         delivery.counted = True
         backend, service, counts = delivery.backend, delivery.service, delivery.message.counts
         backend.profile.observe_success(latency_s)
-        service.observe(latency_s, delivery.share, self._alpha, now)
-        service.pool.observe(latency_s, self._reference_alpha)
-        self._health.succeeded(delivery, now)
+        service.observe(latency_s, delivery.share, self._settings, now)
+        backend.settled += 1
+        if backend.failed or backend.ejections or not backend.warm:
+            self._health.succeeded(delivery, now)
         if self._observe is not None:
             self._observe(delivery, latency_s, True, now)
         histogram = counts.delivery_seconds.get(backend.group_label)

@@ -29,20 +29,25 @@ class Timed(Protocol):
 class Wheel:
     """Buckets of one tick each, the ticks in a heap."""
 
-    __slots__ = ("_buckets", "_per_s", "_ticks")
+    __slots__ = ("_buckets", "_latest", "_latest_from", "_latest_until", "_per_s", "_ticks")
 
     def __init__(self, tick_s: float) -> None:
         self._per_s = 1.0 / tick_s
         self._buckets: dict[int, dict[Any, None]] = {}
         self._ticks: list[int] = []
+        self._latest: dict[Any, None] = {}  # the bucket last asked for: messages that come together are due together
+        self._latest_from = self._latest_until = 0.0
 
     def bucket(self, due: float) -> dict[Any, None]:
         """Return the bucket of the first tick that ends after `due`."""
+        if self._latest_from <= due < self._latest_until:
+            return self._latest
         tick = int(due * self._per_s) + 1
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = {}
             heappush(self._ticks, tick)
+        self._latest, self._latest_from, self._latest_until = bucket, (tick - 1) / self._per_s, tick / self._per_s
         return bucket
 
     def next_due(self) -> float | None:
@@ -51,18 +56,22 @@ class Wheel:
         while ticks:
             if self._buckets[ticks[0]]:
                 return ticks[0] / self._per_s
-            del self._buckets[heappop(ticks)]
+            self._pop()
         return None
 
     def pop_due(self, now: float) -> Iterator[Any]:
         """Yield every item whose tick has ended; one that lost its place meanwhile is left out."""
         ticks = self._ticks
         while ticks and ticks[0] / self._per_s <= now:
-            bucket = self._buckets.pop(heappop(ticks))
+            bucket = self._pop()
             for item in list(bucket):
                 if item.bucket is bucket:
                     item.bucket = None
                     yield item
+
+    def _pop(self) -> dict[Any, None]:
+        self._latest, self._latest_until = {}, 0.0  # it may be this one
+        return self._buckets.pop(heappop(self._ticks))
 
 
 class Timers:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Annotated, Any, TypeAlias
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 FLOAT_MAX = 1.7976931348623157e308
 
@@ -24,6 +24,10 @@ Finite: TypeAlias = Annotated[float, Meta(ge=-FLOAT_MAX, le=FLOAT_MAX)]
 NonNegative: TypeAlias = Annotated[float, Meta(ge=0, le=FLOAT_MAX)]
 Ratio: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Embedding: TypeAlias = list[Finite] | bytes
+
+
+class Record(Struct, gc=False):
+    """Something that holds nothing that could lead back to it, so that the garbage collector need not know of it."""
 
 
 class Side(IntEnum):

@@ -57,36 +57,38 @@ class Attention:
         candidates = ranking.candidates
         if len(candidates) > self._settings.scan_most:
             candidates = self._sample(candidates, tried)
-        profile, settings = self._profile, self._settings
-        cost = settings.cost_weight * ranking.pool.reference_s
-        least = 0.0
-        for candidate in candidates:
+        rows = [candidate for candidate in candidates if candidate.backend.free > 0]
+        if tried:
+            rows = [candidate for candidate in rows if candidate.backend not in tried]
+        cost = self._settings.cost_weight * ranking.pool.reference_s
+        least = inf
+        for candidate in rows:
             service = candidate.service
-            backend = candidate.backend
-            if backend.free > 0 and backend not in tried:
-                if service.version != backend.version or now >= service.fresh_until:
-                    service.refresh(now, profile, settings)
-                expected_s = service.expected_s
-                if cost:
-                    expected_s += cost * candidate.surcharge
-                if expected_s < least or least == 0.0:
-                    least = expected_s
-        performance, reliability = self._weights.performance, self._weights.reliability
+            if service.version != service.backend.version or now >= service.fresh_until:
+                service.refresh(now, self._profile, self._settings)
+            expected_s = service.expected_s
+            if cost:
+                expected_s += cost * candidate.surcharge
+            if expected_s < least:
+                least = expected_s
+        return self._best(rows, least, cost)
+
+    def _best(self, rows: Sequence[Candidate], least: float, cost: float) -> Candidate | None:
+        """Return the arg max of the score; `least` is the shortest expected latency of the rows."""
+        performance, reliability = self._weights.performance * least, self._weights.reliability
         best, best_score, ties = None, self.threshold, 1
-        for candidate in candidates:
-            backend = candidate.backend
-            if backend.free > 0 and backend not in tried:
-                service = candidate.service
-                expected_s = service.expected_s
-                if cost:
-                    expected_s += cost * candidate.surcharge
-                score = candidate.fixed + performance * least / (least + expected_s) + reliability * service.success
-                if score > best_score:
-                    best, best_score, ties = candidate, score, 1
-                elif score == best_score and best is not None:
-                    ties += 1
-                    if self._rng.random() * ties < 1.0:
-                        best = candidate
+        for candidate in rows:
+            service = candidate.service
+            expected_s = service.expected_s
+            if cost:
+                expected_s += cost * candidate.surcharge
+            score = candidate.fixed + performance / (least + expected_s) + reliability * service.success
+            if score > best_score:
+                best, best_score, ties = candidate, score, 1
+            elif score == best_score and best is not None:
+                ties += 1
+                if self._rng.random() * ties < 1.0:
+                    best = candidate
         return best
 
     def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:

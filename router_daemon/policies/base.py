@@ -10,8 +10,10 @@ from typing import Final
 from router_daemon.core.ranking import Policy
 from router_daemon.core.settings import Settings
 from router_daemon.policies.attention import Attention
+from router_daemon.policies.balancers import C3, LeastInFlight, P2cPeakEwma
 from router_daemon.policies.baselines import CapabilityOnly, RoundRobin
 from router_daemon.policies.paper import Paper
+from router_daemon.policies.prequal import Prequal
 
 
 def _paper(settings: Settings, _rng: Random) -> Policy:
@@ -29,6 +31,10 @@ _MAKERS: Final[dict[str, Callable[[Settings, Random], Policy]]] = {
     "paper_no_reliability": _paper_no_reliability,
     "round_robin": lambda _settings, _rng: RoundRobin(),
     "capability_only": lambda _settings, rng: CapabilityOnly(rng),
+    "least_in_flight": lambda _settings, rng: LeastInFlight(rng),
+    "p2c_peak_ewma": P2cPeakEwma,
+    "prequal": Prequal,
+    "c3": C3,
 }
 
 NAMES: Final = tuple(_MAKERS)

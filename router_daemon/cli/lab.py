@@ -1,0 +1,90 @@
+"""Commands of the simulator: no daemon is asked, and none is started.
+
+Rules:
+- What is printed suffices to see the same again: the seed, the kinds of faults, the number of messages, the policy.
+- A broken promise is exit code 4, with the command that replays it; it is a fault of the broker (or of the simulator),
+  never of who typed.
+"""
+
+# ruff: noqa: PLC0415 - a command loads only the rooms that it needs
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router_daemon.cli.exits import FAILED, USAGE, CommandError, complain, reported
+
+if TYPE_CHECKING:
+    from router_daemon.lab.random_world import Plan
+    from router_daemon.lab.result import Result
+
+
+@reported
+def simulate(
+    seed: Annotated[int, typer.Option(metavar="S", help="Of the world; the same seed replays the same run.")] = 0,
+    faults: Annotated[
+        str, typer.Option(metavar="all|none|KIND,...", help="What may go wrong; --list-faults names the kinds.")
+    ] = "all",
+    messages: Annotated[int, typer.Option(metavar="N", min=1, help="How many messages are sent.")] = 200,
+    policy: Annotated[str | None, typer.Option(metavar="P", help="How backends are chosen. [default: drawn]")] = None,
+    check_every: Annotated[
+        int, typer.Option(metavar="K", min=0, help="Check the broker's invariants every K steps, 0: at the end.")
+    ] = 1,
+    list_faults: Annotated[bool, typer.Option("--list-faults", help="Name the kinds of faults and exit.")] = False,
+) -> None:
+    """Run a random world in virtual time.
+
+    The daemon's own broker and policies, with simulated backends, clients, network and clock. Prints what happened,
+    and a digest of everything that the brokers did: the same wherever and whenever the seed is run.
+
+    Exit code: 0 where every promise was kept, 4 where one was broken.
+    """
+    from router_daemon.lab.random_world import KINDS, random_plan
+    from router_daemon.policies.base import NAMES
+
+    if list_faults:
+        print("\n".join(KINDS))
+        return
+    kinds = {"all": list(KINDS), "none": []}.get(faults, [kind for kind in faults.split(",") if kind])
+    if strange := [kind for kind in kinds if kind not in KINDS]:
+        raise CommandError(USAGE, f"--faults: no such kind: {', '.join(strange)}; there are: {', '.join(KINDS)}")
+    if policy is not None and policy not in NAMES:
+        raise CommandError(USAGE, f"--policy {policy}: there are: {', '.join(NAMES)}")
+    plan = random_plan(seed, messages=messages, kinds=kinds, policy=policy)
+    try:
+        result = plan.run(check_every=check_every)
+    except Exception as broken:
+        complain(f"error: seed {seed} breaks a promise")
+        complain(f"{type(broken).__name__}: {broken}")
+        complain(f"replay: {replay_command(seed, faults=faults, messages=messages, policy=policy)}")
+        raise typer.Exit(FAILED) from broken
+    print(report(plan, result))
+
+
+def replay_command(seed: int, *, faults: str, messages: int, policy: str | None) -> str:
+    """Return the command that runs the same world again."""
+    words = ["router-daemon", "simulate", "--seed", str(seed), "--faults", faults, "--messages", str(messages)]
+    return shlex.join([*words, *(["--policy", policy] if policy else [])])
+
+
+def report(plan: Plan, result: Result) -> str:
+    """Return a few lines about a run, the digest last."""
+    summary, settings = result.summary(), plan.settings
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.outcomes.items()))
+    happened = ", ".join(f"{kind} {count}" for kind, count in sorted(result.happened.items()) if count)
+    return "\n".join(
+        (
+            f"seed       {plan.seed}",
+            f"world      daemons {plan.daemons}, backends {len(plan.backends)}, {plan.seconds:.1f} s of demand",
+            f"settings   policy {plan.policy}, mode {settings.mode}, heads {settings.heads}",
+            f"messages   {len(result.records)}: {outcomes}",
+            f"latency    p50 {summary.p50_ms:.1f} ms, p99 {summary.p99_ms:.1f} ms; deliveries {summary.deliveries:.2f}",
+            f"faults     {happened or 'none'}",
+            f"steps      {result.steps}, actions {result.actions}",
+            "promises   kept: one last answer for each message, nothing twice, nothing late, counts agree",
+            f"digest     {result.digest}",
+        )
+    )
