@@ -117,7 +117,8 @@ class Chooser:
         ranking = self.affordable(message, ranking)
         tried = self.tried(message)
         if message.fan_out:
-            return self._spread(message, ranking, tried, now)
+            chosen = self._spread(message, ranking, tried, now)
+            return self._with_trial(message, ranking, chosen) if pool.trials and not tried else chosen
         first = self._policy.pick(ranking, tried, now)
         if not message.deliveries and first is not None and self.may_risk(message):
             other = self.risk(ranking, first, now)
@@ -133,12 +134,23 @@ class Chooser:
     def risk(self, ranking: Ranking, first: Candidate, now: float) -> Candidate | None:
         """Return who should get a message instead of the first choice, to be found out about: on trial, or unused."""
         pool = ranking.pool
-        other = None
-        if pool.trials:
-            other = next((candidate for candidate in ranking.candidates if candidate.backend in pool.trials), None)
+        other = self._due_trial(ranking) if pool.trials else None
         if other is None and pool.messages >= pool.explore_from:
             other = self._unused(ranking, pool, now)
         return other if other is not None and self._not_much_dearer(other.backend, first.backend) else None
+
+    def _with_trial(self, message: Message, ranking: Ranking, chosen: Sequence[Candidate]) -> Sequence[Candidate]:
+        """Let the last of several heads be one whose trial is due, or mode fanout would never let it in again."""
+        if len(chosen) < 2 or message.request.reply == "all" or not self.may_risk(message):
+            return chosen
+        other = self._due_trial(ranking)
+        if other is None or not self._not_much_dearer(other.backend, chosen[0].backend):
+            return chosen
+        return [*chosen[: message.heads - 1], other]
+
+    def _due_trial(self, ranking: Ranking) -> Candidate | None:
+        trials = ranking.pool.trials
+        return next((candidate for candidate in ranking.candidates if candidate.backend in trials), None)
 
     def _spread(self, message: Message, ranking: Ranking, tried: Sequence[Backend], now: float) -> Sequence[Candidate]:
         """Choose as many heads as may get the message at once."""
