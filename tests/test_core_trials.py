@@ -64,6 +64,25 @@ def test_a_trial_that_fails_after_another_has_answered_ejects_for_longer() -> No
     assert not broker.broker.registry.pool("c").trials, "the second time takes twice as long"
 
 
+@pytest.mark.parametrize("how", ["unregister", "drain"])
+def test_one_that_leaves_with_its_work_is_not_ejected(how: str) -> None:
+    """It would be watched after it has gone, and leave a second time."""
+    broker = BrokerFixture(policy=InOrder(), mode="single", heartbeat_s=1.0)
+    for name in ("leaves", "stays"):
+        broker.register(name, "c", slots=8)
+    sent = [only(broker.send("c", client_id=number, heads=1), Deliver)[0] for number in range(6)]
+    assert {one.peer for one in sent} == {b"leaves"}
+    if how == "unregister":
+        broker.unregister(b"leaves")
+    else:
+        broker.drain(b"leaves")
+        for one in sent[:-1]:
+            broker.nack(one)
+        assert not broker.backend("leaves").ejected
+        broker.nack(sent[-1])
+    broker.advance(30.0)
+
+
 @pytest.mark.parametrize("mode", ["single", "auto", "hedge"])
 def test_one_head_at_a_time_the_trial_is_the_first(mode: str) -> None:
     broker = with_one_ejected(mode)

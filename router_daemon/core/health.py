@@ -53,6 +53,10 @@ class Health:
         backend.failed = (backend.failed << 1 | 1) & self._mask
         backend.settled += 1
         backend.failures_at.append(now)
+        if (
+            not backend.pools
+        ):  # it has left or drains: nothing is sent to it, and nobody may watch it any more
+            return
         on_trial = delivery.trial and backend.ejected
         fails_alone = (
             not backend.ejected and self._fails(backend, now) and self._can_spare(backend, delivery.service.pool)
