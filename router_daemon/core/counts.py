@@ -62,9 +62,10 @@ class Histogram:
         self.total += value * count
 
 
-REFUSALS: Final = ("room", "displaced", "wait", "late", "budget")
+REFUSALS: Final = ("room", "displaced", "wait", "late", "budget", "open_messages", "client_messages", "client_bytes")
 """Why a message got `overloaded`: no room to wait, displaced by a more important one, the wait would be too long, too
-late to finish once it was its turn, no token for a further head."""
+late to finish once it was its turn, no token for a further head; too many open messages, or of this client, or too many
+bytes of them."""
 
 
 class CapabilityCounts:
@@ -139,7 +140,6 @@ class Counts:
         self.protocol_errors: Counter[str] = Counter()
         self.stray_answers: Counter[str] = Counter()
         self.lost_answers: Counter[str] = Counter()
-        self.refusals: Counter[str] = Counter()
         self.feedback_ignored = 0
         self.label_overflow = 0
 

@@ -1,8 +1,8 @@
 """What one client may have open, so that a flood from one does not take the room of all others.
 
 Rules:
-- A message is charged to its client exactly while it stands in the table of open messages: the table does the
-  charging, so the sums can neither drift nor miss a way in which a message ends.
+- A message is charged to its client exactly while it is open: `dispatch` does it, where every message is opened and
+  where every one ends.
 - A quota is compared with what is open already, never with what is asked for: a client with nothing open gets its
   message in whatever the size, and the excess over `client_bytes` is one message at most.
 - What is refused here costs less than what is taken: no message is made, nobody is looked for.
@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from router_daemon.core.messages import Client, Message
 from router_daemon.core.settings import Settings
@@ -20,60 +20,28 @@ LEAST_WAIT_MS: Final = 10
 MOST_WAIT_MS: Final = 1000
 UNKNOWN_WAIT_MS: Final = 100
 
-_put: Any = dict.__setitem__
-_pop: Any = dict.pop
 
-
-class Account(Client, eq=False):
-    """A client with what its open messages come to: their number, and the bytes of their bodies."""
-
-    messages: int = 0
-    body_bytes: int = 0
-
-
-class OpenMessages(dict[Message, Any]):
-    """The open messages, oldest first; each is charged to its client's account on its way in and out."""
-
-    __slots__ = ()
-
-    def __setitem__(self, message: Message, value: Any) -> None:
-        """Open a message."""
-        body = message.body
-        size = len(body[0]) if len(body) == 1 else sum(map(len, body))
-        account: Any = message.client
-        account.messages += 1
-        account.body_bytes += size
-        _put(self, message, size)
-
-    def __delitem__(self, message: Message) -> None:
-        """Close a message: as many bytes as it was charged, whatever has become of its body."""
-        size = _pop(self, message)
-        account: Any = message.client
-        account.messages -= 1
-        account.body_bytes -= size
-
-
-def excess(account: Account, settings: Settings) -> tuple[str, str]:
+def excess(client: Client, settings: Settings) -> tuple[str, str]:
     """Return which quota is used up, and that for a person."""
-    if account.messages >= settings.client_messages:
+    if client.messages >= settings.client_messages:
         return "client_messages", f"{settings.client_messages} messages of this client are open"
     return "client_bytes", f"messages of this client with {settings.client_bytes} bytes and more are open"
 
 
-def retry_after_ms(account: Account, now: float) -> int:
+def retry_after_ms(client: Client, now: float) -> int:
     """Return when about a quarter of what the client has open will have ended.
 
     Little's law: the oldest has been open for about as long as it takes all of them to end. Bounded, as the oldest may
     hang; where none is answered (`reply: none`) the age of the oldest is not at hand.
     """
-    for oldest in account.open.values():
+    for oldest in client.open.values():
         return min(max(LEAST_WAIT_MS, int((now - oldest.accepted_at) * 250.0)), MOST_WAIT_MS)
     return UNKNOWN_WAIT_MS
 
 
-def check_accounts(accounts: Iterable[Account], messages: Iterable[Message]) -> None:
+def check_accounts(clients: Iterable[Client], messages: Iterable[Message]) -> None:
     """Assert that every account comes to what its client has open, that of a client that is gone, too."""
-    held: dict[int, tuple[Any, list[Message]]] = {id(account): (account, []) for account in accounts}
+    held: dict[int, tuple[Client, list[Message]]] = {id(account): (account, []) for account in clients}
     for message in messages:
         held.setdefault(id(message.client), (message.client, []))[1].append(message)
     for account, those in held.values():
