@@ -53,9 +53,7 @@ class Health:
         backend.failed = (backend.failed << 1 | 1) & self._mask
         backend.settled += 1
         backend.failures_at.append(now)
-        if (
-            not backend.pools
-        ):  # it has left or drains: nothing is sent to it, and nobody may watch it any more
+        if not backend.pools:  # it has left or drains: nothing is sent to it, and nobody may watch it any more
             return
         on_trial = delivery.trial and backend.ejected
         fails_alone = (
