@@ -64,6 +64,8 @@ class Chooser:
                 candidate = self._policy.pick(ranking, (), now)
                 if candidate is not None:
                     chosen = (candidate,)
+        elif pool.trials and not message.deliveries and not message.fan_out and self._may_risk(message):
+            chosen = self._last_resort(message, ranking, now)
         histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
         histogram.observe(self._timer() - started)
         return ranking, chosen
@@ -131,10 +133,12 @@ class Chooser:
         return () if first is None else (first,)
 
     def _spread(self, message: Message, ranking: Ranking, tried: Sequence[Backend], now: float) -> Sequence[Candidate]:
-        """Choose as many heads as may get the message at once."""
+        """Choose as many heads as may get the message at once; copies, too, leave the reserve alone."""
         chosen: list[Candidate] = []
         seen = list(tried)
-        for _ in range(message.heads - len(tried)):
+        pool = ranking.pool
+        room = pool.free if message.request.priority == CRITICAL else pool.free - pool.reserved
+        for _ in range(min(message.heads - len(tried), room)):
             candidate = self._policy.pick(ranking, seen, now)
             if candidate is None:
                 break
@@ -174,6 +178,13 @@ class Chooser:
             if candidate.backend in pool.trials and candidate.backend.may_try(now):
                 return candidate
         return self._unused(ranking, pool, now) if pool.messages >= pool.explore_from else None
+
+    def _last_resort(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
+        """Return an ejected candidate whose trial is due: with the others full, it would never come back else."""
+        if ranking.pool.costly:  # whom it would cost more than is not known
+            return ()
+        candidates = self._affordable(message, ranking).candidates
+        return [c for c in candidates if c.backend in ranking.pool.trials and c.backend.may_try(now)][:1]
 
     def _unused(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
         """Return the idle candidate that has been unused for longest, where that is long enough."""
