@@ -64,6 +64,8 @@ class Chooser:
                 candidate = self._policy.pick(ranking, (), now)
                 if candidate is not None:
                     chosen = (candidate,)
+        elif pool.trials and not message.deliveries and not message.fan_out and self._may_risk(message):
+            chosen = self._last_resort(message, ranking, now)
         histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
         histogram.observe(self._timer() - started)
         return ranking, chosen
@@ -157,10 +159,13 @@ class Chooser:
         return None
 
     def _spread(self, message: Message, ranking: Ranking, tried: Sequence[Backend], now: float) -> Sequence[Candidate]:
-        """Choose as many heads as may get the message at once."""
+        """Choose as many heads as may get the message at once; copies, too, leave the reserve alone."""
         chosen: list[Candidate] = []
         seen = list(tried)
-        for _ in range(message.heads - len(message.tried())):  # `tried` is empty where the same ones may try again
+        pool = ranking.pool
+        room = pool.free if message.request.priority == CRITICAL else pool.free - pool.reserved
+        left = message.heads - len(message.tried())  # `tried` is empty where the same ones may try again
+        for _ in range(min(left, room)):
             candidate = self._policy.pick(ranking, seen, now)
             if candidate is None:
                 break
@@ -200,6 +205,13 @@ class Chooser:
     def may_risk(self, message: Message) -> bool:
         """Tell whether a message may go to a backend of which little is known: it can be tried again, or copied."""
         return message.reruns and message.heads > 1 and message.request.priority != CRITICAL
+
+    def _last_resort(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
+        """Return an ejected candidate whose trial is due: with the others full, it would never come back else."""
+        if ranking.pool.costly:  # whom it would cost more than is not known
+            return ()
+        other = self._due_trial(self.affordable(message, ranking), now)
+        return () if other is None else (other,)
 
     def _unused(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
         """Return the idle candidate that has been unused for longest, where that is long enough."""

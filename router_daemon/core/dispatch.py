@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from random import Random
 from typing import Final
@@ -31,6 +31,7 @@ from router_daemon.core.health import Health
 from router_daemon.core.messages import Message
 from router_daemon.core.patience import Patience
 from router_daemon.core.places import Places
+from router_daemon.core.pools import Pool
 from router_daemon.core.ranking import Candidate, Ranking, RankingCache
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
@@ -229,6 +230,15 @@ class Dispatcher:
         while self.waiting.size and backend.free > 0:
             if not any(self._serve_one(message, now) for message in self.waiting.next_for(capabilities, now)):
                 return
+
+    def serve_others(self, pools: Iterable[Pool], now: float) -> None:
+        """Look again for those who wait after members of their capabilities have changed.
+
+        What is kept for critical messages shrinks with the members, and who was ejected may have been let in.
+        """
+        for pool in pools if self.waiting.size else ():
+            for backend in list(pool.members.values()):
+                self.serve(backend, now)
 
     def _serve_one(self, message: Message, now: float) -> bool:
         """Take a message out of the waiting room: to a head, or to its end; False where it has to go on waiting."""
