@@ -170,10 +170,9 @@ class Chooser:
 
     def _risk(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
         """Return an ejected candidate whose trial is due, else one that has been unused for long, where one is due."""
-        if pool.trials:
-            due = next((candidate for candidate in ranking.candidates if candidate.backend in pool.trials), None)
-            if due is not None:
-                return due
+        for candidate in ranking.candidates if pool.trials else ():
+            if candidate.backend in pool.trials and candidate.backend.may_try(now):
+                return candidate
         return self._unused(ranking, pool, now) if pool.messages >= pool.explore_from else None
 
     def _unused(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
