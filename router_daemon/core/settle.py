@@ -236,7 +236,7 @@ class Settler:
         delivery.limit_at = inf
         if message.request.reply == "all":
             return
-        message.hedge_at = inf
+        message.hedge_at = message.resume_at = inf
         message.answering = delivery
         dispatcher.waiting.remove(message)
         for other in message.deliveries:
