@@ -213,10 +213,14 @@ class StateSection(Section):
     dir: str = Field(
         default="",
         description='Directory in which profiles are kept, written every write_every_s and at exit; "" for none. '
-        "A restarted daemon then knows at once who is fast and who fails.",
+        "A restarted daemon then knows at once who is fast and who fails. One for each daemon; made where it is "
+        "missing, and if it cannot be written, the daemon does not start.",
     )
     write_every_s: float = Field(
-        default=10.0, gt=0, le=86_400, description="How often profiles are written, in seconds."
+        default=10.0,
+        gt=0,
+        le=86_400,
+        description="How often, in seconds. What was measured after the last time is lost where the daemon is killed.",
     )
     read_younger_s: float = Field(
         default=600.0,
