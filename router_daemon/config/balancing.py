@@ -215,7 +215,9 @@ class StateSection(Section):
         description='Directory in which profiles are kept, written every write_every_s and at exit; "" for none. '
         "A restarted daemon then knows at once who is fast and who fails.",
     )
-    write_every_s: float = Field(default=10.0, gt=0, le=86_400, description="In seconds.")
+    write_every_s: float = Field(
+        default=10.0, gt=0, le=86_400, description="How often profiles are written, in seconds."
+    )
     read_younger_s: float = Field(
         default=600.0,
         gt=0,

@@ -189,6 +189,8 @@ class Settings:
     queue_messages: int = 10_000
     queue_bytes: int = 268_435_456
     open_messages: int = 100_000
+    client_messages: int = 2_500
+    client_bytes: int = 67_108_864
     backends: int = 10_000
     label_values: int = 200
     max_message_bytes: int = 16_777_216
