@@ -230,7 +230,7 @@ async def _flood(scene: Scene, name: str, capability: str, size: int, *, deaf: b
     flooding = asyncio.create_task(scene.stage.flood(capability, scene.flood_seconds, size, deaf=deaf))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(FLOOD_STARTS_S):
-            while not _since_then(before, await scene.page(), "router_refusals_total"):  # noqa: ASYNC110 - a poll
+            while (await scene.page()).outcomes(capability) == before.outcomes(capability):  # noqa: ASYNC110 - a poll
                 await asyncio.sleep(0.05)
     scene.books.window = window = Window()
     await asyncio.sleep(max(0.5, scene.flood_seconds - 0.5))
