@@ -64,7 +64,7 @@ class Chooser:
                 candidate = self._policy.pick(ranking, (), now)
                 if candidate is not None:
                     chosen = (candidate,)
-        elif pool.trials and not message.deliveries and not message.fan_out and self._may_risk(message):
+        elif pool.trials and not message.deliveries and not message.fan_out and self.may_risk(message):
             chosen = self._last_resort(message, ranking, now)
         histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
         histogram.observe(self._timer() - started)
