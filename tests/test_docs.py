@@ -300,7 +300,7 @@ def rendered_metrics() -> str:
     broker = make_broker()
     for _ in session(broker):
         pass
-    return render(Snapshot(broker), openmetrics=False).decode()
+    return render(Snapshot(broker, 4.0), openmetrics=False).decode()
 
 
 def test_every_metric_is_described() -> None:

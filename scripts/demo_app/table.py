@@ -77,6 +77,7 @@ def vitals(scene: Scene) -> list[tuple[str, str]]:
             f"{number(snapshot.decision_us(0.5), 'us')} / {number(snapshot.decision_us(0.99), 'us')}",
         ),
         ("end to end p50/p99", f"{number(ledger.latency_ms(0.5), 'ms')} / {number(ledger.latency_ms(0.99), 'ms')}"),
+        ("hedges/retries", f"{snapshot.hedges:,} / {snapshot.retries:,}"),
         ("errors", f"{ledger.errors.total():,}"),
     ]
 
