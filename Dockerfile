@@ -5,6 +5,9 @@
 #
 # Settings: mount a file over /etc/router-daemon/router-daemon.toml, or set variables (ROUTER_DAEMON__SECTION__KEY);
 # the three addresses below are variables, so they win over the file. docs/operations.md has more.
+#
+# Profiles outlive the container on a volume: -v router-state:/var/lib/router-daemon, with
+# -e ROUTER_DAEMON__STATE__DIR=/var/lib/router-daemon. Without, nothing is written.
 
 ARG PYTHON_VERSION=3.13
 
@@ -23,7 +26,8 @@ LABEL org.opencontainers.image.title="router-daemon" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --system --gid 10001 router \
-    && useradd --system --no-log-init --uid 10001 --gid router --no-create-home --shell /usr/sbin/nologin router
+    && useradd --system --no-log-init --uid 10001 --gid router --no-create-home --shell /usr/sbin/nologin router \
+    && install -d -o 10001 -g 10001 -m 0700 /var/lib/router-daemon
 COPY --from=build /opt/router-daemon /opt/router-daemon
 COPY config/router-daemon.toml /etc/router-daemon/router-daemon.toml
 

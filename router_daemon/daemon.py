@@ -44,6 +44,7 @@ from router_daemon.core.settings import (
 )
 from router_daemon.native import NativeTransport
 from router_daemon.policies.base import make_policy
+from router_daemon.state import StateKeeper
 from router_daemon.transport import LINGER_S, Listener, SocketLimits, Transport, ZmqTransport
 from router_daemon.wire import Limits
 
@@ -162,7 +163,7 @@ class Daemon:
     """One process: sockets, broker, admin HTTP, signals.
 
     Raises:
-        StartError: from `start`, where an address cannot be listened on.
+        StartError: from `start`, where an address cannot be listened on, or the state's directory not written.
     """
 
     def __init__(self, config: Config) -> None:
@@ -178,6 +179,10 @@ class Daemon:
             batch_s=config.limits.batch_ms / 1000.0,
         )
         self.admin = AdminServer(self.broker, config.admin.bind)
+        state = config.state
+        self.state = StateKeeper(
+            self.broker, state.dir, write_every_s=state.write_every_s, read_younger_s=state.read_younger_s
+        )
         self._signals = 0
         self._drained = asyncio.Event()
 
@@ -186,7 +191,10 @@ class Daemon:
         try:
             await self._start()
             await self._until_drained()
+            write = await self.state.finish()
             self.loop.stop()
+            if self._signals < 2:
+                await asyncio.to_thread(write)
         finally:
             await self._close()
         _log.info("stopped", forced=self._signals > 1)
@@ -194,12 +202,14 @@ class Daemon:
 
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
+        self.state.restore()
         addresses = (self.config.frontend.addresses, self.config.backend.addresses)
         frontend, backend = await self.transport.start(addresses, self.loop.wake)
         await self.admin.start()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         self.loop.start(loop)
+        self.state.start()
         gc.freeze()
         gc.set_threshold(GC_YOUNG_OBJECTS, 20, 50)
         notify_systemd("READY=1")
@@ -283,6 +293,8 @@ def make_settings(config: Config) -> Settings:
         queue_messages=limits.queue_messages,
         queue_bytes=limits.queue_bytes,
         open_messages=limits.open_messages,
+        client_messages=limits.client_messages,
+        client_bytes=limits.client_bytes,
         backends=limits.backends,
         label_values=limits.label_values,
         max_message_bytes=limits.max_message_bytes,

@@ -20,6 +20,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from router_daemon import __version__
 from router_daemon.core.broker import Broker
 from router_daemon.core.counts import OTHER, Histogram
+from router_daemon.core.pools import Pool
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -55,9 +56,9 @@ def _bound(value: float) -> str:
 
 
 class Snapshot:
-    """A consistent copy of what the broker counts; cheap, and made on the loop."""
+    """A consistent copy of what the broker counts at `now`; cheap, and made on the loop."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, now: float) -> None:
         counts, cache = broker.counts, broker.rankings
         self.outcomes = [(c.label, _seen(c.outcomes)) for c in counts.capabilities.values()]
         self.message_seconds = [(c.label, Series(c.message_seconds)) for c in counts.capabilities.values()]
@@ -66,7 +67,12 @@ class Snapshot:
             for c in counts.capabilities.values()
             for group, histogram in c.delivery_seconds.items()
         ]
+        self.extra = [
+            (c.label, {"hedges": c.hedges, "retries": c.retries, "explorations": c.explorations}, dict(c.refusals))
+            for c in counts.capabilities.values()
+        ]
         self.deliveries = [(b.label, _seen(b.outcomes), _seen(b.failures)) for b in counts.backends.values()]
+        self.ejections = [(b.label, b.ejections) for b in counts.backends.values()]
         self.decisions = {"hit": Series(counts.decision_hit), "miss": Series(counts.decision_miss)}
         self.heads = _heads(counts.heads)
         self.cache = {"hit": cache.hits, "miss": cache.misses, "expired": cache.expired}
@@ -77,24 +83,37 @@ class Snapshot:
         self.label_overflow = counts.label_overflow
         self.in_flight = broker.open_messages
         self.waiting = broker.dispatcher.waiting.size
+        self.waiting_by_priority = list(enumerate(broker.dispatcher.waiting.by_priority))[1:]
+        self.waiting_seconds = [(p, Series(histogram)) for p, histogram in enumerate(counts.waiting_seconds)][1:]
+        pools = broker.registry.pools()  # one without a name where capability is not required; else those with series
+        self.pools = [_pool(p, now) for p in pools if not p.capability or p.capability in counts.capabilities]
         self.backends = _backends(broker)
 
 
-def _backends(broker: Broker) -> list[tuple[str, float, float, int, int]]:
-    """Return (label, latency, success, in flight, up) of each; those beyond the bound as one: means, and sums."""
-    rows: dict[str, list[tuple[float, float, int, int]]] = {}
+def _pool(pool: Pool, now: float) -> tuple[str, float, float, float]:
+    """Return (capability, load, retry tokens, hedge tokens)."""
+    load = max(0.0, pool.busy) / pool.slots if pool.slots else 0.0
+    return pool.capability, load, pool.retries.peek(pool.messages, now), pool.hedges.peek(pool.messages, now)
+
+
+def _backends(broker: Broker) -> list[tuple[str, float, float, int, int, int]]:
+    """Return (label, latency, success, in flight, up, ejected) of each; those beyond the bound: means, and sums."""
+    rows: dict[str, list[tuple[float, float, int, int, int]]] = {}
     for backend in broker.registry.by_name.values():
         profile = backend.profile
-        row = (profile.latency_s, profile.success, len(backend.open), int(backend.connected))
+        row = (profile.latency_s, profile.success, len(backend.open), int(backend.connected), int(backend.ejected))
         rows.setdefault(profile.counts.label, []).append(row)
     for profile in broker.registry.left():
         if profile.counts.label != OTHER:
-            rows.setdefault(profile.counts.label, [(profile.latency_s, profile.success, 0, 0)])
-    return [
-        (label, sum(r[0] for r in same) / len(same), sum(r[1] for r in same) / len(same), sum(r[2] for r in same),
-         sum(r[3] for r in same) if label == OTHER else same[0][3])
-        for label, same in rows.items()
-    ]  # fmt: skip
+            rows.setdefault(profile.counts.label, [(profile.latency_s, profile.success, 0, 0, 0)])
+    return [_together(label, same) for label, same in rows.items()]
+
+
+def _together(
+    label: str, rows: Sequence[tuple[float, float, int, int, int]]
+) -> tuple[str, float, float, int, int, int]:
+    latency_s, success, in_flight, up, ejected = map(sum, zip(*rows, strict=True))
+    return label, latency_s / len(rows), success / len(rows), in_flight, up, ejected
 
 
 class _Collector:
@@ -106,6 +125,8 @@ class _Collector:
     def collect(self) -> Iterable[Metric]:
         snapshot = self._snapshot
         yield from _messages(snapshot)
+        yield from _waiting(snapshot)
+        yield from _extra(snapshot)
         yield from _deliveries(snapshot)
         yield from _decisions(snapshot)
         yield from _protocol(snapshot)
@@ -134,7 +155,6 @@ def _messages(snapshot: Snapshot) -> Iterator[Metric]:
         (([label], series) for label, series in snapshot.message_seconds),
     )
     yield _gauge("router_messages_in_flight", "Messages without their last answer.", snapshot.in_flight)
-    yield _gauge("router_messages_waiting", "Messages that wait for a place at a backend.", snapshot.waiting)
     yield _histogram("router_heads_per_message", "Deliveries made for one message.", [], [([], snapshot.heads)])
     yield _counter(
         "router_lost_answers",
@@ -142,6 +162,47 @@ def _messages(snapshot: Snapshot) -> Iterator[Metric]:
         ["cause"],
         (([cause], n) for cause, n in snapshot.lost_answers.items()),
     )
+
+
+def _waiting(snapshot: Snapshot) -> Iterator[Metric]:
+    yield _gauge("router_messages_waiting", "Messages that wait for a place at a backend.", snapshot.waiting)
+    yield _gauges(
+        "router_waiting_messages",
+        "Messages that wait, by priority.",
+        "priority",
+        ((str(priority), count) for priority, count in snapshot.waiting_by_priority),
+    )
+    yield _histogram(
+        "router_waiting_seconds",
+        "How long messages that waited have waited until they were sent to a backend.",
+        ["priority"],
+        (([str(priority)], series) for priority, series in snapshot.waiting_seconds),
+    )
+
+
+def _extra(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield what was done beyond one delivery per message, what was not, and what the budgets still allow."""
+    texts = {
+        "hedges": "Second heads sent to because the first was late.",
+        "retries": "Further heads tried after one had failed.",
+        "explorations": "Messages that went to a backend unused for long, to find out about it.",
+    }
+    for what, text in texts.items():
+        rows = (([label], extra[what]) for label, extra, _ in snapshot.extra)
+        yield _counter(f"router_{what}", text, ["capability"], rows)
+    yield _counter(
+        "router_refusals",
+        "Messages answered with overloaded, by cause.",
+        ["capability", "cause"],
+        (([label, cause], n) for label, _, refusals in snapshot.extra for cause, n in refusals.items()),
+    )
+    gauges = (
+        ("router_capability_load", "Busy slots over slots.", 1),
+        ("router_retry_budget_tokens", "Retries that the budget allows now.", 2),
+        ("router_hedge_budget_tokens", "Hedges that the budget allows now.", 3),
+    )
+    for name, text, column in gauges:
+        yield _gauges(name, text, "capability", ((row[0], float(row[column])) for row in snapshot.pools))
 
 
 def _deliveries(snapshot: Snapshot) -> Iterator[Metric]:
@@ -168,12 +229,16 @@ def _deliveries(snapshot: Snapshot) -> Iterator[Metric]:
         ("router_backend_success_ratio", "Moving average of delivery success.", 2),
         ("router_backend_in_flight", "Deliveries open at the backend.", 3),
         ("router_backend_up", "1 while the backend is registered and its connection stands.", 4),
+        ("router_backend_ejected", "1 while the backend gets nothing because it fails.", 5),
     )
     for name, help_text, column in gauges:
-        family = GaugeMetricFamily(name, help_text, labels=["backend"])
-        for row in snapshot.backends:
-            family.add_metric([row[0]], float(row[column]))
-        yield family
+        yield _gauges(name, help_text, "backend", ((row[0], float(row[column])) for row in snapshot.backends))
+    yield _counter(
+        "router_backend_ejections",
+        "How often the backend began to get nothing because it fails.",
+        ["backend"],
+        (([label], n) for label, n in snapshot.ejections),
+    )
 
 
 def _decisions(snapshot: Snapshot) -> Iterator[Metric]:
@@ -227,6 +292,13 @@ def _counter(name: str, text: str, labels: list[str], rows: Iterable[tuple[list[
 
 def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
+
+
+def _gauges(name: str, text: str, label: str, rows: Iterable[tuple[str, float]]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for value, number in rows:
+        family.add_metric([value], number)
+    return family
 
 
 def _histogram(name: str, text: str, labels: list[str], rows: Iterable[tuple[list[str], Any]]) -> Metric:

@@ -10,6 +10,8 @@ Rules:
   after its last message.
 - A connection with more than `INBOX_MESSAGES` or `INBOX_BYTES` waiting is not read until they are handled, so a flood
   stays in the sender's own buffers and memory is bounded by connections, not by senders.
+- A peer is left alone for `HOLD_S` for each ERROR or PONG to it, and for what it left no room for: one that floods
+  beyond its quota, or breaks the protocol, costs a bounded share of our time, and the others hardly wait longer.
 - Sending never waits: pieces are collected per connection and written once per `send`. What the peer leaves unread is
   bounded; beyond it the action is undelivered, and already at the first sign of it a PING is not answered.
 - We PING a silent peer and close the connection after `TIMEOUT_S` without a byte. The PING names no time to live: with
@@ -33,20 +35,23 @@ from typing import Any, Final
 
 import structlog
 
-from router_daemon.core.actions import Action, Deliver, Piece
+from router_daemon.core.actions import Action, Deliver, Error, Piece, Pong
 from router_daemon.core.events import Event, Gone, Undelivered
 from router_daemon.core.types import Peer, Side
 from router_daemon.errors import ProtocolError, StartError
-from router_daemon.transport import PARKED_RESERVE_BYTES, SocketLimits, free_path
+from router_daemon.listening import open_path, open_port
+from router_daemon.transport import PARKED_RESERVE_BYTES, SocketLimits
 from router_daemon.wire import COMMANDS, Decoder, encode_header
 from router_daemon.zmtp import GREETING, PING, Reader, append_frames, frame_head
 
 INBOX_MESSAGES: Final = 512
 INBOX_BYTES: Final = 1_048_576
 TURN_MESSAGES: Final = 64
+HOLD_S: Final = 0.0001
+HOLD_FROM: Final = 16
+MOST_HOLD_S: Final = 0.025
 PING_EVERY_S: Final = 2.0
 TIMEOUT_S: Final = 10.0
-BACKLOG: Final = 1024
 ACCEPT_AT_ONCE: Final = 64
 ACCEPT_AGAIN_S: Final = 1.0
 JOIN_PIECE_BYTES: Final = 1_024
@@ -56,6 +61,7 @@ OVERHEAD_BYTES: Final = 32
 
 _FRAMED: Final = {kind: frame_head(len(name), more=True) + name for kind, name in COMMANDS.items()}
 _DELIMITER: Final = frame_head(0, more=True)
+_CHEAP: Final = frozenset({Error, Pong})
 _log = structlog.get_logger("router_daemon")
 
 
@@ -75,6 +81,8 @@ class _Connection(asyncio.Protocol):
         self.met = False
         self.reading = True
         self.backed_up = False
+        self.cheap = 0
+        self.held = False
         self.finished = False
         self.lost = False
 
@@ -102,8 +110,8 @@ class _Connection(asyncio.Protocol):
             reader.replies.clear()
         self.inbox_bytes += len(data)
         if inbox:
-            if not queued:
-                self.met = True
+            self.met = True
+            if not queued and not self.held:
                 side.ready.append(self)
                 side.wake()
             if self.reading and (len(inbox) > INBOX_MESSAGES or self.inbox_bytes > INBOX_BYTES):
@@ -113,7 +121,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         del self.side.connections[self.peer]
         self.lost = True
-        if self.met and not self.inbox:
+        if self.met and not self.inbox and not self.held:
             self.side.ready.append(self)
             self.side.wake()
 
@@ -150,10 +158,29 @@ class _Connection(asyncio.Protocol):
         """Write what was collected: pieces that are small on average cost less to copy than to hand over each."""
         out, size = self.out, self.out_bytes
         self.out, self.out_bytes = [], 0
+        if self.cheap >= HOLD_FROM:
+            self.hold()
         if size <= JOIN_PIECE_BYTES * len(out):
             self.transport.write(b"".join(out))
         else:
             self.transport.writelines(out)
+
+    def hold(self) -> None:
+        """Hear nothing from who got cheap answers, for as long as they weigh; what it sends waits meanwhile."""
+        if not self.held:
+            self.held = True
+            with contextlib.suppress(ValueError):
+                self.side.ready.remove(self)
+            self.side.loop.call_later(min(self.cheap * HOLD_S, MOST_HOLD_S), self._release)
+            self.cheap = 0
+
+    def _release(self) -> None:
+        self.held = False
+        if self.cheap >= HOLD_FROM:
+            self.hold()
+        elif self.inbox or self.lost:
+            self.side.ready.append(self)
+            self.side.wake()
 
     def finish(self) -> None:
         """Send what was written and then the end; go on reading, as closing on unread input would reset the stream."""
@@ -200,7 +227,7 @@ class _Side:
         self.loop, self.wake = asyncio.get_running_loop(), wake
         kind, _, place = address.partition("://")
         try:
-            listener = self._open_path(address) if kind == "ipc" else await _open_port(place)
+            listener = open_path(address, self._paths) if kind == "ipc" else await open_port(place)
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be looked up
             reason = getattr(error, "strerror", None) or str(error)
             raise StartError(f"cannot listen on {address}: {reason.partition(' (while')[0]}") from None
@@ -208,20 +235,6 @@ class _Side:
         self._listeners.append(listener)
         self._accept_from(listener)
         return address if kind == "ipc" else f"tcp://{place.rpartition(':')[0]}:{listener.getsockname()[1]}"
-
-    def _open_path(self, address: str) -> socket.socket:
-        free_path(address)
-        path = address.removeprefix("ipc://")
-        abstract = path.startswith("@")  # libzmq's sign for a name outside the file system
-        listener = socket.socket(socket.AF_UNIX)
-        try:
-            listener.bind("\0" + path[1:] if abstract else path)
-            listener.listen(BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-        self._paths += [] if abstract else [Path(path)]
-        return listener
 
     def _accept_from(self, listener: socket.socket) -> None:
         if not self.closing:
@@ -263,6 +276,9 @@ class _Side:
         crowded = connection.backed_up or connection.out_bytes > self._unread_bytes
         if crowded and connection.unread() > self._allowance(action):
             problems.append(Undelivered(action, full=True))
+            connection.cheap += 1  # what is dropped weighs, too
+            if connection.cheap >= HOLD_FROM:
+                connection.hold()
             return
         out = connection.out
         if not out:
@@ -271,6 +287,8 @@ class _Side:
             out.append(_DELIMITER)
         out.append(_FRAMED[type(action)])
         connection.out_bytes += append_frames(out, encode_header(action.header), action.body) + OVERHEAD_BYTES
+        if type(action) in _CHEAP:
+            connection.cheap += 1
 
     def _allowance(self, action: Action) -> int:
         """Return how much may be unread already; more for the end of a message, which has no body to speak of."""
@@ -372,24 +390,6 @@ class NativeTransport:
         for side in self._sides:
             side.look(now, paused=now - self._sweep_due > PING_EVERY_S)
         self._schedule_sweep(loop)
-
-
-async def _open_port(place: str) -> socket.socket:
-    """Listen on `HOST:PORT` as libzmq does: `*` and names are IPv4, brackets are IPv6 and `[::]` is both."""
-    host, _, port = place.rpartition(":")
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    found = await asyncio.get_running_loop().getaddrinfo(
-        None if host == "*" else host.strip("[]"),
-        0 if port == "*" else int(port),
-        family=family,
-        type=socket.SOCK_STREAM,
-        flags=socket.AI_PASSIVE,
-    )
-    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
-    listener = socket.create_server(found[0][4], family=family, backlog=BACKLOG, dualstack_ipv6=both)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what is accepted inherits both
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
 
 
 def _nobody() -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import NamedTuple
 
-from router_daemon.cli.lab import replay_command
+from router_daemon.cli.lab import replay_command, what_broke
 from router_daemon.lab.random_world import KINDS, random_plan
 
 BATCH = 10
@@ -63,7 +63,7 @@ def run_batch(seeds: Sequence[int], options: Options) -> Outcome:
         try:
             count, faults = run_seed(seed, options)
         except Exception as fault:  # noqa: BLE001 - whatever it is, its seed is what is wanted
-            return Outcome(done, messages, happened, (seed, f"{type(fault).__name__}: {fault}"))
+            return Outcome(done, messages, happened, (seed, what_broke(fault)))
         messages += count
         happened += faults
     return Outcome(len(seeds), messages, happened, None)

@@ -1,6 +1,7 @@
 """What a broker promises, kept from the outside: a ledger of what went in and what came out, as its peers saw it.
 
-It knows the protocol and nothing of how the broker keeps its books; it asks the registry only who is still there.
+It knows the protocol and nothing of how the broker keeps its books. It asks the registry who is there, what it costs
+and how many deliveries it may have, and the dispatcher which messages back off before they go to the same backend again.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from msgspec import UNSET
@@ -16,6 +18,7 @@ from router_daemon.core.actions import Accept, Action, CancelDelivery, Deliver, 
 from router_daemon.core.backends import Backend
 from router_daemon.core.events import Registration, Request
 from router_daemon.core.types import Peer
+from router_daemon.core.waiting import CRITICAL
 from router_daemon.testing import INSTANCE, BrokerFixture
 
 GRACE_S = 0.1
@@ -31,8 +34,10 @@ class Sent:
     name: str | None
     deadline: float
     heads: int = 0
+    mode: str = ""
     copies: bool = True
     reruns: bool = True
+    been_everywhere: bool = False
     streaming: int | None = None
     pieces: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     answered: set[int] = field(default_factory=set)
@@ -66,6 +71,8 @@ class Ledger:
         self.accepted = 0
         self._taken: tuple[Peer, Any] | None = None
         self._newest = 0
+        self._fresh = ""
+        self._step: list[Sending] = []
         self._series: dict[int, Any] = {}
 
     # --- what goes in ---
@@ -76,6 +83,7 @@ class Ledger:
             self._taken = (peer, request.id)
             return
         self.accepted += 1
+        self._fresh = f"{INSTANCE}{self.accepted:x}"
         settings = self.fixture.settings
         ttl_ms = settings.default_ttl_ms if request.ttl_ms is UNSET else min(request.ttl_ms, settings.max_ttl_ms)
         unsaid, said = settings.unsaid_idempotent, request.idempotent
@@ -85,7 +93,8 @@ class Ledger:
             f"{INSTANCE}{self.accepted:x}",
             self.fixture.clock.now + ttl_ms / 1000.0,
             settings.heads if request.heads is UNSET else min(request.heads, settings.heads),
-            copies=request.reply == "all" or (mode == "fanout" and (unsaid == "copies" if said is UNSET else said)),
+            mode=mode,
+            copies=request.reply == "all" or (mode != "single" and (unsaid == "copies" if said is UNSET else said)),
             reruns=unsaid != "never" if said is UNSET else said,
         )
 
@@ -110,6 +119,7 @@ class Ledger:
     def made(self, actions: Iterable[Action]) -> None:
         """Check what the broker made of one step."""
         self._part_with_lost()
+        self._step = []
         for action in actions:
             if isinstance(action, Deliver):
                 self._delivered(action)
@@ -124,6 +134,7 @@ class Ledger:
                 self._said(action)
         assert self._taken is None, f"no duplicate_id for {self._taken}"
         self._compare_counts()
+        self._check_first_heads()
         self._check_those_who_wait()
 
     def on_time(self) -> None:
@@ -208,9 +219,11 @@ class Ledger:
             history.append(Sending(action, "", None, 0.0, "lost"))
             return
         self._may_be_sent(sent, backend, history)
+        self._may_cost(sent, backend, history)
         expires = sent.deadline + 3 * self.fixture.settings.heartbeat_s
         sending = self.sendings[header.id] = self.ever[header.id] = Sending(action, backend.name, backend, expires)
         history.append(sending)
+        self._step.append(sending)
         info = self.infos[backend.name]
         open_there = sum(other.backend is backend for other in self.sendings.values())
         assert open_there <= info.slots + info.prefetch, f"{open_there} deliveries at {backend.name}"
@@ -220,12 +233,70 @@ class Ledger:
             assert sent.request.capability in self.infos[backend.name].capabilities
         assert not backend.draining
         begun = _begun(history)
-        assert backend.name not in begun, "the same head twice"
+        if backend.name in begun:
+            assert sent.mode in ("auto", "hedge"), "the same head twice"
+            assert sent.been_everywhere, "the same head twice, though there was another"
+            assert self.fixture.settings.retry.same_backend
         assert len(begun) < sent.heads, "more heads than permitted"
         if not sent.copies:
             assert all(earlier.outcome or earlier.cancelled for earlier in history), "two heads at once"
         if not sent.reruns:
             assert begun == [], "what may not run twice was sent twice"
+
+    def _may_cost(self, sent: Sent, backend: Backend, history: list[Sending]) -> None:
+        """Assert that a backend is not too dear, for the message or beside its first head."""
+        cost = backend.cost or 0.0
+        if sent.request.max_cost is not UNSET:
+            assert cost <= sent.request.max_cost, f"{backend.name} costs {cost}"
+        earlier = [sending for sending in history if sending not in self._step]
+        if earlier and (first := history[0].backend) is not None and self._costs_something(sent):
+            assert cost <= self.fixture.settings.extra_cost_ratio * (first.cost or 0.0), f"{backend.name} costs {cost}"
+        out = [sending for sending in earlier if not sending.outcome and not sending.cancelled]
+        if out and sent.mode in ("auto", "hedge") and sent.request.reply != "all":
+            open_there = sum(other.backend is backend for other in self.sendings.values())
+            assert open_there < self.infos[backend.name].slots, "a hedge to somebody who has enough to do"
+            assert sent.request.mode == "hedge" or self.fixture.settings.hedge.share, "a hedge that nobody asked for"
+
+    def _check_first_heads(self) -> None:
+        """Assert what holds when a message has just been sent: copies only where idle, and the reserve is kept."""
+        heads = [sending for sending in self._step if sending.action.header.message == self._fresh]
+        fresh, self._fresh = self._fresh, ""
+        if not heads:
+            return
+        sent = self._named[fresh]
+        if len(heads) > 1 and sent.mode == "auto" and sent.request.reply != "all":
+            assert not self._costs_something(sent), "copies of what costs something"
+            members = self._able(sent)
+            busy = sum(len(backend.open) for backend in members) - len(heads)
+            slots = sum(self.infos[backend.name].slots for backend in members)
+            assert busy < self.fixture.settings.auto_idle * slots, "copies though others are at work"
+        on_trial = any(sending.backend is not None and sending.backend.ejected for sending in heads)
+        if on_trial:
+            assert len(heads) == 1
+            assert sent.reruns
+            assert sent.heads > 1
+        if sent.request.priority < CRITICAL and not on_trial:
+            assert self._free(sent) >= self._reserve(sent), "a place that is kept for critical messages"
+
+    def _able(self, sent: Sent) -> list[Backend]:
+        """Return who may get a message, whatever it costs."""
+        return [
+            backend
+            for backend in self.fixture.broker.registry.by_name.values()
+            if not backend.draining
+            and (not self.fixture.settings.require_capability or sent.request.capability in backend.info.capabilities)
+        ]
+
+    def _costs_something(self, sent: Sent) -> bool:
+        return any(backend.cost is not None for backend in self._able(sent))
+
+    def _free(self, sent: Sent) -> int:
+        return sum(max(0, backend.limit - len(backend.open)) for backend in self._able(sent))
+
+    def _reserve(self, sent: Sent) -> int:
+        """Return how many places only critical messages may take: floor(share * places)."""
+        infos = [self.infos[backend.name] for backend in self._able(sent)]
+        return int(self.fixture.settings.waiting.reserve * sum(info.slots + info.prefetch for info in infos))
 
     def _part_with_lost(self) -> None:
         there = list(self.fixture.broker.registry.by_name.values())
@@ -237,26 +308,38 @@ class Ledger:
                 self.answered(sending, "unanswered")
 
     def _check_those_who_wait(self) -> None:
-        """Assert that whoever is not being worked on waits for somebody who is there, and has no room."""
+        """Assert that whoever is not being worked on waits for somebody who is there and has no room, or backs off."""
         broker = self.fixture.broker
+        pausing = {message.name for message in broker.dispatcher.messages if message.resume_at < inf}
         busy = {s.action.header.message for s in self.sendings.values() if not s.cancelled or self._streams(s)}
+        assert not busy & pausing, "it is worked on, and backs off all the same"
+        for name in pausing:
+            self._named[name].been_everywhere = True
+            assert len(_begun(self.history[name])) < self._named[name].heads, f"{name} has been everywhere it may"
         idle = [sent for sent in self.open.values() if sent.name is not None and sent.name not in busy]
-        assert len(idle) <= broker.dispatcher.waiting.size, f"nobody works on {idle}, and it does not wait"
-        if not self.fixture.settings.require_capability:
-            return
+        waiting = [sent for sent in idle if sent.name not in pausing]
+        assert len(waiting) <= broker.dispatcher.waiting.size, f"nobody works on {waiting}, and it does not wait"
         for sent in idle:
             assert sent.name is not None
-            history = self.history[sent.name]
-            begun = _begun(history)
-            able = [
-                backend
-                for backend in broker.registry.by_name.values()
-                if sent.request.capability in backend.info.capabilities and not backend.draining
-            ]
-            hopes = [backend for backend in able if backend.name not in begun]
-            assert hopes, f"{sent.name} waits for nobody"
-            free = [backend.name for backend in hopes if len(backend.open) < backend.limit]
-            assert not free, f"{sent.name} waits though {free} have room"
+            begun = _begun(self.history[sent.name])
+            able = [backend for backend in self._able(sent) if self._affordable(sent, backend)]
+            untried = [backend for backend in able if backend.name not in begun]
+            if sent.name not in pausing and self.fixture.settings.require_capability:
+                self._waits_for_good_reason(sent, able if sent.been_everywhere else untried)
+
+    def _waits_for_good_reason(self, sent: Sent, hopes: list[Backend]) -> None:
+        """Assert that those whom a message waits for are there, and full but for what is kept for critical ones."""
+        assert hopes or self._costs_something(sent), f"{sent.name} waits for nobody"  # costs change with every ACK
+        free = [backend.name for backend in hopes if len(backend.open) < backend.limit]
+        kept = sent.request.priority < CRITICAL and self._free(sent) <= self._reserve(sent)
+        assert kept or not free, f"{sent.name} waits though {free} have room"
+
+    def _affordable(self, sent: Sent, backend: Backend) -> bool:
+        cost, limit = backend.cost or 0.0, sent.request.max_cost
+        history = self.history[sent.name or ""]
+        first = history[0].backend if history else None
+        dear = first is not None and cost > self.fixture.settings.extra_cost_ratio * (first.cost or 0.0)
+        return (limit is UNSET or cost <= limit) and not (dear and self._costs_something(sent))
 
     def _streams(self, sending: Sending) -> bool:
         """Tell whether a head that timed out, and so got a CANCEL, began to stream after all."""

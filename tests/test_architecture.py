@@ -38,7 +38,7 @@ IMPURE = {
     "uvloop",
     "zmq",
 }
-SHELL = ("transport", "native", "metrics", "admin", "journal", "fleet")
+SHELL = ("transport", "native", "metrics", "admin", "state", "journal", "fleet")
 MAY_KNOW = {("admin", "metrics"), ("native", "transport")}
 SDK = ("client", "backend", "sdk")
 DAEMON_SIDE = (
@@ -50,6 +50,7 @@ DAEMON_SIDE = (
     "native",
     "metrics",
     "admin",
+    "state",
     "daemon",
     "config",
     "testing",
@@ -119,7 +120,7 @@ def modules_of(*rooms: str) -> list[str]:
 
 
 def test_the_rooms_are_there() -> None:
-    assert {"core", "policies", "wire", "errors", "transport", "metrics", "admin", "daemon", "cli", *SDK} <= {
+    assert {"core", "policies", "wire", "errors", "transport", "metrics", "admin", "state", "daemon", "cli", *SDK} <= {
         room(name) for name in MODULES
     }
 
@@ -191,7 +192,14 @@ def test_what_users_import_knows_nothing_of_the_daemon() -> None:
 
 
 def test_the_fakes_for_tests_need_no_sockets() -> None:
-    assert not {room(name) for name in reachable("testing")} & {"transport", "native", "daemon", "admin", "metrics"}
+    assert not {room(name) for name in reachable("testing")} & {
+        "transport",
+        "native",
+        "daemon",
+        "admin",
+        "metrics",
+        "state",
+    }
     assert not foreign("testing") & (IMPURE - {"random"})
 
 

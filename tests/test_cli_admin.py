@@ -14,6 +14,10 @@ from typing import Any, Final
 import pytest
 from command_line import invoke
 
+from router_daemon.core import views
+from router_daemon.core.actions import Deliver
+from router_daemon.testing import BrokerFixture, only
+
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,15 +125,15 @@ def test_backends_is_an_aligned_table(admin: Admin) -> None:
     assert result.exit_code == 0
     header, fast, old = result.stdout.splitlines()
     assert [cell.strip() for cell in columns(header)] == [
-        *("NAME", "STATE", "OPEN/PLACES", "QUEUE", "LATENCY MS", "SUCCESS", "ACKED", "FAILED", "SEEN S AGO"),
+        *("NAME", "STATE", "OPEN", "QUEUE", "MS", "SUCCESS", "ACKED", "FAILED", "SEEN S"),
         *("ZONE", "CAPABILITIES"),
     ]
     assert [cell.strip() for cell in columns(fast)] == [
-        *("fast\\x1b[31m", "up", "1/3", "-", "1.235", "0.900", "10", "3", "0.250", "eu-1", "alpha, beta"),
+        *("fast\\x1b[31m", "up", "1/3", "-", "1.23", "0.900", "10", "3", "0.25", "eu-1", "alpha, beta"),
     ]
     assert [cell.strip() for cell in columns(old)][:3] == ["old", "draining", "-/-"]
     assert header.index("CAPABILITIES") == fast.index("alpha")
-    assert header.index("LATENCY MS") + len("LATENCY MS") == fast.index("1.235") + len("1.235")
+    assert header.index("MS") + len("MS") == fast.index("1.23") + len("1.23")
 
 
 def test_backends_as_json_is_what_the_daemon_said(admin: Admin) -> None:
@@ -147,22 +151,76 @@ def test_explain_shows_every_candidate_term_by_term(admin: Admin, name: list[str
     admin.says(EXPLAIN)
     result = invoke("explain", *name, "--priority", "3", "--admin", admin.address)
     assert result.exit_code == 0
-    rule, ranking, header, fast, slow = result.stdout.splitlines()
-    assert rule == (
-        "alpha at priority 3: policy paper, mode fanout, up to 3 heads scoring over 0.300, capability required"
-    )
-    assert ranking == "cached ranking: hit, 3.250 s old, kept for 30.000 s"
+    rule, ranking, _, who, first, second, _, header, fast, slow = result.stdout.splitlines()
+    assert rule == ("alpha, priority 3: policy paper, mode fanout, up to 3 heads over 0.3, capability required")
+    assert ranking == "cached ranking: hit, 3.25 s old, kept for 30.0 s"
+    assert [cell.strip() for cell in columns(who)] == ["HEAD", "BACKEND", "STATE", "OPEN", "REASON"]
+    assert [cell.strip() for cell in columns(first)] == ["1", "fast", "-", "0/3", "best score"]
+    assert [cell.strip() for cell in columns(second)] == ["-", "slow", "-", "-/-", "no place"]
     assert [cell.strip() for cell in columns(header)] == [
-        *("HEAD", "BACKEND", "WEIGHT", "SCORE", "CAPABILITY", "PERFORMANCE", "RELIABILITY", "PRIORITY"),
-        *("OPEN/PLACES", "REASON"),
+        *("BACKEND", "WEIGHT", "SCORE", "CAPABILITY", "PERFORMANCE", "RELIABILITY", "PRIORITY"),
     ]
     assert [cell.strip() for cell in columns(fast)] == [
-        *("1", "fast", "0.600", "0.900", "0.400", "0.200", "0.200", "0.075", "0/3", "best score"),
+        *("fast", "0.600", "0.900", "0.400", "0.200", "0.200", "0.075"),
     ]
-    assert [cell.strip() for cell in columns(slow)] == [
-        *("-", "slow", "-", "0.500", "0.400", "-", "-", "-", "-/-", "no place")
-    ]
+    assert [cell.strip() for cell in columns(slow)] == ["slow", "-", "0.500", "0.400", "-", "-", "-"]
     assert admin.asked == ["/explain?capability=alpha&priority=3"]
+
+
+def lively() -> BrokerFixture:
+    """Return a broker with everything that can be shown: open work, costs, one that is ejected, one that is new."""
+    broker = BrokerFixture(policy="attention", heartbeat_s=60.0)
+    for name in ("trend-theil-sen", "export-spool-1", "bad"):
+        broker.register(name, "trend_analysis", slots=4)
+    for number in range(8):
+        heads = only(broker.send("trend_analysis", client_id=number, mode="fanout"), Deliver)
+        broker.clock.advance(0.0123)
+        for sent in sorted(heads, key=lambda sent: sent.peer != b"bad"):
+            (broker.nack if sent.peer == b"bad" else broker.ack)(sent)
+    broker.register("anomaly-detector", "trend_analysis", slots=4, cost=0.25, prefetch=2)
+    broker.heartbeat(b"export-spool-1", queue=3)
+    for number in range(6):
+        broker.send("trend_analysis", client_id=100 + number, mode="single")
+    broker.clock.advance(0.002)
+    return broker
+
+
+def test_explain_shows_the_moment_in_a_hundred_columns(admin: Admin) -> None:
+    broker = lively()
+    admin.says(views.explain(broker.broker, "trend_analysis", 2, broker.clock.now))
+    result = invoke("explain", "trend_analysis", "--max-cost", "7.5", "--admin", admin.address)
+    assert result.exit_code == 0
+    assert admin.asked == ["/explain?capability=trend_analysis&priority=2&max_cost=7.5"]
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 100, "of names and reasons as long as these"
+    for wanted in (
+        "a message now: send, there is room",
+        "mode auto now: single, ",
+        "slots: ",
+        "budgets: ",
+        "waiting by",
+    ):
+        assert [line for line in lines if line.startswith(wanted)], wanted
+    assert "ejected for another" in result.stdout
+    assert "SILENT S" in result.stdout
+    assert "COST" in result.stdout
+
+
+def test_backends_show_what_limits_them_and_their_services_when_asked(admin: Admin) -> None:
+    broker = lively()
+    admin.says({"backends": views.backends(broker.broker, broker.clock.now)})
+    result = invoke("backends", "--admin", admin.address)
+    assert "ejected 0." in result.stdout
+    assert "up, slow: 1" in result.stdout
+    assert "WORK MS" not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    result = invoke("backends", "--services", "--admin", admin.address)
+    header, *rows = result.stdout.split("\n\n")[1].splitlines()
+    assert columns(header)[:2] == ["NAME", "CAPABILITY"]
+    assert len(rows) == 4
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    admin.says(BACKENDS)
+    assert "nothing was measured yet" in invoke("backends", "--services", "--admin", admin.address).stdout
 
 
 def test_explain_of_what_nobody_offers_says_so_and_fails(admin: Admin) -> None:

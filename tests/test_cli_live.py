@@ -75,7 +75,7 @@ def test_nobody_offers_it(start: Start, room: Room) -> None:
 
 def test_failed_and_expired(start: Start, room: Room) -> None:
     backend = room.backend(slots=2)
-    command = sending(start, room)
+    command = sending(start, room, "--heads", "1")
     backend.nack(backend.delivery(WAIT_S), reason="out of paper")
     code, _, err = end(command)
     assert (code, err.startswith("error: failed: ")) == (4, True), err

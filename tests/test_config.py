@@ -62,7 +62,7 @@ def test_each_source_is_stronger_than_the_one_before(tmp_path: Path) -> None:
     config = load_config(path, environ, overrides, [Flag("--frontend", "frontend.bind", "ipc:///flag")])
     assert (config.routing.heads, config.routing.threshold, config.routing.seed) == (1, 0.2, 4)
     assert config.frontend.bind == "ipc:///flag"
-    assert config.routing.mode == "fanout"
+    assert config.routing.mode == "auto"
 
 
 def test_values_of_environment_and_set_are_toml_where_they_can_be() -> None:
@@ -138,8 +138,8 @@ def test_it_is_frozen() -> None:
         ("profile.success_alpha=1.1", "profile.success_alpha = 1.1: must be a number above 0, up to 1"),
         ("weights.priority=-1", "weights.priority = -1: must be a number from 0 to 1000"),
         (
-            "routing.mode=hedge",
-            'routing.mode = "hedge": must be one of "fanout", "single"',
+            "routing.mode=hegde",
+            'routing.mode = "hegde": must be one of "auto", "fanout", "hedge", "single"; did you mean "hedge"?',
         ),
         (
             "routing.policy=papr",
@@ -220,7 +220,8 @@ def test_a_long_value_is_cut() -> None:
         ("heads=2", "heads = 2: outside of any section; did you mean routing.heads?"),
         (
             "xyzzy.a=2",
-            "xyzzy: unknown section; known are frontend, backend, transport, admin, routing, weights, profile, limits, log",
+            "xyzzy: unknown section; known are frontend, backend, transport, admin, routing, weights, "
+            "profile, attention, retry, hedge, ejection, waiting, exploration, state, limits, log",
         ),
         ("log.colour.red=1", "log.colour: unknown table; known are level, format"),
     ],
@@ -303,7 +304,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_byte_order_mark_and_windows_lines_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "router.toml"
     path.write_bytes("\ufeff[routing]\r\nheads = 2\r\nmode = 3\r\n".encode())
-    assert faults(path) == [f'{path}:3: routing.mode = 3: must be one of "fanout", "single"']
+    assert faults(path) == [f'{path}:3: routing.mode = 3: must be one of "auto", "fanout", "hedge", "single"']
 
 
 # --- relations between keys ---

@@ -59,6 +59,7 @@ def test_backends_tell_everything_known() -> None:
         "prefetch": 1,
         "in_flight": 1,
         "queue": 4,
+        "other": 2.0,
         "latency_ms": pytest.approx(2.0),
         "success_ratio": pytest.approx(0.85975),
         "samples": 2,
@@ -66,11 +67,17 @@ def test_backends_tell_everything_known() -> None:
         "zone": "z",
         "version": "7",
         "cost": 0.5,
+        "observed_cost": None,
+        "services": {"c": told["services"]["c"]},
         "resources": [],
         "embedding": True,
         "deliveries": {"acked": 1, "failed": 1},
         "failures": {"failed": 1},
         "paused_s": 0.0,
+        "ejected": None,
+        "ejections": 0,
+        "warm": False,
+        "window": None,
         "connected_s": pytest.approx(0.511),
         "last_seen_s": pytest.approx(0.5),
     }
@@ -126,7 +133,7 @@ def test_explain_says_why_one_is_no_head() -> None:
     broker.nack(deliver("b", 2), "busy", retry_after_ms=1_000)
     reasons = {told["backend"]: told["reason"] for told in explain(broker)["candidates"]}
     assert reasons["a"] == "all its places are taken"
-    assert reasons["b"] == "paused"
+    assert reasons["b"] == "paused for another 1.00 s: it was busy"
     assert reasons["e"] == "head 1 by rank"
 
 
@@ -136,7 +143,7 @@ def test_explain_says_that_others_rank_higher_or_the_score_is_too_low() -> None:
     broker = BrokerFixture(policy="paper", require_capability=False, threshold=0.5)
     broker.register("a", "other")
     [candidate] = explain(broker)["candidates"]
-    assert (candidate["head"], candidate["reason"]) == (None, "score not over the threshold")
+    assert (candidate["head"], candidate["reason"]) == (None, "score not over the threshold of 0.5")
 
 
 def test_explain_tells_the_error_that_a_message_would_get() -> None:

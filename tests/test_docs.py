@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import msgpack
 import msgspec
@@ -21,6 +21,7 @@ from tools import require_tool
 
 from router_daemon.admin.server import AdminServer
 from router_daemon.config import Config
+from router_daemon.config.sections import RoutingSection
 from router_daemon.core import actions, events
 from router_daemon.core.broker import Broker
 from router_daemon.core.counts import DELIVERY_OUTCOMES, FAILURE_CAUSES, MESSAGE_OUTCOMES
@@ -52,7 +53,7 @@ def section(text: str, *titles: str) -> str:
 def rows(text: str) -> dict[str, list[str]]:
     """Return the rows of the tables in a text, by their first cell (a `name` in backquotes)."""
     found = {}
-    for line in text.splitlines():
+    for line in map(str.strip, text.splitlines()):
         if line.startswith("| `"):
             first, *others = [cell.strip() for cell in line.strip("|").split("|")]
             found[first.strip("`")] = others
@@ -203,7 +204,7 @@ def make_broker() -> Broker:
     settings = Settings(version="0.1.0")
     return Broker(
         settings,
-        make_policy("paper", settings, random.Random(1)),
+        make_policy("attention", settings, random.Random(1)),
         rng=random.Random(1),
         timer=lambda: 0.0,
         instance="5f0c2a9be1d34786",
@@ -299,7 +300,7 @@ def rendered_metrics() -> str:
     broker = make_broker()
     for _ in session(broker):
         pass
-    return render(Snapshot(broker), openmetrics=False).decode()
+    return render(Snapshot(broker, 4.0), openmetrics=False).decode()
 
 
 def test_every_metric_is_described() -> None:
@@ -340,6 +341,22 @@ def test_every_policy_is_described() -> None:
     text = section(OPERATIONS, "How a message finds its backends")
     for name in NAMES:
         assert f"`{name}`" in text
+
+
+@pytest.mark.parametrize("document", [section(PROTOCOL, "The life of a message"), OPERATIONS])
+def test_every_mode_is_described(document: str) -> None:
+    modes = get_args(RoutingSection.model_fields["mode"].annotation)
+    assert set(modes) <= {name.partition("`")[0] for name in rows(document)}
+
+
+def test_every_section_of_the_configuration_is_met() -> None:
+    assert set(re.findall(r"`\[(\w+)\]`", section(OPERATIONS, "Configuration"))) == set(Config.model_fields)
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    known = {f"{name}.{key}" for name, settings in Config() for key in type(settings).model_fields}
+    sections = "|".join(Config.model_fields)
+    assert set(re.findall(rf"`((?:{sections})\.\w+)`", OPERATIONS + PROTOCOL)) <= known
 
 
 def test_every_page_of_the_admin_server_is_described() -> None:

@@ -7,6 +7,7 @@ import io
 import math
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,6 +18,7 @@ from router_daemon.cli import app
 from router_daemon.core.events import Request
 from router_daemon.core.settings import Settings
 from router_daemon.lab.capacity import most_served
+from router_daemon.lab.chance import Constant
 from router_daemon.lab.compare import Job, Row, Run, difference, measure, row, table
 from router_daemon.lab.contenders import OURS, PREFETCH, Contender, as_published, contenders, in_our_shell
 from router_daemon.lab.goals import verdicts
@@ -80,7 +82,9 @@ def test_a_baseline_runs_in_both_ways_and_attention_as_it_is() -> None:
 def test_in_our_shell_nothing_but_the_policy_differs_from_the_default() -> None:
     spec = BackendSpec("b", cells()["load-0.3"].scene(0, 10).backends[0].service, ("c1",))
     assert C3_RANKING.settings() == ATTENTION.settings() == in_our_shell() == Settings()
-    assert C3_RANKING.backends([spec]) == [spec]
+    assert C3_RANKING.backends([spec]) == [replace(spec, prefetch=1)], "as the SDK does for work of milliseconds"
+    slow = replace(spec, service=Constant(1.0))
+    assert C3_RANKING.backends([slow]) == [slow]
     assert [backend.prefetch for backend in C3_RANKING.backends([spec], 2)] == [2]
 
 

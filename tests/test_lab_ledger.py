@@ -9,9 +9,9 @@ import pytest
 from lab_kit import at, one, world
 from msgspec.structs import replace
 
-from router_daemon.core.actions import Action, Deliver, Error, Piece, Reply
+from router_daemon.core.actions import Action, Deliver, Error, Piece, PieceHeader, Reply
 from router_daemon.core.broker import Broker
-from router_daemon.core.events import Nack, Send
+from router_daemon.core.events import Nack, Register, Send
 from router_daemon.lab.faults import Fault
 from router_daemon.lab.specs import BackendSpec, Demand
 from router_daemon.lab.timeline import BrokenError
@@ -133,6 +133,28 @@ def test_a_gap_in_a_stream() -> None:
         run(of(Piece, lambda action: [] if action.header.seq == 1 else [action]), one(parts=3))
 
 
+def test_a_stream_to_who_gets_one_message_for_each_of_its_own() -> None:
+    demand = at(1.0, delimited=1)
+    run(Broker, one(parts=3), demand=demand)
+
+    class Talkative(Changed):
+        """Says a piece before every answer."""
+
+        def changed(self, actions: list[Action]) -> list[Action]:
+            return [other for action in actions for other in self.with_piece(action)]
+
+        def with_piece(self, action: Action) -> list[Action]:
+            if not isinstance(action, Reply):
+                return [action]
+            said = action.header
+            return [Piece(action.peer, True, PieceHeader(said.id, said.message, said.backend, said.head, 0)), action]
+
+    with pytest.raises(BrokenError, match="one message for each"):
+        run(Talkative, demand=demand)
+    with pytest.raises(BrokenError, match="in this way"):
+        run(of(Reply, lambda action: [replace(action, delimited=False)]), demand=demand)
+
+
 def test_two_streams_for_one_answer() -> None:
     with pytest.raises(BrokenError, match="second stream"):
         run(of(Piece, lambda action: [action, retold(action, head=2)]), one(parts=3))
@@ -147,7 +169,8 @@ def test_a_delivery_of_what_has_ended() -> None:
         def changed(self, actions: list[Action]) -> list[Action]:
             for action in actions:
                 self.last = action if isinstance(action, Deliver) else self.last
-            more = [self.last] if self.last and any(isinstance(action, Reply) for action in actions) else []
+            answered = any(isinstance(action, Reply) for action in actions)
+            more = [retold(self.last, id=99)] if self.last and answered else []
             return [*actions, *more]
 
     with pytest.raises(BrokenError, match="has ended, and is delivered"):
@@ -170,6 +193,26 @@ def test_a_delivery_to_nobody() -> None:
 def test_a_delivery_to_who_cannot_do_it() -> None:
     with pytest.raises(BrokenError, match="cannot do what it was sent"):
         run(of(Deliver, lambda action: [retold(action, capability="other")]))
+
+
+def test_more_deliveries_than_there_are_places() -> None:
+    class Generous(Broker):
+        """Takes a backend for larger than it is."""
+
+        def handle(self, event: Any, now: float) -> list[Action]:
+            if isinstance(event, Register):
+                event = replace(event, header=replace(event.header, slots=3))
+            return super().handle(event, now)
+
+    demand = at(1.0, 1.0, 1.0, 1.0)
+    run(Broker, one(slots=1, prefetch=1), demand=demand)
+    with pytest.raises(BrokenError, match=r"b has 2 places, and is to hold deliveries \[1, 2, 3\]"):
+        run(Generous, one(slots=1, prefetch=1), demand=demand)
+
+
+def test_a_delivery_id_that_was_used_before() -> None:
+    with pytest.raises(BrokenError, match="delivery 7 after 7"):
+        run(of(Deliver, lambda action: [retold(action, id=7)]))
 
 
 def test_what_may_not_run_twice_does() -> None:
@@ -262,6 +305,16 @@ def test_an_invariant_that_does_not_hold() -> None:
 
     with pytest.raises(AssertionError, match="leaking"):
         run(Leaking)
+
+
+def test_a_fault_that_the_broker_has_survived() -> None:
+    class Stumbling(Broker):
+        def on_timer(self, now: float) -> list[Action]:
+            self.faults.append(("Message", KeyError("unknown")))
+            return super().on_timer(now)
+
+    with pytest.raises(BrokenError, match=r"a fault of daemon 0 at Message: KeyError\('unknown'\)"):
+        run(Stumbling, one(silent=True), demand=at(1.0, ttl_ms=500))
 
 
 def test_places_that_are_never_freed() -> None:

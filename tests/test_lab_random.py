@@ -16,16 +16,16 @@ from typing import Final
 
 import pytest
 
-from router_daemon.lab.random_world import KINDS, random_plan
+from router_daemon.lab.random_world import CLIENTS, KINDS, WAYS, random_plan
 from router_daemon.policies.base import NAMES
 
 DIGESTS: Final = Path(__file__).resolve().parent / "lab_digests.json"
-PURE: Final = ("attention", "paper", "paper_no_reliability", "round_robin", "capability_only")
-"""Policies that decide in pure Python, at least for pools as small as these: theirs is the same everywhere."""
-SEEDS: Final = (1, 2, 3)
-GOLDEN_MESSAGES: Final = 150
+BY_NUMPY: Final[tuple[str, ...]] = ()
+"""Policies that decide by numpy, and do the same only on the same machine with the same versions: not on record."""
+SEEDS: Final = (4, 8, 12)
+GOLDEN_MESSAGES: Final = 100
 
-WORLDS: Final = 240
+WORLDS: Final = 200
 BATCH: Final = 20
 MESSAGES: Final = 100
 
@@ -35,7 +35,7 @@ def digests() -> dict[str, str]:
     return {
         f"{policy}/{seed}": random_plan(seed, messages=GOLDEN_MESSAGES, policy=policy).run(check_every=0).digest
         for policy in NAMES
-        if policy in PURE
+        if policy not in BY_NUMPY
         for seed in SEEDS
     }
 
@@ -60,19 +60,22 @@ def test_the_digest_does_not_depend_on_the_order_of_sets(hash_seed: str) -> None
     assert done.stdout.split() == [random_plan(seed).run(check_every=0).digest for seed in range(4)]
 
 
-STRUCK: Final = Counter[str]()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, WORLDS, BATCH))
 def test_a_random_world_keeps_every_promise(first: int) -> None:
     for seed in range(first, first + BATCH):
         try:
-            result = random_plan(seed, messages=MESSAGES).run(check_every=1)
+            random_plan(seed, messages=MESSAGES).run(check_every=1)
         except Exception as fault:
             fault.add_note(f"replay: router-daemon simulate --seed {seed} --messages {MESSAGES}")
             raise
-        STRUCK.update(result.happened)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", [(), WAYS + CLIENTS], ids=["none", "backends and clients"])
+def test_a_world_with_a_faithful_network_keeps_the_stricter_promises(kinds: tuple[str, ...]) -> None:
+    for seed in range(2000, 2020):
+        random_plan(seed, messages=MESSAGES, kinds=kinds).run(check_every=1)
 
 
 def test_a_kind_of_fault_strikes_where_it_is_asked_for_and_no_other() -> None:
@@ -92,7 +95,7 @@ def test_without_faults_nothing_goes_wrong() -> None:
 
 @pytest.mark.parametrize("policy", NAMES)
 def test_every_policy_survives(policy: str) -> None:
-    for seed in range(1000, 1005):
+    for seed in range(1000, 1003):
         plan = random_plan(seed, messages=MESSAGES, policy=policy)
         assert plan.policy == policy
         plan.run(check_every=1)

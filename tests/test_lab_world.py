@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -383,3 +385,10 @@ def test_a_world_can_be_stopped_in_the_middle() -> None:
     done = world(one(seconds=4.0), demand=at(1.0))
     done.run(until_s=2.0, check_every=1)
     assert outcomes(done) == ["draining"]
+
+
+def test_the_example_of_the_document_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    document = Path(__file__).resolve().parent.parent / "docs" / "simulator.md"
+    [example] = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    exec(compile(example, str(document), "exec"), {})
+    assert "Summary(messages=10000, success=" in capsys.readouterr().out

@@ -14,15 +14,25 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from router_daemon import __version__
+from router_daemon.core.actions import Deliver
 from router_daemon.core.types import Side
 from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
-from router_daemon.testing import CLIENT, BrokerFixture
+from router_daemon.testing import CLIENT, BrokerFixture, only
 
 EXPECTED = {
     "router_messages": ("counter", {"capability", "outcome"}),
     "router_message_seconds": ("histogram", {"capability", "le"}),
     "router_messages_in_flight": ("gauge", set()),
     "router_messages_waiting": ("gauge", set()),
+    "router_waiting_messages": ("gauge", {"priority"}),
+    "router_waiting_seconds": ("histogram", {"priority", "le"}),
+    "router_hedges": ("counter", {"capability"}),
+    "router_retries": ("counter", {"capability"}),
+    "router_explorations": ("counter", {"capability"}),
+    "router_refusals": ("counter", {"capability", "cause"}),
+    "router_capability_load": ("gauge", {"capability"}),
+    "router_retry_budget_tokens": ("gauge", {"capability"}),
+    "router_hedge_budget_tokens": ("gauge", {"capability"}),
     "router_heads_per_message": ("histogram", {"le"}),
     "router_lost_answers": ("counter", {"cause"}),
     "router_deliveries": ("counter", {"backend", "outcome"}),
@@ -32,6 +42,8 @@ EXPECTED = {
     "router_backend_success_ratio": ("gauge", {"backend"}),
     "router_backend_in_flight": ("gauge", {"backend"}),
     "router_backend_up": ("gauge", {"backend"}),
+    "router_backend_ejected": ("gauge", {"backend"}),
+    "router_backend_ejections": ("counter", {"backend"}),
     "router_decision_seconds": ("histogram", {"cache", "le"}),
     "router_decision_cache_requests": ("counter", {"result"}),
     "router_decision_cache_hit_ratio": ("gauge", set()),
@@ -68,7 +80,7 @@ def scripted() -> BrokerFixture:
 
 
 def scrape(broker: BrokerFixture, *, openmetrics: bool = False) -> dict[str, Metric]:
-    text = render(Snapshot(broker.broker), openmetrics=openmetrics).decode()
+    text = render(Snapshot(broker.broker, broker.clock.now), openmetrics=openmetrics).decode()
     families = (parse_openmetrics if openmetrics else parse_text)(text)
     return {family.name: family for family in families}
 
@@ -104,6 +116,18 @@ VALUES: list[tuple[float, str, dict[str, str]]] = [
     (1, "router_messages_total", {"capability": "unknown", "outcome": "no_capability"}),
     (1, "router_messages_in_flight", {}),
     (0, "router_messages_waiting", {}),
+    (0, "router_waiting_messages", {"priority": "1"}),
+    (0, "router_waiting_seconds_count", {"priority": "4"}),
+    (0, "router_hedges_total", {"capability": "c"}),
+    (1, "router_retries_total", {"capability": "c"}),
+    (0, "router_explorations_total", {"capability": "c"}),
+    (0, "router_refusals_total", {"capability": "c", "cause": "room"}),
+    (0, "router_refusals_total", {"capability": "c", "cause": "budget"}),
+    (0.25, "router_capability_load", {"capability": "c"}),
+    (2.6, "router_retry_budget_tokens", {"capability": "c"}),
+    (0.15, "router_hedge_budget_tokens", {"capability": "c"}),
+    (0, "router_backend_ejected", {"backend": "a"}),
+    (0, "router_backend_ejections_total", {"backend": "a"}),
     (1, "router_deliveries_total", {"backend": "a", "outcome": "acked"}),
     (1, "router_deliveries_total", {"backend": "a", "outcome": "failed"}),
     (1, "router_deliveries_total", {"backend": "b", "outcome": "acked"}),
@@ -138,6 +162,7 @@ VALUES: list[tuple[float, str, dict[str, str]]] = [
     (1, "router_protocol_errors_total", {"code": "not_registered"}),
     (1, "router_stray_answers_total", {"kind": "unknown"}),
     (1, "router_lost_answers_total", {"cause": "gone"}),
+    (0, "router_refusals_total", {"capability": "c", "cause": "client_messages"}),
     (0, "router_label_overflow_total", {}),
 ]
 
@@ -190,7 +215,7 @@ def test_histograms_of_a_broker_that_has_done_nothing_are_whole() -> None:
 
 def test_a_snapshot_does_not_change_with_the_broker() -> None:
     broker = scripted()
-    snapshot = Snapshot(broker.broker)
+    snapshot = Snapshot(broker.broker, broker.clock.now)
     before = render(snapshot, openmetrics=True).decode()
     broker.ack(deliver("a", 4))
     broker.unregister(b"a")
@@ -242,6 +267,60 @@ def test_backends_beyond_the_bound_share_one_series() -> None:
     assert value(families, "router_label_overflow_total") > 0
 
 
+def test_who_waits_and_who_was_refused_is_told_by_priority_and_cause() -> None:
+    broker = BrokerFixture(policy=InOrder(), mode="single", heartbeat_s=60.0, queue_messages=2)
+    broker.register("a", "c")
+    broker.send("c", client_id=1)
+    broker.send("c", client_id=2, priority=1)
+    broker.send("c", client_id=3, priority=3)
+    broker.send("c", client_id=4, priority=3)
+    broker.send("c", client_id=5, priority=1)
+    families = scrape(broker)
+    waiting = [value(families, "router_waiting_messages", priority=str(priority)) for priority in range(1, 5)]
+    assert waiting == [0, 0, 2, 0]
+    assert value(families, "router_messages_waiting") == 2
+    assert value(families, "router_refusals_total", capability="c", cause="displaced") == 1
+    assert value(families, "router_refusals_total", capability="c", cause="room") == 1
+    broker.clock.advance(0.03)
+    broker.ack(deliver("a", 1))
+    families = scrape(broker)
+    assert value(families, "router_waiting_seconds_count", priority="3") == 1
+    assert value(families, "router_waiting_seconds_sum", priority="3") == pytest.approx(0.03)
+    assert value(families, "router_capability_load", capability="c") == 1
+
+
+def test_an_ejection_is_counted_and_shown_while_it_lasts() -> None:
+    broker = BrokerFixture(policy=InOrder(), mode="fanout", heartbeat_s=60.0)
+    for name in ("bad", "good", "fair"):
+        broker.register(name, "c", slots=4)
+    for number in range(5):
+        sent = only(broker.send("c", client_id=number), Deliver)
+        broker.nack(sent[0])
+        for other in sent[1:]:
+            broker.ack(other)
+    families = scrape(broker)
+    assert value(families, "router_backend_ejected", backend="bad") == 1
+    assert value(families, "router_backend_ejected", backend="good") == 0
+    assert value(families, "router_backend_ejections_total", backend="bad") == 1
+
+
+def test_budgets_are_as_of_the_scrape_and_reading_them_changes_nothing() -> None:
+    broker = scripted()
+    pool = broker.broker.registry.pool("c")
+    spent, tokens = value(scrape(broker), "router_retry_budget_tokens", capability="c"), pool.retries.tokens
+    broker.clock.advance(2.0)
+    later = value(scrape(broker), "router_retry_budget_tokens", capability="c")
+    assert later > spent + 1.5
+    assert value(scrape(broker), "router_retry_budget_tokens", capability="c") == later
+    assert pool.retries.tokens == tokens
+
+
+def test_one_pool_of_everybody_has_budgets_without_a_name() -> None:
+    broker = BrokerFixture(policy=InOrder(), require_capability=False)
+    broker.register("a", "c")
+    assert value(scrape(broker), "router_retry_budget_tokens", capability="") == 3
+
+
 def test_names_with_quotes_and_newlines_are_escaped() -> None:
     broker = BrokerFixture()
     odd = 'a"b\\c\nd é'
@@ -264,13 +343,15 @@ def test_messages_of_a_client_that_left_are_counted_so() -> None:
 def test_the_content_types_name_their_formats() -> None:
     assert TEXT.startswith("text/plain; version=0.0.4")
     assert OPENMETRICS.startswith("application/openmetrics-text; version=1.0.0")
-    assert render(Snapshot(scripted().broker), openmetrics=True).endswith(b"# EOF\n")
+    broker = scripted()
+    assert render(Snapshot(broker.broker, broker.clock.now), openmetrics=True).endswith(b"# EOF\n")
 
 
 def test_promtool_finds_nothing_to_complain_about() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool not installed")
-    text = render(Snapshot(scripted().broker), openmetrics=False)
+    broker = scripted()
+    text = render(Snapshot(broker.broker, broker.clock.now), openmetrics=False)
     found = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False, timeout=30)
     assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")

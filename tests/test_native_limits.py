@@ -34,6 +34,7 @@ from structlog.testing import capture_logs
 from zmtp_bytes import command, frame, greeting, handshake, message, metadata, ping
 
 from router_daemon import native, zmtp
+from router_daemon.core.actions import Pong, PongHeader
 from router_daemon.core.events import Malformed, Ping
 from router_daemon.transport import PARKED_RESERVE_BYTES
 
@@ -140,6 +141,88 @@ def test_no_more_is_received_than_was_asked_for(run: Run, limit: int) -> None:
             while found := served.receive(limit):
                 assert len(found) <= limit
             assert sorted(numbers(served)) == sorted([*range(300)] * 2)
+
+    run(main())
+
+
+@on_both_loops
+def test_who_gets_errors_is_left_alone_for_a_while_and_loses_nothing(run: Run) -> None:
+    async def main() -> None:
+        async with shell() as served, raw(served.address) as flooder, raw(served.address) as other:
+            flooder.write(numbered(2_000))
+            await served.until(lambda: served.clients.ready, receive=False)
+            [first] = {event.peer for event in served.receive(200) if isinstance(event, Malformed)}
+            began_s = served.clients.loop.time()
+            assert served.send(*[refusal(first)] * 200) == []
+            assert served.receive() == []
+            other.write(PING)
+            await served.until(lambda: any(isinstance(event, Ping) for event in served.events))
+            assert len(served.events) == 201 or served.clients.loop.time() >= began_s + 200 * native.HOLD_S
+            await served.until(lambda: len(served.events) == 2_001)
+            assert served.clients.loop.time() >= began_s + 200 * native.HOLD_S
+            assert numbers(served) == list(range(2_000))
+
+    run(main())
+
+
+def test_answers_that_were_dropped_weigh_too(run: Run) -> None:
+    async def main() -> None:
+        async with shell(holds=limits(100_000)) as served, raw(served.address, SO_RCVBUF=4_096) as deaf:
+            deaf.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            deaf.write(PING)
+            peer = await served.peer()
+            while not served.send(reply(peer, bytes(65_536))):
+                pass
+            assert not served.connection().held
+            began_s = served.clients.loop.time()
+            assert len(served.send(*[reply(peer, bytes(65_536))] * 200)) == 200
+            assert served.connection().held
+            await served.until(lambda: not served.connection().held)
+            assert served.clients.loop.time() >= began_s + 200 * native.HOLD_S
+
+    run(main())
+
+
+def test_pongs_weigh_as_much_as_errors(run: Run) -> None:
+    async def main() -> None:
+        async with shell() as served, raw(served.address) as peer:
+            peer.write(PING)
+            name = await served.peer()
+            pong = Pong(name, False, PongHeader("1", [], 1, 1, 1))
+            assert served.send(*[pong] * native.HOLD_FROM) == []
+            assert served.connection().held
+            await served.until(lambda: not served.connection().held)
+
+    run(main())
+
+
+@on_both_loops
+def test_a_few_errors_and_answers_of_other_kinds_hold_nobody(run: Run) -> None:
+    async def main() -> None:
+        async with shell() as served, raw(served.address) as peer:
+            peer.write(PING)
+            name = await served.peer()
+            few = [refusal(name)] * (native.HOLD_FROM - 1)
+            assert served.send(*few, *[reply(name)] * 1_000) == []
+            assert not served.connection().held
+
+    run(main())
+
+
+@on_both_loops
+def test_that_one_is_gone_who_is_left_alone_is_told_after_its_last_message(run: Run) -> None:
+    async def main() -> None:
+        async with shell() as served, raw(served.address) as peer:
+            peer.write(PING)
+            name = await served.peer()
+            connection = served.connection()
+            assert served.send(*[refusal(name)] * 200) == []
+            peer.write(PING)
+            peer.writer.transport.abort()
+            await served.until(lambda: connection.lost, receive=False)
+            await served.until(lambda: gone(served.events) == [name])
+            assert served.receive() == []
+            assert not served.clients.ready
 
     run(main())
 

@@ -79,7 +79,7 @@ def test_first_ms_is_how_long_a_head_may_be_silent(room: Room) -> None:
 def test_all_heads_silent_for_first_ms_is_failed(room: Room) -> None:
     client, backends = room.client(), room.backends(2)
     watch = Stopwatch()
-    ident = client.send(room.capability, ttl_ms=20_000, first_ms=200)
+    ident = client.send(room.capability, mode="fanout", ttl_ms=20_000, first_ms=200)
     assert len(room.sent_to(client, backends)) == 2
     assert client.error("failed", ident, timeout_s=1.4).header["retry"] is True
     assert watch.elapsed_s >= 0.19

@@ -222,7 +222,7 @@ def test_many_messages_all_end_by_their_time(room: Room) -> None:
     client, backend = room.client(), room.backend(slots=50)
     watch = Stopwatch()
     for number in range(300):
-        client.send(room.capability, ttl_ms=200 + number)
+        client.send(room.capability, ttl_ms=200 + number, priority=4)
     for _ in range(300):
         message = client.expect("ERROR", last=True, timeout_s=2)
         assert message.header["code"] in {"expired", "overloaded"}

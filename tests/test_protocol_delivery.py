@@ -45,7 +45,7 @@ def test_a_binary_embedding_arrives_with_its_values(room: Room) -> None:
 
 def test_fanout_sends_to_as_many_heads_as_are_configured(room: Room) -> None:
     client, backends = room.client(), room.backends(4)
-    client.send(room.capability, b"copy")
+    client.send(room.capability, b"copy", mode="fanout")
     sent = room.sent_to(client, backends)
     assert len(sent) == 3
     assert sorted(delivery.header["head"] for _, delivery in sent) == [1, 2, 3]
@@ -69,7 +69,7 @@ def test_heads_is_lowered_to_the_configured(careful: Room) -> None:
 
 def test_the_first_success_answers_and_the_others_are_cancelled(room: Room) -> None:
     client, backends = room.client(), room.backends(3)
-    ident = client.send(room.capability)
+    ident = client.send(room.capability, mode="fanout")
     sent = room.sent_to(client, backends)
     winner, delivery = sent[1]
     winner.ack(delivery, b"won")
@@ -85,7 +85,7 @@ def test_the_first_success_answers_and_the_others_are_cancelled(room: Room) -> N
 
 def test_a_failed_head_is_forgiven_while_another_is_out(room: Room) -> None:
     client, backends = room.client(), room.backends(3)
-    ident = client.send(room.capability)
+    ident = client.send(room.capability, mode="fanout")
     sent = room.sent_to(client, backends)
     for backend, delivery in sent[:2]:
         backend.nack(delivery, reason="no luck")
@@ -97,7 +97,7 @@ def test_a_failed_head_is_forgiven_while_another_is_out(room: Room) -> None:
 
 def test_all_heads_failed_is_failed_and_a_fourth_is_not_tried(room: Room) -> None:
     client, backends = room.client(), room.backends(4)
-    ident = client.send(room.capability)
+    ident = client.send(room.capability, mode="fanout")
     sent = room.sent_to(client, backends)
     for backend, delivery in sent:
         backend.nack(delivery, code="failed", reason="no luck")
@@ -110,7 +110,7 @@ def test_all_heads_failed_is_failed_and_a_fourth_is_not_tried(room: Room) -> Non
 
 def test_a_cancelled_loser_holds_its_place_until_it_answers(room: Room) -> None:
     client, backends = room.client(), room.backends(2)
-    client.send(room.capability)
+    client.send(room.capability, mode="fanout")
     sent = dict(room.sent_to(client, backends))
     winner, loser = backends
     winner.ack(sent[winner])
@@ -294,7 +294,7 @@ def test_a_second_answer_does_not_free_a_second_place(room: Room) -> None:
 def test_delivery_and_message_ids_are_never_used_twice(room: Room) -> None:
     client, backends = room.client(), room.backends(3, slots=50)
     for _ in range(50):
-        client.send(room.capability)
+        client.send(room.capability, mode="fanout", priority=4)
     sent = room.sent_to(client, backends)
     assert len(sent) == len({delivery.header["id"] for _, delivery in sent}) == 150
     assert len({delivery.header["message"] for _, delivery in sent}) == 50
@@ -303,7 +303,7 @@ def test_delivery_and_message_ids_are_never_used_twice(room: Room) -> None:
 def test_large_bodies_reach_every_head_and_those_after_a_failure(room: Room) -> None:
     client, backends = room.client(), room.backends(3)
     body = [bytes([number]) * size for number, size in enumerate((0, 8_191, 8_192, 70_000, 300_000))]
-    client.send(room.capability, *body, id="fanout")
+    client.send(room.capability, *body, id="fanout", mode="fanout")
     sent = room.sent_to(client, backends)
     assert [delivery.body for _, delivery in sent] == [body] * 3
     for backend, delivery in sent:
@@ -325,7 +325,7 @@ def test_peers_that_read_late_get_all_in_order(room: Room) -> None:
     backend.register(room.capability, slots=250)
     body = bytes(50_000)
     for number in range(250):
-        client.send(room.capability, number.to_bytes(2, "big"), body)
+        client.send(room.capability, number.to_bytes(2, "big"), body, priority=4)
     deliveries = [backend.delivery() for _ in range(250)]
     assert [delivery.body for delivery in deliveries] == [[n.to_bytes(2, "big"), body] for n in range(250)]
     for delivery in deliveries:

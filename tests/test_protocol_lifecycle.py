@@ -213,7 +213,7 @@ def test_a_new_connection_without_the_session_does_not_inherit_deliveries(room: 
 def test_the_same_session_moves_the_registration_and_its_open_deliveries(room: Room) -> None:
     session = os.urandom(16)
     client, old = room.client(), room.backend(session=session, slots=2)
-    first, second = client.send(room.capability), client.send(room.capability)
+    first, second = (client.send(room.capability, mode="single") for _ in range(2))
     deliveries = [old.delivery(), old.delivery()]
     new = room.stranger(old.name)
     new.register(room.capability, session=session, slots=2)

@@ -174,7 +174,7 @@ def test_ids_are_not_used_again_after_a_restart(daemon: DaemonFactory, open_room
     room = open_room(first)
     client, backend = room.client(), room.backend(slots=30)
     for _ in range(30):
-        client.send(room.capability)
+        client.send(room.capability, priority=4)
     before = [delivery for _, delivery in room.sent_to(client, [backend])]
     for delivery in before:
         backend.ack(delivery)
@@ -188,7 +188,7 @@ def test_ids_are_not_used_again_after_a_restart(daemon: DaemonFactory, open_room
     client.error("no_capability", client.send(room.capability))
     backend.register(room.capability, slots=30)
     for _ in range(30):
-        client.send(room.capability)
+        client.send(room.capability, priority=4)
     after = [delivery for _, delivery in room.sent_to(client, [backend])]
     for key in ("id", "message"):
         assert len({delivery.header[key] for delivery in before + after}) == 60
@@ -205,7 +205,7 @@ def test_ids_are_not_used_again_after_the_daemon_was_killed(daemon: DaemonFactor
     room = open_room(victim)
     client, backend = room.client(), room.backend(slots=30)
     for _ in range(30):
-        client.send(room.capability)
+        client.send(room.capability, priority=4)
     before = [delivery for _, delivery in room.sent_to(client, [backend])]
     victim.process.kill()
     victim.process.wait(10)
@@ -218,7 +218,7 @@ def test_ids_are_not_used_again_after_the_daemon_was_killed(daemon: DaemonFactor
     backend.register(room.capability, slots=30)
     fresh = room.client()
     for _ in range(30):
-        fresh.send(room.capability)
+        fresh.send(room.capability, priority=4)
     after = [delivery for _, delivery in room.sent_to(fresh, [backend])]
     for key in ("id", "message"):
         assert len({delivery.header[key] for delivery in before + after}) == 60

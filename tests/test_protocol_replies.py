@@ -114,7 +114,7 @@ def test_all_reports_a_lost_head(room: Room) -> None:
 def test_none_is_accepted_and_nothing_more_is_sent(room: Room) -> None:
     client, backend = room.client(), room.backend(slots=4)
     for answer in ("ack", "nack", "rejected", "part"):
-        ident = client.send(room.capability, answer.encode(), reply="none", id="mine")
+        ident = client.send(room.capability, answer.encode(), reply="none", id="mine", mode="single")
         accept = client.expect("ACCEPT", id=ident, last=True)
         delivery = backend.delivery(message=accept.header["message"])
         if answer == "ack":

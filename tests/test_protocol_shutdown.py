@@ -185,7 +185,7 @@ def test_one_daemon_listens_on_several_addresses(
     for address in fronts:
         client = RawClient(room.context, address)
         room.peers.append(client)
-        ident = client.send(room.capability)
+        ident = client.send(room.capability, mode="fanout")
         sent = room.sent_to(client, backends)
         assert len(sent) == 2
         backend, delivery = sent[-1]

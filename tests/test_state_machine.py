@@ -17,6 +17,13 @@ from msgspec import UNSET
 from router_daemon.core import events
 from router_daemon.core.actions import Action, Deliver, Error, Piece, Reply
 from router_daemon.core.events import EmptyHeader, Event
+from router_daemon.core.settings import (
+    EjectionSettings,
+    ExplorationSettings,
+    HedgeSettings,
+    RetrySettings,
+    WaitingSettings,
+)
 from router_daemon.core.types import Peer, Side
 from router_daemon.policies.base import NAMES
 from router_daemon.testing import BrokerFixture
@@ -27,6 +34,7 @@ PICK = st.integers(0, 10_000)
 CAPABILITIES = ("c", "d")
 OFFERS = st.lists(st.sampled_from(CAPABILITIES), min_size=1, max_size=2)
 SESSIONS = st.sampled_from((UNSET, b"session-1", b"session-2"))
+COSTS = st.sampled_from((UNSET, UNSET, UNSET, UNSET, 0.0, 1.0, 3.0))
 HEARTBEAT_S = 1.0
 
 
@@ -39,7 +47,8 @@ SEND_KEYS = st.fixed_dictionaries(
         "priority": st.integers(1, 4),
         "ttl_ms": maybe(st.sampled_from((1, 60, 400, 2_000, 10_000))),
         "heads": maybe(st.integers(1, 3)),
-        "mode": maybe(st.sampled_from(("fanout", "single"))),
+        "mode": maybe(st.sampled_from(("auto", "hedge", "fanout", "single"))),
+        "max_cost": st.sampled_from((UNSET, UNSET, UNSET, 0.0, 1.5)),
         "reply": st.sampled_from(("first", "first", "first", "all", "none")),
         "idempotent": maybe(st.booleans()),
         "first_ms": maybe(st.sampled_from((50, 1_500))),
@@ -47,11 +56,25 @@ SEND_KEYS = st.fixed_dictionaries(
     }
 )
 
+PARTS = st.fixed_dictionaries(
+    {
+        "retry": st.builds(RetrySettings, start=st.sampled_from((0.0, 3.0, 100.0)), same_backend=st.booleans()),
+        "hedge": st.builds(HedgeSettings, share=st.sampled_from((0.0, 1.0)), samples=st.sampled_from((2, 16))),
+        "ejection": st.builds(EjectionSettings, failures=st.sampled_from((0, 1, 2, 5))),
+        "waiting": st.builds(
+            WaitingSettings, longest=st.sampled_from((0.25, 1.0)), reserve=st.sampled_from((0.0, 0.4))
+        ),
+        "exploration": st.builds(ExplorationSettings, share=st.sampled_from((0.0, 0.5)), slow_start=st.booleans()),
+    }
+)
+"""The sections of the settings that are about routing; small numbers, so that a few messages meet them."""
+
 
 def answer_event(peer: Peer, number: int, how: str, pick: int) -> Event:
     """Return the event of an ACK, a NACK of that code, or a malformed answer."""
     if how == "ack":
-        return events.Ack(peer, False, events.AckHeader(number), (b"done",))
+        queue, cost = (UNSET, 0, 1, 4)[pick % 4], (UNSET, UNSET, 0.0, 0.5, 4.0)[pick % 5]
+        return events.Ack(peer, False, events.AckHeader(number, queue=queue, cost=cost), (b"done",))
     if how == "malformed":
         return events.Malformed(Side.BACKEND, peer, False, "ACK", "bad_header", "wrong", number)
     pause: Any = (UNSET, 0, 20, 2_000)[pick % 4]
@@ -63,14 +86,15 @@ class Peers(RuleBasedStateMachine):
 
     @initialize(
         policy=st.sampled_from(NAMES),
-        mode=st.sampled_from(("fanout", "single")),
+        mode=st.sampled_from(("auto", "auto", "hedge", "fanout", "single")),
         heads=st.integers(1, 3),
         unsaid=st.sampled_from(("copies", "retries", "never")),
         queue=st.sampled_from((0, 2, 100)),
         require=st.booleans(),
         timeout_s=st.sampled_from((None, 0.2)),
         cache_s=st.sampled_from((0.0, 30.0)),
-        there=st.lists(st.tuples(OFFERS, st.integers(1, 3), SESSIONS), min_size=1, max_size=4),
+        parts=PARTS,
+        there=st.lists(st.tuples(OFFERS, st.integers(1, 3), SESSIONS, COSTS), min_size=1, max_size=4),
     )
     def begin(
         self,
@@ -82,7 +106,8 @@ class Peers(RuleBasedStateMachine):
         require: bool,
         timeout_s: float | None,
         cache_s: float,
-        there: list[tuple[list[str], int, Any]],
+        parts: dict[str, Any],
+        there: list[tuple[list[str], int, Any, Any]],
     ) -> None:
         self.fixture = BrokerFixture(
             policy=policy,
@@ -97,14 +122,15 @@ class Peers(RuleBasedStateMachine):
             open_messages=12,
             backends=4,
             label_values=2,
+            **parts,
         )
         self.ledger = Ledger(self.fixture)
         self.clients: list[Peer] = [b"client-0", b"client-1"]
         self.backends: list[Peer] = []
         self.said: list[Action] = []
         self.peers = 0
-        for name, (offers, slots, session) in zip("abcd", there, strict=False):
-            self.register(-1, name, offers, slots, 0, session, anew=True)
+        for name, (offers, slots, session, cost) in zip("abcd", there, strict=False):
+            self.register(-1, name, offers, slots, 0, session, cost, anew=True)
 
     def new_peer(self) -> Peer:
         self.peers += 1
@@ -172,16 +198,17 @@ class Peers(RuleBasedStateMachine):
         slots=st.integers(1, 2),
         prefetch=st.integers(0, 1),
         session=SESSIONS,
+        cost=COSTS,
         anew=st.booleans(),
     )
     def register(
-        self, pick: int, name: str, offers: list[str], slots: int, prefetch: int, session: Any, anew: bool
+        self, pick: int, name: str, offers: list[str], slots: int, prefetch: int, session: Any, cost: Any, anew: bool
     ) -> None:
         if anew or not self.backends:
             self.backends.append(self.new_peer())
             pick = -1
         peer = self.backends[pick % len(self.backends)] if pick >= 0 else self.backends[-1]
-        header = events.Registration(name, offers, slots=slots, prefetch=prefetch, session=session)
+        header = events.Registration(name, offers, slots=slots, prefetch=prefetch, session=session, cost=cost)
         self.ledger.asked[peer, name] = header
         self.do(events.Register(peer, False, header))
 
@@ -216,6 +243,7 @@ class Peers(RuleBasedStateMachine):
                 slots=old.slots if slots is UNSET else slots,
                 prefetch=old.prefetch,
                 session=old.session,
+                cost=old.cost,
             )
         self.do(events.Update(peer, False, events.Revision(capabilities=offers, slots=slots)))
 
@@ -266,6 +294,13 @@ class Peers(RuleBasedStateMachine):
             self.do(events.Gone(Side.BACKEND, sending.action.peer))
 
     # --- time ---
+
+    @precondition(lambda self: self.backends)
+    @rule(pick=PICK, queue=st.integers(0, 6))
+    def backend_reports(self, pick: int, queue: int) -> None:
+        """What a backend has to do from others is not this broker's, and takes no place."""
+        peer = self.backends[pick % len(self.backends)]
+        self.do(events.Heartbeat(peer, False, events.HeartbeatHeader(queue=queue)))
 
     @rule(seconds=st.sampled_from((0.001, 0.03, 0.06, 0.25, 0.6, 1.2, 3.1, 31.0)))
     def time_passes(self, seconds: float) -> None:

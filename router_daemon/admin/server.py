@@ -1,17 +1,19 @@
 """The admin HTTP server: /livez /readyz /metrics /backends /explain, read-only.
 
-Rules: handlers read the broker on the loop it lives on, so they see a consistent state; what takes long (rendering
-/metrics) runs in a thread on a copy. Errors are JSON with one clear sentence. /livez and /readyz say one word.
+Rules: handlers read the broker on the loop it lives on, so they see a consistent state; of many backends a part at a
+time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one
+clear sentence. /livez and /readyz say one word.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 
 from router_daemon import __version__
@@ -66,7 +68,9 @@ class AdminServer:
         return app
 
     async def _index(self, _: web.Request) -> web.Response:
-        return _json({"router-daemon": __version__, "see": ["/metrics", "/backends", "/explain", "/livez", "/readyz"]})
+        return await _json(
+            {"router-daemon": __version__, "see": ["/metrics", "/backends", "/explain", "/livez", "/readyz"]}
+        )
 
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -78,23 +82,46 @@ class AdminServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        snapshot = Snapshot(self._broker)
+        snapshot = Snapshot(self._broker, self._clock())
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(None, lambda: render(snapshot, openmetrics=openmetrics))
         return web.Response(body=body, headers={"Content-Type": OPENMETRICS if openmetrics else TEXT})
 
     async def _backends(self, _: web.Request) -> web.Response:
-        return _json({"backends": views.backends(self._broker, self._clock())})
+        rows = []
+        for part in views.backend_parts(self._broker, self._clock()):
+            rows += part
+            await asyncio.sleep(0)
+        return await _json({"backends": rows})
 
     async def _explain(self, request: web.Request) -> web.Response:
         capability = request.query.get("capability", "")
         priority = request.query.get("priority", "2")
         if not capability:
-            return _json({"error": "capability is missing: /explain?capability=NAME&priority=1..4"}, 400)
+            return await _json({"error": "capability is missing: /explain?capability=NAME&priority=1..4"}, 400)
         if priority not in {"1", "2", "3", "4"}:
-            return _json({"error": f"priority must be 1, 2, 3 or 4, got {priority!r}"}, 400)
-        return _json(views.explain(self._broker, capability, int(priority), self._clock()))
+            return await _json({"error": f"priority must be 1, 2, 3 or 4, got {priority!r}"}, 400)
+        max_cost = _cost(request.query.get("max_cost"))
+        if max_cost is not None and not 0.0 <= max_cost < math.inf:
+            return await _json(
+                {"error": f"max_cost must be a number from 0 on, got {request.query['max_cost']!r}"}, 400
+            )
+        view = views.explain(self._broker, capability, int(priority), self._clock(), max_cost=max_cost)
+        return await _json(view)
 
 
-def _json(data: Any, status: int = 200) -> web.Response:
-    return web.json_response(data, status=status, dumps=lambda value: json.dumps(value, indent=2) + "\n")
+def _cost(text: str | None) -> float | None:
+    """Return a number, None where nothing was said; what is none becomes one that is out of bounds."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return math.nan
+
+
+async def _json(data: Any, status: int = 200) -> web.Response:
+    body = await asyncio.get_running_loop().run_in_executor(None, _encoded, data)
+    return web.Response(body=body, status=status, content_type="application/json", charset="utf-8")
+
+
+def _encoded(data: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n"

@@ -129,7 +129,14 @@ def check(
 
 @app.command()
 @reported
-def backends(config: ConfigFile = None, admin: Admin = None, as_json: AsJson = False) -> None:
+def backends(
+    services: Annotated[
+        bool, typer.Option("--services", help="Show what was measured for each capability, too.")
+    ] = False,
+    config: ConfigFile = None,
+    admin: Admin = None,
+    as_json: AsJson = False,
+) -> None:
     """Show the backends of the running daemon.
 
     State, open deliveries and places, measured profile, outcomes.
@@ -139,7 +146,7 @@ def backends(config: ConfigFile = None, admin: Admin = None, as_json: AsJson = F
     from router_daemon.cli import asking
 
     answer = asking.fetch(_admin_address(admin, config), "/backends")
-    print(json.dumps(answer, indent=2) if as_json else asking.backends_text(answer))
+    print(json.dumps(answer, indent=2) if as_json else asking.backends_text(answer, services=services))
 
 
 @app.command()
@@ -148,13 +155,15 @@ def explain(
     name: Annotated[str | None, typer.Argument(metavar="CAPABILITY", help="What a backend must offer.")] = None,
     capability: Annotated[str | None, typer.Option(metavar="C", help="The same, as an option.")] = None,
     priority: Priority = 2,
+    max_cost: Annotated[float | None, typer.Option(metavar="X", min=0.0, help="What it may cost at most.")] = None,
     config: ConfigFile = None,
     admin: Admin = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how a message would be routed now.
 
-    Every candidate, its score term by term, and why the running daemon would or would not send to it.
+    Whether it would be sent, wait or be refused, what mode auto would do and why, and every candidate: why the running
+    daemon would or would not send to it, its score term by term, and what was measured of it.
 
     Exit code: 0, 1 where no daemon answers, 3 where it would refuse the message (no such capability).
     """
@@ -162,10 +171,11 @@ def explain(
     if wanted is None or (name and capability):
         raise CommandError(USAGE, "explain takes one CAPABILITY")
 
-    from router_daemon.cli import asking
+    from router_daemon.cli import asking, explaining
 
-    answer = asking.fetch(_admin_address(admin, config), "/explain", capability=wanted, priority=priority)
-    print(json.dumps(answer, indent=2) if as_json else asking.explain_text(answer))
+    query = {} if max_cost is None else {"max_cost": max_cost}
+    answer = asking.fetch(_admin_address(admin, config), "/explain", capability=wanted, priority=priority, **query)
+    print(json.dumps(answer, indent=2) if as_json else explaining.explain_text(answer))
     asking.raise_error_of(answer)
 
 

@@ -27,7 +27,7 @@ DETAIL_BYTES: Final = 500
 Row = Mapping[str, Any]
 
 
-def fetch(admin: str, path: str, **query: str | int) -> dict[str, Any]:
+def fetch(admin: str, path: str, **query: str | float) -> dict[str, Any]:
     """Return the JSON object that the daemon whose admin room is at `admin` (HOST:PORT) answers.
 
     Raises:
@@ -82,7 +82,19 @@ def _is_number(cell: str) -> bool:
     return cell == "-" or cell.replace("/", "").replace(".", "").isdigit()
 
 
-def _text(row: Row, key: str) -> str:
+def number_of(row: Row, key: str, digits: int = 3) -> str:
+    """Return a float in about so many digits, a whole number whole, whatever else there is as `text_of` has it."""
+    value = row.get(key)
+    if not isinstance(value, float):
+        return text_of(row, key)
+    magnitude = abs(value)
+    if magnitude < 10.0 ** (1 - digits):
+        return "0" if magnitude == 0.0 else f"{value:.1g}"
+    whole = len(str(int(magnitude)))
+    return f"{value:.{max(0, digits - whole)}f}"
+
+
+def text_of(row: Row, key: str) -> str:
     """Return one value in few characters."""
     value = row.get(key)
     if value is None or value == "":
@@ -90,12 +102,14 @@ def _text(row: Row, key: str) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _table_of(row: Row, key: str) -> Row:
+def table_of(row: Row, key: str) -> Row:
+    """Return a table; an empty one where there is none."""
     value = row.get(key)
     return value if isinstance(value, dict) else {}
 
 
-def _rows(answer: Row, key: str) -> list[Row]:
+def rows_of(answer: Row, key: str) -> list[Row]:
+    """Return the tables of a list."""
     value = answer.get(key)
     return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
 
@@ -112,67 +126,59 @@ def _list(row: Row, key: str) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) and value else "-"
 
 
-def backends_text(answer: Row) -> str:
-    """Return the answer of /backends for a person."""
-    rows = _rows(answer, "backends")
+def backends_text(answer: Row, *, services: bool = False) -> str:
+    """Return the answer of /backends for a person; `services`: with what was measured for each capability."""
+    rows = rows_of(answer, "backends")
     if not rows:
         return "no backends"
     said = [key for key in ("group", "zone", "version") if any(row.get(key) for row in rows)]
-    header = ["NAME", "STATE", "OPEN/PLACES", "QUEUE", "LATENCY MS", "SUCCESS", "ACKED", "FAILED", "SEEN S AGO"]
+    header = ["NAME", "STATE", "OPEN", "QUEUE", "MS", "SUCCESS", "ACKED", "FAILED", "SEEN S"]
     header += [*map(str.upper, said), "CAPABILITIES"]
-    return table(header, [_backend_cells(row, said) for row in rows])
+    text = table(header, [_backend_cells(row, said) for row in rows])
+    return f"{text}\n\n{_services_table(rows)}" if services else text
+
+
+def _services_table(rows: Sequence[Row]) -> str:
+    header = ["NAME", "CAPABILITY", "WORK MS", "MEAN MS", "DEV", "N", "WAIT", "LATENCY", "EXPECTED", "UNUSED S"]
+    keys = ["service_ms", "response_ms", "deviation_ms", "samples"]
+    keys += ["expected_wait_ms", "expected_latency_ms", "expected_ms", "unused_s"]
+    cells = [
+        [text_of(row, "name"), capability, *(number_of(service, key) for key in keys)]
+        for row in rows
+        for capability, service in table_of(row, "services").items()
+        if isinstance(service, dict)
+    ]
+    return table(header, cells) if cells else "nothing was measured yet"
+
+
+def state_text(row: Row) -> str:
+    """Return the state of a backend with what limits it."""
+    state, ejected = text_of(row, "state"), table_of(row, "ejected")
+    if ejected:
+        return f"{state} {number_of(ejected, 'for_s', 2)} s"
+    paused_s = row.get("paused_s")
+    if state == "paused" and isinstance(paused_s, int | float):
+        return f"{state} {paused_s:.1f} s"
+    window = row.get("window")
+    return f"{state}, slow: {window}" if state == "up" and window is not None else state
 
 
 def _backend_cells(row: Row, said: Sequence[str]) -> list[str]:
     slots, prefetch = row.get("slots"), row.get("prefetch")
     places = slots + prefetch if isinstance(slots, int) and isinstance(prefetch, int) else "-"
     return [
-        _text(row, "name"),
-        _text(row, "state"),
-        f"{_text(row, 'in_flight')}/{places}",
-        _text(row, "queue"),
-        _text(row, "latency_ms"),
-        _text(row, "success_ratio"),
-        str(_table_of(row, "deliveries").get("acked", 0)),
-        str(_total(_table_of(row, "failures"))),
-        _text(row, "last_seen_s"),
-        *(_text(row, key) for key in said),
+        text_of(row, "name"),
+        state_text(row),
+        f"{text_of(row, 'in_flight')}/{places}",
+        text_of(row, "queue"),
+        number_of(row, "latency_ms"),
+        text_of(row, "success_ratio"),
+        str(table_of(row, "deliveries").get("acked", 0)),
+        str(_total(table_of(row, "failures"))),
+        number_of(row, "last_seen_s"),
+        *(text_of(row, key) for key in said),
         _list(row, "capabilities"),
     ]
-
-
-def explain_text(answer: Row) -> str:
-    """Return the answer of /explain for a person: the rule, the cache, each candidate term by term."""
-    cache = _table_of(answer, "cache")
-    rule = "required" if answer.get("require_capability") else "one term of the score"
-    said = (
-        f"{_text(answer, 'capability')} at priority {_text(answer, 'priority')}: policy {_text(answer, 'policy')}, "
-        f"mode {_text(answer, 'mode')}, up to {_text(answer, 'heads')} heads scoring over "
-        f"{_text(answer, 'threshold')}, capability {rule}"
-    )
-    age = f", {_text(cache, 'age_s')} s old" if cache.get("age_s") is not None else ""
-    ranking = f"cached ranking: {_text(cache, 'state')}{age}, kept for {_text(cache, 'ttl_s')} s"
-    text = f"{printable(said)}\n{printable(ranking)}"
-    rows = _rows(answer, "candidates")
-    return f"{text}\n{_candidates_table(rows)}" if rows else text
-
-
-def _candidates_table(rows: Sequence[Row]) -> str:
-    terms = list(dict.fromkeys(term for row in rows for term in _table_of(row, "terms")))
-    header = ["HEAD", "BACKEND", "WEIGHT", "SCORE", *map(str.upper, terms), "OPEN/PLACES", "REASON"]
-    cells = [
-        [
-            _text(row, "head"),
-            _text(row, "backend"),
-            _text(row, "weight"),
-            _text(row, "score"),
-            *(_text(_table_of(row, "terms"), term) for term in terms),
-            f"{_text(row, 'in_flight')}/{_text(row, 'places')}",
-            _text(row, "reason"),
-        ]
-        for row in rows
-    ]
-    return table(header, cells)
 
 
 def raise_error_of(answer: Row) -> None:
@@ -181,6 +187,6 @@ def raise_error_of(answer: Row) -> None:
     Raises:
         CommandError: with the protocol's error code.
     """
-    error = _table_of(answer, "error")
+    error = table_of(answer, "error")
     if error:
-        raise CommandError(REFUSED, f"{_text(error, 'code')}: {_text(error, 'detail')}")
+        raise CommandError(REFUSED, f"{text_of(error, 'code')}: {text_of(error, 'detail')}")

@@ -47,8 +47,11 @@ def compare(
         typer.Option("--set", metavar="KEY=VALUE", help="Try a setting in our shell: waiting.reserve=0; repeatable."),
     ] = None,
     prefetch: Annotated[
-        int, typer.Option(metavar="N", min=0, help="What backends register in our shell beside their slots.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="What backends register in our shell beside slots. [default: as the SDK]"
+        ),
+    ] = None,
     tuning: Annotated[
         bool, typer.Option("--tuning", help="Use the seeds that constants may be tuned on, not those for reports.")
     ] = False,

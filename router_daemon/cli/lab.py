@@ -11,6 +11,8 @@ Rules:
 from __future__ import annotations
 
 import shlex
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,10 +60,17 @@ def simulate(
         result = plan.run(check_every=check_every)
     except Exception as broken:
         complain(f"error: seed {seed} breaks a promise")
-        complain(f"{type(broken).__name__}: {broken}")
+        complain(what_broke(broken))
         complain(f"replay: {replay_command(seed, faults=faults, messages=messages, policy=policy)}")
         raise typer.Exit(FAILED) from broken
     print(report(plan, result))
+
+
+def what_broke(broken: BaseException) -> str:
+    """Return what was raised and the line that first did, on one line."""
+    first = broken.__cause__ or broken
+    place = traceback.extract_tb(first.__traceback__)[-1]
+    return f"{type(broken).__name__}: {broken} ({Path(place.filename).name}:{place.lineno}: {place.line})"
 
 
 def replay_command(seed: int, *, faults: str, messages: int, policy: str | None) -> str:

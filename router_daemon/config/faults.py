@@ -132,9 +132,14 @@ def _unknown(given: Given, model: type[BaseModel]) -> str:
 
 
 def _nearest_names(path: KeyPath, sections: dict[str, list[str]]) -> list[str]:
-    """Return the names most like an unknown one: in its place first, else the same or nearly the same elsewhere."""
+    """Return the names most like an unknown one: in its place first, else the same or nearly the same elsewhere.
+
+    A key without a section is looked for by its very name first: `heads` is not `hedge`.
+    """
     name = path[-1]
     if len(path) == 1:
+        if same := [f"{section}.{name}" for section, keys in sections.items() if name in keys]:
+            return same
         near = difflib.get_close_matches(name, sections, 1)
     else:
         near = [f"{path[0]}.{key}" for key in difflib.get_close_matches(name, sections[path[0]], 1)]

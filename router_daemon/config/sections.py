@@ -315,6 +315,18 @@ class LimitsSection(Section):
         description="The most messages without a final answer; more: overloaded. Each costs about a kilobyte and its "
         "body.",
     )
+    client_messages: int = Field(
+        default=2_500,
+        ge=1,
+        le=100_000_000,
+        description="The most messages without a final answer of one client connection; more: overloaded. A quarter of "
+        "queue_messages, so that one client that floods leaves the waiting room to the others.",
+    )
+    client_bytes: Bytes = Field(
+        default=67_108_864,
+        description="With bodies of this many bytes open, a client connection gets overloaded for further messages; "
+        "with less, one more is taken, whatever its size. A quarter of queue_bytes.",
+    )
     client_unread_bytes: Bytes = Field(
         default=33_554_432,
         description="What one client may leave unread, in bytes; further answers to it are dropped and counted. Room "

@@ -133,6 +133,10 @@ class Backend(Struct, eq=False):
             pool.busy -= 1.0
             pool.free += given
 
+    def may_try(self, now: float) -> bool:
+        """Tell whether, but for its ejection, it could get a delivery."""
+        return self.connected and now >= self.paused_until and len(self.open) < self.places
+
     def on_trial(self) -> None:
         """Note that the one message that is to show whether it works again is out."""
         for pool in self.pools:

@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from random import Random
 from typing import Any, Final
@@ -36,12 +36,14 @@ from router_daemon.core.events import (
     Part,
     Ping,
     Register,
+    Request,
     Send,
     Undelivered,
     Unregister,
     Update,
 )
 from router_daemon.core.membership import Claim, Membership
+from router_daemon.core.memory import Profiles, parts
 from router_daemon.core.messages import Delivery, Message
 from router_daemon.core.ranking import Policy, RankingCache
 from router_daemon.core.registry import Registry
@@ -163,6 +165,26 @@ class Broker:
     def next_deadline(self) -> float | None:
         """Return when `on_timer` has something to do next; None while nothing is scheduled."""
         return self._timers.next_due()
+
+    def export_profiles(self, now: float) -> Profiles:
+        """Return what was measured, to be kept over a restart; see `memory`."""
+        profiles = Profiles({}, {})
+        for part in self.export_parts(now):
+            profiles.backends.update(part.backends)
+            profiles.capabilities.update(part.capabilities)
+        return profiles
+
+    def export_parts(self, now: float, size: int = 256) -> Iterator[Profiles]:
+        """Yield the same, `size` backends at a time; the broker may go on between two parts."""
+        return parts(self.registry, now, size)
+
+    def restore_profiles(self, profiles: Profiles, now: float) -> None:
+        """Take in what an earlier process has exported; backends that register under those names begin with it."""
+        self.registry.restore(profiles, now)
+
+    def probe(self, request: Request, now: float) -> tuple[Message, tuple[str, str] | None]:
+        """Return the message that a SEND would be, for people to look at, and what it would be refused for."""
+        return self._clients.probe(request, now)
 
     def start_drain(self) -> None:
         """Refuse new SENDs from now on; what is open goes on."""

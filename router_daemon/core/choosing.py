@@ -58,12 +58,14 @@ class Chooser:
         if pool.free > pool.reserved or (pool.free and request.priority == CRITICAL):
             if message.special or pool.messages >= pool.explore_from or pool.trials:
                 chosen = self._choose(message, ranking, now)
-            elif message.mode == "auto" and self._is_idle(pool) and may_spread(message, pool):
+            elif message.mode == "auto" and self.is_idle(pool) and may_spread(message, pool):
                 chosen = self._spread(message, ranking, (), now)
             else:
                 candidate = self._policy.pick(ranking, (), now)
                 if candidate is not None:
                     chosen = (candidate,)
+        elif pool.trials and not message.deliveries and not message.fan_out and self.may_risk(message):
+            chosen = self._last_resort(message, ranking, now)
         histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
         histogram.observe(self._timer() - started)
         return ranking, chosen
@@ -74,11 +76,11 @@ class Chooser:
         ranking = self._rankings.look(request.capability, request.priority, now)
         pool, settings = ranking.pool, self._settings.hedge
         asked = request.mode == "hedge"
-        if not asked and not self._may_hedge(pool, now):
+        if not asked and self.hedge_obstacle(pool, now) is not None:
             return None
         if pool.free <= pool.reserved and request.priority != CRITICAL:
             return None
-        ranking = self._affordable(message, ranking).only(_idle if asked else _surely_idle)
+        ranking = self.affordable(message, ranking).only(_idle if asked else surely_idle)
         candidate = self._policy.pick(ranking, self.tried(message), now)
         if candidate is not None and not asked and settings.share:
             pool.hedges.spend()
@@ -94,7 +96,7 @@ class Chooser:
     def has_untried(self, message: Message, now: float) -> bool:
         """Tell whether there is a candidate that the message may still go to, with room or without."""
         request = message.request
-        ranking = self._affordable(message, self._rankings.look(request.capability, request.priority, now))
+        ranking = self.affordable(message, self._rankings.look(request.capability, request.priority, now))
         tried = self.tried(message)
         return any(candidate.backend not in tried for candidate in ranking.candidates)
 
@@ -114,27 +116,56 @@ class Chooser:
     def _choose(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
         """Choose for a message that is not a first and plain one."""
         pool = ranking.pool
-        ranking = self._affordable(message, ranking)
+        ranking = self.affordable(message, ranking)
         tried = self.tried(message)
         if message.fan_out:
-            return self._spread(message, ranking, tried, now)
+            chosen = self._spread(message, ranking, tried, now)
+            return self._with_trial(message, ranking, chosen, now) if pool.trials and not tried else chosen
         first = self._policy.pick(ranking, tried, now)
-        if not message.deliveries and first is not None and self._may_risk(message):
-            other = self._risk(ranking, pool, now)
-            if other is not None and self._not_much_dearer(other.backend, first.backend):
+        if not message.deliveries and first is not None and self.may_risk(message):
+            other = self.risk(ranking, first, now)
+            if other is not None:
                 if not other.backend.ejected:
                     pool.explored(self._settings, found=True)
                     ranking.counts.explorations += 1
                 return (other,)
-        if not message.deliveries and first is not None and self._is_idle(pool) and may_spread(message, pool):
+        if not message.deliveries and first is not None and self.is_idle(pool) and may_spread(message, pool):
             return self._spread(message, ranking, tried, now)
         return () if first is None else (first,)
 
+    def risk(self, ranking: Ranking, first: Candidate, now: float) -> Candidate | None:
+        """Return who should get a message instead of the first choice, to be found out about: on trial, or unused."""
+        pool = ranking.pool
+        other = self._due_trial(ranking, now) if pool.trials else None
+        if other is None and pool.messages >= pool.explore_from:
+            other = self._unused(ranking, pool, now)
+        return other if other is not None and self._not_much_dearer(other.backend, first.backend) else None
+
+    def _with_trial(
+        self, message: Message, ranking: Ranking, chosen: Sequence[Candidate], now: float
+    ) -> Sequence[Candidate]:
+        """Let the last of several heads be one whose trial is due, or mode fanout would never let it in again."""
+        if len(chosen) < 2 or message.request.reply == "all" or not self.may_risk(message):
+            return chosen
+        other = self._due_trial(ranking, now)
+        if other is None or not self._not_much_dearer(other.backend, chosen[0].backend):
+            return chosen
+        return [*chosen[: message.heads - 1], other]
+
+    def _due_trial(self, ranking: Ranking, now: float) -> Candidate | None:
+        for candidate in ranking.candidates:
+            if candidate.backend in ranking.pool.trials and candidate.backend.may_try(now):
+                return candidate
+        return None
+
     def _spread(self, message: Message, ranking: Ranking, tried: Sequence[Backend], now: float) -> Sequence[Candidate]:
-        """Choose as many heads as may get the message at once."""
+        """Choose as many heads as may get the message at once; copies, too, leave the reserve alone."""
         chosen: list[Candidate] = []
         seen = list(tried)
-        for _ in range(message.heads - len(tried)):
+        pool = ranking.pool
+        room = pool.free if message.request.priority == CRITICAL else pool.free - pool.reserved
+        left = message.heads - len(message.tried())  # `tried` is empty where the same ones may try again
+        for _ in range(min(left, room)):
             candidate = self._policy.pick(ranking, seen, now)
             if candidate is None:
                 break
@@ -142,39 +173,45 @@ class Chooser:
             seen.append(candidate.backend)
         return chosen
 
-    def _affordable(self, message: Message, ranking: Ranking) -> Ranking:
+    def affordable(self, message: Message, ranking: Ranking) -> Ranking:
         """Leave out who costs more than the message may cost, or a further head much more than the first."""
         limit = inf if message.request.max_cost is UNSET else message.request.max_cost
         if message.deliveries and ranking.pool.costly:
-            limit = min(limit, self._settings.extra_cost_ratio * (message.deliveries[0].backend.cost or 0.0))
+            limit = min(limit, self.most_for_more(message.deliveries[0].backend))
         return ranking if limit == inf else ranking.only(lambda candidate: (candidate.backend.cost or 0.0) <= limit)
 
-    def _not_much_dearer(self, other: Backend, first: Backend) -> bool:
-        return (other.cost or 0.0) <= self._settings.extra_cost_ratio * (first.cost or 0.0)
+    def most_for_more(self, first: Backend) -> float:
+        """Return what a further head may cost where this was the first."""
+        return self._settings.extra_cost_ratio * (first.cost or 0.0)
 
-    def _is_idle(self, pool: Pool) -> bool:
+    def _not_much_dearer(self, other: Backend, first: Backend) -> bool:
+        return (other.cost or 0.0) <= self.most_for_more(first)
+
+    def is_idle(self, pool: Pool) -> bool:
+        """Tell whether so little is going on that copies cost nobody anything."""
         return pool.busy < self._settings.auto_idle * pool.slots
 
-    def _may_hedge(self, pool: Pool, now: float) -> bool:
+    def hedge_obstacle(self, pool: Pool, now: float) -> str | None:
+        """Return why there are no hedges now (`off`, `load`, `budget`, `trouble`); None where there may be."""
         settings = self._settings.hedge
-        return (
-            settings.share > 0.0
-            and pool.busy < settings.load_below * pool.slots
-            and pool.hedges.look(pool.messages, now) >= 1.0
-            and pool.trouble_share() < settings.trouble_below
-        )
+        if settings.share <= 0.0:
+            return "off"
+        if pool.busy >= settings.load_below * pool.slots:
+            return "load"
+        if pool.hedges.look(pool.messages, now) < 1.0:
+            return "budget"
+        return "trouble" if pool.trouble_share() >= settings.trouble_below else None
 
-    def _may_risk(self, message: Message) -> bool:
+    def may_risk(self, message: Message) -> bool:
         """Tell whether a message may go to a backend of which little is known: it can be tried again, or copied."""
         return message.reruns and message.heads > 1 and message.request.priority != CRITICAL
 
-    def _risk(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
-        """Return an ejected candidate whose trial is due, else one that has been unused for long, where one is due."""
-        if pool.trials:
-            due = next((candidate for candidate in ranking.candidates if candidate.backend in pool.trials), None)
-            if due is not None:
-                return due
-        return self._unused(ranking, pool, now) if pool.messages >= pool.explore_from else None
+    def _last_resort(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
+        """Return an ejected candidate whose trial is due: with the others full, it would never come back else."""
+        if ranking.pool.costly:  # whom it would cost more than is not known
+            return ()
+        other = self._due_trial(self.affordable(message, ranking), now)
+        return () if other is None else (other,)
 
     def _unused(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
         """Return the idle candidate that has been unused for longest, where that is long enough."""
@@ -200,7 +237,7 @@ def _idle(candidate: Candidate) -> bool:
     return len(backend.open) + backend.other < backend.info.slots
 
 
-def _surely_idle(candidate: Candidate) -> bool:
+def surely_idle(candidate: Candidate) -> bool:
     """Leave out, too, who has been busy with work of others that it does not report."""
     backend = candidate.backend
     return _idle(candidate) and not (backend.said_busy and backend.queue is None)

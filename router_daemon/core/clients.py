@@ -16,8 +16,9 @@ from msgspec import UNSET
 from router_daemon.core.actions import Accept, Action, Error, ErrorHeader, Piece, Pong, PongHeader, Reply
 from router_daemon.core.counts import UNKNOWN, CapabilityCounts, Counts
 from router_daemon.core.dispatch import Dispatcher
-from router_daemon.core.events import Cancel, Feedback, Inbound, Malformed, Ping, Send
+from router_daemon.core.events import Cancel, Feedback, Inbound, Malformed, Ping, Request, Send
 from router_daemon.core.messages import Client, Message
+from router_daemon.core.quotas import check_accounts, excess, retry_after_ms
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.types import Peer
@@ -56,6 +57,8 @@ class Clients:
         self._max_ttl_ms = settings.max_ttl_ms
         self._mode = settings.mode
         self._heads = settings.heads
+        self._client_messages = settings.client_messages
+        self._client_bytes = settings.client_bytes
         self._uncounted = CapabilityCounts(UNKNOWN)
         self._by_peer: dict[Peer, Client] = {}
         self.draining = False
@@ -69,6 +72,9 @@ class Clients:
         if request.id in client.open:
             self._error(event, "duplicate_id", _TAKEN, request.id, last=False)
             return
+        if client.messages >= self._client_messages or client.body_bytes >= self._client_bytes:
+            self._over_quota(event, client, now)
+            return
         message = self._admit(event, client, now)
         refusal = self._refusal(event, message)
         if refusal is None:
@@ -80,11 +86,13 @@ class Clients:
         )
         if code in _CLIENT_FAULTS:
             self._counts.protocol_errors[code] += 1
+        elif code == "overloaded":
+            message.counts.refusals["open_messages"] += 1
         self._dispatcher.refuse(message, code, detail)
 
     def _admit(self, event: Send, client: Client, now: float) -> Message:
         """Return the message, with what the configuration adds to what the client said."""
-        request = event.header
+        request, body = event.header, event.body
         copies, reruns = self._unsaid if request.idempotent is UNSET else _SAID[request.idempotent]
         ttl_ms, most_ms = request.ttl_ms, self._max_ttl_ms
         if ttl_ms is UNSET:
@@ -100,7 +108,8 @@ class Clients:
             client,
             event.delimited,
             request,
-            event.body,
+            body,
+            len(body[0]) if len(body) == 1 else sum(map(len, body)),
             now,
             now + ttl_ms / 1000.0,
             self._heads if request.heads is UNSET else min(request.heads, self._heads),
@@ -111,6 +120,26 @@ class Clients:
             reruns,
             self._uncounted,
         )
+
+    def _over_quota(self, event: Send, client: Client, now: float) -> None:
+        """Refuse a SEND of a client that has enough open already; nothing is made of it but the answer."""
+        request = event.header
+        cause, detail = excess(client, self._settings)
+        counts = self._counts.capability(request.capability, offered=self._registry.was_offered(request.capability))
+        counts.outcomes["overloaded"] += 1
+        counts.refusals[cause] += 1
+        header = ErrorHeader(
+            request.id, "overloaded", detail, retry=True, last=True, retry_after_ms=retry_after_ms(client, now)
+        )
+        self._emit(Error(event.peer, event.delimited, header))
+
+    def probe(self, request: Request, now: float) -> tuple[Message, tuple[str, str] | None]:
+        """Return a message as a SEND would make it, and what it would be refused for, without admitting it."""
+        number = self._number
+        event = Send(b"", False, request, ())
+        message = self._admit(event, Client(b"", {}), now)
+        self._number = number
+        return message, self._refusal(event, message)
 
     def _refusal(self, event: Send, message: Message) -> tuple[str, str] | None:
         """Return code and detail where the message may not be opened, whoever is there."""
@@ -195,6 +224,7 @@ class Clients:
         answered = [m for m in self._dispatcher.messages if m.request.reply != "none"]
         assert all(message.client.open[message.request.id] is message for message in answered)
         assert sum(len(client.open) for client in self._by_peer.values()) == len(answered)
+        check_accounts(self._by_peer.values(), self._dispatcher.messages)
 
     def _open(self, peer: Peer, client_id: Any) -> Message | None:
         client = self._by_peer.get(peer)

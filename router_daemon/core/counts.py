@@ -62,9 +62,10 @@ class Histogram:
         self.total += value * count
 
 
-REFUSALS: Final = ("room", "displaced", "wait", "late", "budget")
+REFUSALS: Final = ("room", "displaced", "wait", "late", "budget", "open_messages", "client_messages", "client_bytes")
 """Why a message got `overloaded`: no room to wait, displaced by a more important one, the wait would be too long, too
-late to finish once it was its turn, no token for a further head."""
+late to finish once it was its turn, no token for a further head; too many open messages, or of this client, or too many
+bytes of them."""
 
 
 class CapabilityCounts:

@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from random import Random
 from typing import Final
@@ -31,6 +31,7 @@ from router_daemon.core.health import Health
 from router_daemon.core.messages import Message
 from router_daemon.core.patience import Patience
 from router_daemon.core.places import Places
+from router_daemon.core.pools import Pool
 from router_daemon.core.ranking import Candidate, Ranking, RankingCache
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
@@ -93,12 +94,14 @@ class Dispatcher:
         if not chosen and not self._let_in(message, ranking, now):
             return
         self.messages[message] = None
-        request = message.request
+        request, client = message.request, message.client
+        client.messages += 1
+        client.body_bytes += message.size
         if request.reply == "none":
             header = AcceptHeader(request.id, message.name, last=True)
             self._emit(Accept(message.client.peer, message.delimited, header))
         else:
-            message.client.open[request.id] = message
+            client.open[request.id] = message
         if chosen:
             self._deliver(message, ranking, chosen, now)
         else:
@@ -176,12 +179,9 @@ class Dispatcher:
 
     def _let_in(self, message: Message, ranking: Ranking, now: float) -> bool:
         """Let a new message wait, or refuse it: it would wait too long, or there is no room."""
-        request, pool, settings = message.request, ranking.pool, self._settings.waiting
-        rate = pool.rate(now, settings.rate_window_s)
-        ahead = self.waiting.ahead(request.capability, request.priority)
-        wait_s = (ahead + 1) / rate if rate > 0.0 else 0.0
-        ttl_s = message.deadline - now
-        if wait_s > settings.longest * ttl_s or wait_s + self.chooser.least_latency_s(ranking, now) > ttl_s:
+        request, pool = message.request, ranking.pool
+        wait_s, too_long = self.forecast(message, ranking, now)
+        if too_long:
             cause = "wait"
         elif self._make_room(message, now):
             self._wait(message, now)
@@ -193,6 +193,16 @@ class Dispatcher:
             message, "overloaded", f"{request.capability}: {_REFUSED[cause]}", wait_s or pool.reference_s or None
         )
         return False
+
+    def forecast(self, message: Message, ranking: Ranking, now: float) -> tuple[float, bool]:
+        """Return how long a new message would wait for a place, and whether that is too long for it."""
+        request, settings = message.request, self._settings.waiting
+        rate = ranking.pool.rate(now, settings.rate_window_s)
+        ahead = self.waiting.ahead(request.capability, request.priority)
+        wait_s = (ahead + 1) / rate if rate > 0.0 else 0.0
+        ttl_s = message.deadline - now
+        too_long = wait_s > settings.longest * ttl_s
+        return wait_s, too_long or wait_s + self.chooser.least_latency_s(ranking, now) > ttl_s
 
     def _wait(self, message: Message, now: float) -> None:
         pool = self._registry.pool(message.request.capability)
@@ -220,6 +230,15 @@ class Dispatcher:
         while self.waiting.size and backend.free > 0:
             if not any(self._serve_one(message, now) for message in self.waiting.next_for(capabilities, now)):
                 return
+
+    def serve_others(self, pools: Iterable[Pool], now: float) -> None:
+        """Look again for those who wait after members of their capabilities have changed.
+
+        What is kept for critical messages shrinks with the members, and who was ejected may have been let in.
+        """
+        for pool in pools if self.waiting.size else ():
+            for backend in list(pool.members.values()):
+                self.serve(backend, now)
 
     def _serve_one(self, message: Message, now: float) -> bool:
         """Take a message out of the waiting room: to a head, or to its end; False where it has to go on waiting."""
@@ -321,10 +340,13 @@ class Dispatcher:
         self._timers.cancel(message)
         if message.line is not None:
             self.waiting.remove(message)
+        client = message.client
+        client.messages -= 1
+        client.body_bytes -= message.size
         message.body = ()
         message.out = 0
         if message.request.reply != "none":
-            del message.client.open[message.request.id]
+            del client.open[message.request.id]
         for delivery in message.deliveries:
             delivery.out = False
             if delivery.open:

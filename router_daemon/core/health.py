@@ -53,6 +53,8 @@ class Health:
         backend.failed = (backend.failed << 1 | 1) & self._mask
         backend.settled += 1
         backend.failures_at.append(now)
+        if not backend.pools:  # it drains or has left: there is nothing to keep from it, nor anybody to watch
+            return
         on_trial = delivery.trial and backend.ejected
         fails_alone = (
             not backend.ejected and self._fails(backend, now) and self._can_spare(backend, delivery.service.pool)
@@ -66,8 +68,8 @@ class Health:
             self.due(delivery.backend, now)
 
     def due(self, backend: Backend, now: float) -> None:
-        """Let the next message try a backend whose ejection is over."""
-        if backend.ejected and now >= backend.readmit_at:
+        """Let the next message try a backend whose ejection is over, unless one does so just now."""
+        if backend.ejected and now >= backend.readmit_at and not any(_is_trying(d) for d in backend.open.values()):
             for pool in backend.pools:
                 pool.trials[backend] = None
 
@@ -129,3 +131,7 @@ class Health:
             backend.rounds = 0
             warm = window is None or 2 * window > backend.places
             self._registry.set_warm(backend, warm, None if warm else 2 * (window or 0), now)
+
+
+def _is_trying(delivery: Delivery) -> bool:
+    return delivery.trial and not delivery.counted

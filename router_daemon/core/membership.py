@@ -29,7 +29,7 @@ from router_daemon.core.actions import (
 from router_daemon.core.backends import Backend
 from router_daemon.core.counts import Counts
 from router_daemon.core.dispatch import Dispatcher
-from router_daemon.core.events import Drain, EmptyHeader, Heartbeat, Register, Unregister, Update
+from router_daemon.core.events import Drain, EmptyHeader, Heartbeat, Register, Registration, Unregister, Update
 from router_daemon.core.places import LOST_AFTER_HEARTBEATS
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
@@ -84,13 +84,11 @@ class Membership:
             self._join(event, now)
         elif holder is own:
             holder.delimited = event.delimited
-            self._registry.replace(holder, info, now)
-            self._welcome(holder, now)
+            self._replace(holder, info, now)
         elif info.session is not UNSET and info.session == holder.info.session:
             self._registry.move(holder, event.peer, event.delimited)
             holder.connected = True
-            self._registry.replace(holder, info, now)
-            self._welcome(holder, now)
+            self._replace(holder, info, now)
         elif not holder.connected:
             self.leave(holder, now, why="lost: its connection is gone")
             self.register(event, now)  # again, as leaving may have granted another's claim
@@ -99,8 +97,10 @@ class Membership:
 
     def update(self, backend: Backend, event: Update, now: float) -> None:
         """UPDATE: open deliveries go on; new and waiting messages see the new values."""
+        pools = backend.pools
         self._registry.revise(backend, event.header, now)
         self._welcome(backend, now)
+        self._dispatcher.serve_others(pools, now)
 
     def heartbeat(self, backend: Backend, event: Heartbeat, now: float) -> None:  # noqa: ARG002 - one shape for all
         """HEARTBEAT: answered by one."""
@@ -111,9 +111,11 @@ class Membership:
     def drain(self, backend: Backend, event: Drain, now: float) -> None:  # noqa: ARG002
         """DRAIN: nothing new, and BYE once nothing is open."""
         if not backend.draining:
+            pools = backend.pools
             self._registry.drain(backend, now)
             self._dispatcher.health.let_in_where_needed(now)
             self._dispatcher.give_up_hopeless(now)
+            self._dispatcher.serve_others(pools, now)
         self.end_drain(backend, now)
 
     def unregister(self, backend: Backend, event: Unregister, now: float) -> None:  # noqa: ARG002
@@ -137,9 +139,11 @@ class Membership:
         """Take a backend out; what is open there goes to other heads; a claim for its name is granted."""
         self.news.append((f"backend {why}", backend.name))
         self._timers.cancel(backend)
+        pools = backend.pools
         self._registry.remove(backend, now)
         self._dispatcher.health.let_in_where_needed(now)
         self._settler.lose(backend, now)
+        self._dispatcher.serve_others(pools, now)
         claim = self._claims.pop(backend.name, None)
         if claim is not None:
             self._timers.cancel(claim)
@@ -198,6 +202,12 @@ class Membership:
             return
         self.news.append(("backend joined", event.header.name))
         self._welcome(self._registry.add(event.peer, event.delimited, event.header, now), now)
+
+    def _replace(self, backend: Backend, info: Registration, now: float) -> None:
+        pools = backend.pools
+        self._registry.replace(backend, info, now)
+        self._welcome(backend, now)
+        self._dispatcher.serve_others(pools, now)
 
     def _welcome(self, backend: Backend, now: float) -> None:
         header = RegisteredHeader(backend.name, round(self._settings.heartbeat_s * 1000))

@@ -23,10 +23,15 @@ from router_daemon.core.types import Body, ClientId, Peer
 
 
 class Client(Struct, eq=False):
-    """One connection of a client, with its open messages by its own ids."""
+    """One connection of a client, with its open messages by its own ids.
+
+    `messages` and `body_bytes` are what all its open messages come to, those with `reply: none` too.
+    """
 
     peer: Peer
     open: dict[ClientId, Message]
+    messages: int = 0
+    body_bytes: int = 0
 
     def __repr__(self) -> str:
         return f"<Client {self.peer.hex()}: {len(self.open)} open>"
@@ -37,6 +42,7 @@ class Message(Struct, eq=False):
 
     Attributes:
         number: counts admissions; orders messages by age.
+        size: bytes of the body.
         heads: how many different backends may get it in all.
         mode: `auto`, `fanout`, `hedge` or `single`.
         fan_out: its heads get it at once; else one after the other.
@@ -61,6 +67,7 @@ class Message(Struct, eq=False):
     delimited: bool
     request: Request
     body: Body
+    size: int
     accepted_at: float
     deadline: float
     heads: int
@@ -88,11 +95,6 @@ class Message(Struct, eq=False):
 
     def __repr__(self) -> str:  # the generated ones would follow message -> delivery -> message ...
         return f"<Message {self.name} of {self.client!r}>"
-
-    @property
-    def size(self) -> int:
-        """Bytes of the body."""
-        return sum(map(len, self.body))
 
     def tried(self) -> list[Backend]:
         """Return the backends that count towards `heads`: all but those that did not begin."""

@@ -56,7 +56,7 @@ class Places:
             service.used_at = now
             backend.take(delivery, now)
             if backend.ejected:
-                delivery.trial = True
+                delivery.trial = delivery.complete = True  # it is to decide something, whoever answers first
                 backend.on_trial()
             deliveries.append(delivery)
             header = DeliverHeader(
@@ -87,7 +87,7 @@ class Places:
         """Let some losers of a fan-out finish: one in so many, and all of whom little is known."""
         everybody = self._rng.random() < COMPLETE_SHARE
         for delivery in deliveries:
-            delivery.complete = everybody or delivery.service.samples < self._settings.hedge.samples
+            delivery.complete = delivery.trial or everybody or delivery.service.samples < self._settings.hedge.samples
 
     def close(self, delivery: Delivery, now: float) -> None:
         """Free the delivery's place at its backend."""

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
+from copy import copy
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -45,12 +46,16 @@ class Bucket:
 
     def look(self, messages: int, now: float) -> float:
         """Take in what has come since the last look and return the tokens; `messages`: ever, of this capability."""
+        self.tokens = self.peek(messages, now)
+        self._messages, self._at = messages, now
+        return self.tokens
+
+    def peek(self, messages: int, now: float) -> float:
+        """Return the tokens that a look would find, and change nothing."""
         earned = self._share * (messages - self._messages)
         if self._at is not None:
             earned = max(earned, self._per_s * (now - self._at))
-        self._messages, self._at = messages, now
-        self.tokens = max(self.tokens, min(self._most, self.tokens + earned))
-        return self.tokens
+        return max(self.tokens, min(self._most, self.tokens + earned))
 
     def spend(self) -> None:
         """Take one token; whoever calls has looked."""
@@ -95,6 +100,13 @@ class Pool(Struct, eq=False):
     troubles: float = 0.0
     troubles_from: float = 0.0
     rate_notes: deque[tuple[float, int]] = deque()
+
+    def detached(self) -> Pool:
+        """Return a copy that may be looked at in any way, for people, without changing this one."""
+        twin = copy(self)
+        twin.retries, twin.hedges = copy(self.retries), copy(self.hedges)
+        twin.rate_notes = self.rate_notes.copy()
+        return twin
 
     def explored(self, settings: Settings, *, found: bool) -> None:
         """Note that a message has explored: the bucket, which holds one, is empty; or that it found nobody to try."""

@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -69,6 +70,19 @@ class Ranking(Struct, eq=False):
     made_at: float
     expires_at: float
 
+    def detached(self) -> Ranking:
+        """Return a copy, down to what was measured and to the budgets, that may be looked at in any way, for people."""
+        twins: dict[Candidate, Candidate] = {}
+        for candidate in self.scored:
+            twins[candidate] = twin = copy(candidate)
+            twin.service = copy(candidate.service)
+            twin.service.own = copy(candidate.service.own)
+        ranking = copy(self)
+        ranking.scored = list(twins.values())
+        ranking.candidates = [twins[candidate] for candidate in self.candidates]
+        ranking.pool = self.pool.detached()
+        return ranking
+
     def only(self, keep: Callable[[Candidate], bool]) -> Ranking:
         """Return the same with some candidates left out, for one message that may not go to all."""
         return Ranking(
@@ -113,7 +127,10 @@ class Policy(Protocol):
         """Return the candidate that this one message should go to: with room and not tried; None without any."""
 
     def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:
-        """Yield them in the order the next message would prefer, as far as that is settled, and change nothing."""
+        """Yield them in the order the next message would prefer, as far as that is settled, and change nothing.
+
+        What it recomputes of the ranking is the caller's own: see `Ranking.detached`.
+        """
 
 
 def first_free(candidates: Iterable[Candidate], tried: Sequence[Backend]) -> Candidate | None:
@@ -162,7 +179,8 @@ class RankingCache:
         backends = list(self._registry.able(capability))
         if self._policy.random_ties:
             self._rng.shuffle(backends)
-        ranking = self._rank(capability, priority, backends, now)
+        counts = self._counts.capability(capability, offered=self._registry.was_offered(capability))
+        ranking = self._rank(capability, priority, backends, now, self._registry.service, counts)
         self._keep(ranking)
         return ranking
 
@@ -183,19 +201,28 @@ class RankingCache:
 
     def preview(self, capability: str, priority: int, now: float) -> Ranking:
         """Score the backends now, for people: nothing is kept, counted or drawn."""
-        return self._rank(capability, priority, list(self._registry.able(capability)), now)
+        registry = self._registry
+        backends = list(registry.able(capability))
+        return self._rank(capability, priority, backends, now, registry.peek_service, CapabilityCounts(capability))
 
-    def _rank(self, capability: str, priority: int, backends: list[Backend], now: float) -> Ranking:
+    def _rank(
+        self,
+        capability: str,
+        priority: int,
+        backends: list[Backend],
+        now: float,
+        service_of: Callable[[Backend, str, float], Service],
+        counts: CapabilityCounts,
+    ) -> Ranking:
         registry = self._registry
         scored = self._policy.score(capability, priority, backends)
         for candidate in scored:
-            candidate.service = registry.service(candidate.backend, capability, now)
+            candidate.service = service_of(candidate.backend, capability, now)
         candidates = [candidate for candidate in scored if candidate.score > self._policy.threshold]
         total = sum(candidate.score for candidate in candidates)
         for candidate in candidates:
             candidate.weight = candidate.score / total if total else 1.0 / len(candidates)
         _add_surcharges(candidates)
-        counts = self._counts.capability(capability, offered=registry.was_offered(capability))
         pool = registry.pool(capability)
         return Ranking(capability, priority, scored, candidates, counts, pool, registry.epoch, now, now + self.ttl_s)
 

@@ -3,13 +3,14 @@
 Rules:
 - A `Backend` is one registration; its `Profile` outlives it: who comes back under the same name within
   `REMEMBER_S` keeps counters and success ratio, while latencies start afresh (another host, a cold cache).
+- What an earlier process knew (`restore`) is taken as it was, latencies too, by the first that comes under the name.
 - `Registry.epoch` rises whenever a cached decision may have become wrong: join, leave, drain, other capabilities.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from msgspec import UNSET
@@ -17,6 +18,7 @@ from msgspec import UNSET
 from router_daemon.core.backends import Backend
 from router_daemon.core.counts import OTHER, Counts
 from router_daemon.core.events import Registration, Revision
+from router_daemon.core.memory import BackendRecord, Profiles, Unclaimed, restore_profile, restored_service
 from router_daemon.core.pools import Pool, make_pool
 from router_daemon.core.profile import Profile
 from router_daemon.core.service import Service
@@ -44,6 +46,7 @@ class Registry:
         self._everyone = None if settings.require_capability else make_pool("", settings)
         self._seen: dict[str, float] = {}
         self._remembered: dict[str, tuple[Profile, float]] = {}
+        self.unclaimed = Unclaimed()
 
     def pool(self, capability: str) -> Pool:
         """Return those who may get a message of that capability; an empty one where nobody ever offered it."""
@@ -65,9 +68,17 @@ class Registry:
             capability = ""  # or any client could make records at every backend
         service = backend.services.get(capability)
         if service is None:
-            service = Service(backend, self.pool(capability), 0.0, now, now)
-            service.start_afresh(now, self.settings)
-            backend.services[capability] = service
+            service = backend.services[capability] = self._new_service(backend, capability, now)
+        return service
+
+    def peek_service(self, backend: Backend, capability: str, now: float) -> Service:
+        """Return the same without beginning anything: where nothing was measured, a record that nobody keeps."""
+        key = "" if self._everyone is not None and capability not in self._seen else capability
+        return backend.services.get(key) or self._new_service(backend, key, now)
+
+    def _new_service(self, backend: Backend, capability: str, now: float) -> Service:
+        service = Service(backend, self.pool(capability), 0.0, now, now)
+        service.start_afresh(now, self.settings)
         return service
 
     def was_offered(self, capability: str) -> bool:
@@ -80,13 +91,17 @@ class Registry:
         if profile is None:
             profile = Profile(self.settings.profile, self._counts.backend(info.name))
         profile.start_afresh()
+        record = self.unclaimed.backends.pop(info.name, None)
         group = self._counts.group(info.group or "")
         failures_at = deque[float](maxlen=max(1, self.settings.ejection.failures))
         backend = Backend(peer, delimited, info, profile, group, now, now, {}, {}, failures_at, progress_at=now)
         self.by_name[info.name] = backend
         self.by_peer[peer] = backend
         self._index(backend, now)
-        backend.window = self._first_window(backend)
+        if record is not None:
+            self._take_up(backend, record, now)
+        if not backend.warm:
+            backend.window = self._first_window(backend)
         backend.refresh(now)
         return backend
 
@@ -168,6 +183,37 @@ class Registry:
             for pool in backend.pools:
                 pool.costly += 1
 
+    def restore(self, profiles: Profiles, now: float) -> None:
+        """Take in what an earlier process knew; of backends that are registered, nothing."""
+        unclaimed, most = self.unclaimed, max(REMEMBER_MOST, self.settings.backends)
+        unclaimed.at = now
+        for name, record in profiles.backends.items():
+            if name in self.by_name or len(self._remembered) >= most:
+                continue
+            profile = Profile(self.settings.profile, self._counts.backend(name))
+            restore_profile(profile, record)
+            self._remembered[name] = (profile, now)
+            unclaimed.backends[name] = record
+        unclaimed.capabilities.update(profiles.capabilities)
+        for pool in self.pools():
+            unclaimed.claim_reference(pool)
+
+    def _take_up(self, backend: Backend, record: BackendRecord, now: float) -> None:
+        """Let a backend that has just come be as it was before this process began."""
+        restore_profile(backend.profile, record)
+        for capability, service in record.services.items():
+            if self._everyone is not None or capability in backend.info.capabilities:
+                pool = self.pool(capability)
+                restored = restored_service(backend, pool, service, self.unclaimed.at)
+                restored.expect_late(self.settings.hedge)
+                backend.services[capability] = restored
+        if record.warm:
+            self.set_warm(backend, True, None, now)
+
+    def remembered(self) -> Mapping[str, tuple[Profile, float]]:
+        """Return the profiles of those who left, and when that was, by name."""
+        return self._remembered
+
     def left(self) -> Iterable[Profile]:
         """Return the profiles of those who left and are remembered."""
         return [profile for profile, _ in self._remembered.values()]
@@ -177,6 +223,8 @@ class Registry:
         for name, (_, left_at) in list(self._remembered.items()):
             if now - left_at >= REMEMBER_S:
                 self._forget_profile(name)
+        if now - self.unclaimed.at >= REMEMBER_S:
+            self.unclaimed.capabilities.clear()
         self._counts.forget_groups({backend.group_label for backend in self.by_name.values()}, now, REMEMBER_S)
         for capability, last_offered_at in self._seen.items():
             pool = self._pools.get(capability)
@@ -215,6 +263,7 @@ class Registry:
 
     def _forget_profile(self, name: str) -> None:
         profile, _ = self._remembered.pop(name)
+        self.unclaimed.backends.pop(name, None)
         if profile.counts.label == name != OTHER:
             self._counts.backends.pop(name, None)
 
@@ -222,7 +271,8 @@ class Registry:
         self.epoch += 1
         for capability in backend.info.capabilities:
             if capability not in self._pools and self._everyone is None:
-                self._pools[capability] = make_pool(capability, self.settings)
+                pool = self._pools[capability] = make_pool(capability, self.settings)
+                self.unclaimed.claim_reference(pool)
             if capability in self._seen or len(self._seen) < CAPABILITIES_SEEN:
                 self._seen[capability] = now
         if self._everyone is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from router_daemon.core.settings import AttentionSettings, ProfileSettings, Settings
+from router_daemon.core.settings import AttentionSettings, HedgeSettings, ProfileSettings, Settings
 
 if TYPE_CHECKING:
     from router_daemon.core.backends import Backend
@@ -104,11 +104,18 @@ class Service(Struct, eq=False):
         """Forget what was measured: expect what the capability takes elsewhere."""
         self.service_s = self.pool.reference_s if self.pool.samples else settings.profile.initial_latency_s
         self.response_s = self.deviation_s = 0.0
-        known = self.pool.samples >= settings.hedge.samples
-        self.late_s = UNKNOWN_TIMES * self.pool.reference_s if known else inf
         self.samples = 0
+        self.expect_late(settings.hedge)
         self.sampled_at = self.used_at = now
         self.version = -1
+
+    def expect_late(self, hedge: HedgeSettings) -> None:
+        """Set `late_s` by what is known."""
+        if self.samples >= hedge.samples:
+            self.late_s = self.response_s + hedge.deviations * self.deviation_s
+        else:
+            known = self.pool.samples >= hedge.samples
+            self.late_s = UNKNOWN_TIMES * self.pool.reference_s if known else inf
 
     def refresh(self, now: float, profile: ProfileSettings, attention: AttentionSettings) -> None:
         """Recompute what a decision reads.

@@ -71,7 +71,7 @@ class RetrySettings:
         timeout_samples: once that many are known.
     """
 
-    share: float = 0.1
+    share: float = 0.2
     start: float = 3.0
     per_s: float = 1.0
     most: float = 10.0
@@ -189,6 +189,8 @@ class Settings:
     queue_messages: int = 10_000
     queue_bytes: int = 268_435_456
     open_messages: int = 100_000
+    client_messages: int = 2_500
+    client_bytes: int = 67_108_864
     backends: int = 10_000
     label_values: int = 200
     max_message_bytes: int = 16_777_216

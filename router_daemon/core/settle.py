@@ -71,7 +71,7 @@ class Settler:
             mean_s = delivery.service.service_s
             pause_s = mean_s if header.retry_after_ms is UNSET else header.retry_after_ms / 1000.0
             self._places.pause(backend, pause_s, now)
-        if message.ended:
+        if message.ended and not (delivery.trial and not delivery.cancelled):
             self._count(delivery, "cancelled", now)
         elif code == "failed":
             self._blame(delivery, "failed", now)
@@ -236,7 +236,7 @@ class Settler:
         delivery.limit_at = inf
         if message.request.reply == "all":
             return
-        message.hedge_at = inf
+        message.hedge_at = message.resume_at = inf
         message.answering = delivery
         dispatcher.waiting.remove(message)
         for other in message.deliveries:

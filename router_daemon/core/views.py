@@ -1,27 +1,45 @@
 """What people may see of the broker, as plain data for JSON: every backend, and why a message would go where.
 
-Pure reading: nothing here counts as a decision or changes a profile.
+Rules:
+- Pure reading: nothing here counts, draws, or changes a profile. What a decision would recompute on its way is
+  recomputed on copies (`Ranking.detached`), by the decision's own code.
+- Times are in milliseconds where they are services and latencies, else in seconds; ages and pauses as of now.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from copy import copy
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
 from router_daemon.core.backends import Backend
-from router_daemon.core.ranking import Candidate, Ranking
+from router_daemon.core.events import Request
+from router_daemon.core.outlook import Outlook
+from router_daemon.core.ranking import Candidate
+from router_daemon.core.service import Service
 
 if TYPE_CHECKING:
     from router_daemon.core.broker import Broker
 
+MOST_SHOWN: Final = 1000
+
 
 def backends(broker: Broker, now: float) -> list[dict[str, Any]]:
     """Return everything known of each registered backend, by name; times in seconds ago, latency in milliseconds."""
-    return [_backend(backend, now) for _, backend in sorted(broker.registry.by_name.items())]
+    return [row for part in backend_parts(broker, now) for row in part]
 
 
-def _backend(backend: Backend, now: float) -> dict[str, Any]:
+def backend_parts(broker: Broker, now: float, size: int = 64) -> Iterator[list[dict[str, Any]]]:
+    """Yield the same, some at a time; the broker may go on between two parts."""
+    names, by_name = sorted(broker.registry.by_name), broker.registry.by_name
+    for start in range(0, len(names), size):
+        there = (by_name.get(name) for name in names[start : start + size])
+        yield [_backend(broker, backend, now) for backend in there if backend is not None]
+
+
+def _backend(broker: Broker, backend: Backend, now: float) -> dict[str, Any]:
     info, profile = backend.info, backend.profile
     said = {key: value for key in ("group", "zone", "version", "cost") if (value := getattr(info, key)) is not UNSET}
     return {
@@ -33,6 +51,7 @@ def _backend(backend: Backend, now: float) -> dict[str, Any]:
         "prefetch": info.prefetch,
         "in_flight": len(backend.open),
         "queue": backend.queue,
+        "other": backend.other,
         "latency_ms": profile.latency_s * 1000.0,
         "success_ratio": profile.success,
         "samples": profile.samples,
@@ -41,23 +60,67 @@ def _backend(backend: Backend, now: float) -> dict[str, Any]:
         "version": None,
         "cost": None,
         **said,
+        "observed_cost": profile.cost,
         "resources": [] if info.resources is UNSET else [resource.id for resource in info.resources],
         "embedding": info.embedding is not UNSET,
+        "services": {
+            capability: _service(broker, copy(service), now) for capability, service in backend.services.items()
+        },
         "deliveries": {key: count for key, count in profile.counts.outcomes.items() if count},
         "failures": {key: count for key, count in profile.counts.failures.items() if count},
         "paused_s": max(0.0, backend.paused_until - now),
+        "ejected": _ejection(backend, now),
+        "ejections": profile.counts.ejections,
+        "warm": backend.warm,
+        "window": backend.window,
         "connected_s": now - backend.registered_at,
         "last_seen_s": now - backend.last_seen,
     }
 
 
-def explain(broker: Broker, capability: str, priority: int, now: float) -> dict[str, Any]:
-    """Return, candidate by candidate and term by term, what a message of that kind would meet now."""
+def _ejection(backend: Backend, now: float) -> dict[str, Any] | None:
+    """Return for how long it gets nothing, how often in a row that is, and whether others failed with it."""
+    if not backend.ejected:
+        return None
+    return {
+        "for_s": max(0.0, backend.readmit_at - now),
+        "in_a_row": backend.ejections,
+        "with_others": backend.correlated,
+    }
+
+
+def _service(broker: Broker, service: Service, now: float) -> dict[str, Any]:
+    """Return what was measured and what is to be expected now; `service` is a copy that nobody else reads."""
+    settings, backend = broker.settings, service.backend
+    if service.version != backend.version or now >= service.fresh_until:
+        service.refresh(now, settings.profile, settings.attention)
+    return {
+        "service_ms": service.service_s * 1000.0,
+        "response_ms": service.response_s * 1000.0,
+        "deviation_ms": service.deviation_s * 1000.0,
+        "samples": service.samples,
+        "expected_wait_ms": service.wait_s * 1000.0,
+        "expected_latency_ms": service.latency_s * 1000.0,
+        "expected_ms": service.expected_s * 1000.0,
+        "sampled_s": now - service.sampled_at,
+        "unused_s": now - service.used_at,
+    }
+
+
+def explain(
+    broker: Broker, capability: str, priority: int, now: float, *, max_cost: float | None = None
+) -> dict[str, Any]:
+    """Return, candidate by candidate and term by term, what a message of that kind would meet now.
+
+    Of more than `MOST_SHOWN` backends, those that come first.
+    """
     cache, settings = broker.rankings, broker.settings
     state, cached = cache.peek(capability, priority, now)
     in_force = cached if cached is not None and state == "hit" else cache.preview(capability, priority, now)
-    heads = _heads(broker, in_force, now)
-    error = _error(broker, capability, in_force)
+    request = Request(0, capability, priority, mode="auto", max_cost=UNSET if max_cost is None else max_cost)
+    outlook = Outlook(broker, request, in_force.detached(), now)
+    shown = outlook.rows[:MOST_SHOWN]
+    draining = [] if len(shown) == MOST_SHOWN else _draining(broker, capability, now)
     return {
         "capability": capability,
         "priority": priority,
@@ -66,52 +129,65 @@ def explain(broker: Broker, capability: str, priority: int, now: float) -> dict[
         "heads": settings.heads,
         "threshold": broker.policy.threshold,
         "require_capability": settings.require_capability,
+        "unsaid_idempotent": settings.unsaid_idempotent,
         "cache": {"state": state, "age_s": None if cached is None else now - cached.made_at, "ttl_s": cache.ttl_s},
         "waiting": broker.dispatcher.waiting.size,
-        "error": error,
-        "candidates": [_candidate(candidate, in_force, heads) for candidate in in_force.scored],
+        "error": outlook.error(),
+        "admission": outlook.admission(),
+        "auto": outlook.auto(),
+        "pool": outlook.pool(),
+        "backends": len(outlook.rows),
+        "candidates": [_candidate(broker, outlook, candidate, now) for candidate in shown] + draining,
     }
 
 
-def _heads(broker: Broker, ranking: Ranking, now: float) -> dict[str, int]:
-    """Return backend name -> place, of those who would be sent to or tried next, as their order stands now."""
-    with_room = [c.backend.name for c in broker.policy.peek(ranking, now) if c.backend.free > 0]
-    return {name: place for place, name in enumerate(with_room[: broker.settings.heads], 1)}
-
-
-def _error(broker: Broker, capability: str, ranking: Ranking) -> dict[str, str] | None:
-    if ranking.candidates:
-        return None
-    if not broker.registry.was_offered(capability):
-        return {"code": "no_capability", "detail": "no backend has offered it since the start"}
-    return {"code": "no_backend", "detail": "no registered backend that is not draining offers it"}
-
-
-def _candidate(candidate: Candidate, ranking: Ranking, heads: dict[str, int]) -> dict[str, Any]:
+def _candidate(broker: Broker, outlook: Outlook, candidate: Candidate, now: float) -> dict[str, Any]:
     backend = candidate.backend
     return {
         "backend": backend.name,
         "score": candidate.score,
-        "weight": candidate.weight,
+        "weight": candidate.score / outlook.total if outlook.total else candidate.weight,
         "terms": candidate.terms,
-        "head": heads.get(backend.name),
-        "reason": _reason(candidate, ranking, heads),
-        "state": backend.state,
-        "in_flight": len(backend.open),
-        "places": backend.info.slots + backend.info.prefetch,
-        "latency_ms": backend.profile.latency_s * 1000.0,
-        "success_ratio": backend.profile.success,
+        "head": outlook.heads.get(backend.name),
+        "reason": outlook.reason(candidate),
+        **_load(broker, backend, candidate.service, now),
+        "cost": backend.cost,
+        "surcharge": candidate.surcharge,
     }
 
 
-def _reason(candidate: Candidate, ranking: Ranking, heads: dict[str, int]) -> str:
-    backend = candidate.backend
-    if backend.name in heads:
-        return f"head {heads[backend.name]} by rank"
-    if candidate not in ranking.candidates:
-        return "score not over the threshold"
-    if backend.limit == 0:
-        return backend.state
-    if len(backend.open) >= backend.limit:
-        return "all its places are taken"
-    return "others rank higher"
+def _draining(broker: Broker, capability: str, now: float) -> list[dict[str, Any]]:
+    """Return those that would be candidates if they were not about to leave."""
+    registry, required = broker.registry, broker.settings.require_capability
+    leaving = [
+        backend
+        for backend in registry.by_name.values()
+        if backend.draining and (capability in backend.info.capabilities or not required)
+    ]
+    nothing: dict[str, Any] = {"score": None, "weight": None, "terms": {}, "head": None, "reason": "draining"}
+    return [
+        {"backend": backend.name}
+        | nothing
+        | _load(broker, backend, copy(registry.peek_service(backend, capability, now)), now)
+        | {"cost": backend.cost, "surcharge": 0.0}
+        for backend in leaving[:MOST_SHOWN]
+    ]
+
+
+def _load(broker: Broker, backend: Backend, service: Service, now: float) -> dict[str, Any]:
+    return {
+        "state": backend.state,
+        "in_flight": len(backend.open),
+        "places": backend.places,
+        "slots": backend.info.slots,
+        "free": backend.free,
+        "other": backend.other,
+        "latency_ms": backend.profile.latency_s * 1000.0,
+        "success_ratio": backend.profile.success,
+        **_service(broker, service, now),
+        "silence_s": now - backend.progress_at if backend.open else None,
+        "paused_s": max(0.0, backend.paused_until - now),
+        "ejected": _ejection(backend, now),
+        "warm": backend.warm,
+        "window": backend.window,
+    }

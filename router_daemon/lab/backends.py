@@ -27,6 +27,7 @@ from router_daemon.lab.timeline import BrokenError, Timeline, whole
 if TYPE_CHECKING:
     from router_daemon.lab.lines import Line
 
+GIVEN_UP_AFTER_HEARTBEATS: Final = 3
 WORK_BYTES: Final = 8
 """The first frame of a body: the message's number in the world."""
 
@@ -65,6 +66,7 @@ class Backend:
         stretch: how much longer work takes by fault of the world (see `faults`).
         done: deliveries that ran to their end.
         strict: nothing may be sent to it but what it has registered for.
+        places: no daemon may have more open here at once; None where the network blurs what is open.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Backend:
         self.stretch = 1.0
         self.silent = spec.silent
         self.strict = False
+        self.places: int | None = None
         self.done = 0
         self.busy_s = 0.0
         self._timeline = timeline
@@ -144,6 +147,8 @@ class Backend:
             return
         job = Job(line, action, self._timeline.now + action.header.ttl_ms / 1000.0)
         line.jobs[job.id] = job
+        if self.places is not None and len(line.jobs) > self.places:
+            self._count_places(line)
         if self.silent:
             job.state = State.OVER
         elif self.running < spec.workers:
@@ -151,6 +156,13 @@ class Backend:
         else:
             self._queue.append(job)
             self.waiting += 1
+
+    def _count_places(self, line: Line) -> None:
+        """Assert that no more is open than there are places, but for what the daemon may have given up by now."""
+        kept_s = GIVEN_UP_AFTER_HEARTBEATS * line.heartbeat_s
+        wanted = [job.id for job in line.jobs.values() if self._timeline.now < job.expires + kept_s]
+        if self.places is not None and len(wanted) > self.places:
+            raise BrokenError(f"{self.spec.name} has {self.places} places, and is to hold deliveries {wanted}")
 
     def cancel(self, job: Job) -> None:
         """CANCEL: stop, free the worker, say so."""

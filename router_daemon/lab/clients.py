@@ -29,7 +29,7 @@ from router_daemon.lab.timeline import START_S, Timeline, whole
 if TYPE_CHECKING:
     from router_daemon.lab.daemons import Daemon
 
-_DRAWN: Final = ("ttl_ms", "heads", "mode", "idempotent")
+_DRAWN: Final = ("ttl_ms", "heads", "mode", "idempotent", "first_ms", "idle_ms", "max_cost")
 
 Sampler: TypeAlias = Callable[[], Any]
 
@@ -37,8 +37,9 @@ Sampler: TypeAlias = Callable[[], Any]
 class Client:
     """One connection to one daemon."""
 
-    def __init__(self, name: str, daemon: Daemon) -> None:
+    def __init__(self, name: str, daemon: Daemon, *, delimited: bool) -> None:
         self.daemon = daemon
+        self.delimited = delimited
         self._name = name
         self._connections = 0
         self._garbled = 0
@@ -49,7 +50,7 @@ class Client:
         """Open a (new) connection."""
         self._connections += 1
         self.peer = f"{self._name}.{self._connections}".encode()
-        self.daemon.know_client(self.peer)
+        self.daemon.know_client(self.peer, delimited=self.delimited)
 
     def leave(self, _: object = None) -> None:
         """Go away without a word, and come back as somebody else."""
@@ -142,7 +143,7 @@ class Source:
 
     def _cancel(self, unwanted: tuple[Client, Record]) -> None:
         client, record = unwanted
-        if client.peer == record.connection:
+        if client.peer == record.connection and not client.delimited:  # the codec refuses a delimited CANCEL
             self._happened["cancel"] += record.ended_at is None
             client.daemon.take(Cancel(client.peer, False, CancelHeader(record.request.id)))
 

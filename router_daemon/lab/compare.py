@@ -42,7 +42,7 @@ class Job:
     seed: int
     messages: int
     changes: Changes = ()
-    prefetch: int = 0
+    prefetch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def jobs(
     seeds: Sequence[int],
     messages: int,
     changes: Changes = (),
-    prefetch: int = 0,
+    prefetch: int | None = None,
 ) -> list[Job]:
     """Return every run of a matrix: the runs of a row one after the other."""
     return [

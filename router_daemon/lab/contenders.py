@@ -34,6 +34,8 @@ Changes: TypeAlias = Sequence[tuple[str, Any]]
 """Settings to be tried: name and value."""
 
 PREFETCH: Final = 10_000
+QUICK_S: Final = 0.05
+"""Our SDK takes one message ahead while its work is shorter than this."""
 OURS: Final = "attention"
 BASELINES: Final = ("least_in_flight", "p2c_peak_ewma", "prequal", "c3")
 FURTHER: Final = ("round_robin", "capability_only", "paper", "paper_no_reliability")
@@ -56,10 +58,14 @@ class Contender:
         """Return the broker's settings; what is to be tried is tried in our shell only."""
         return as_published() if self.published else changed(in_our_shell(), changes)
 
-    def backends(self, specs: Sequence[BackendSpec], prefetch: int = 0) -> list[BackendSpec]:
-        """Return the backends with the places that they register for this contender; `prefetch`: in our shell."""
-        places = PREFETCH if self.published else prefetch
-        return [replace(spec, prefetch=places) for spec in specs]
+    def backends(self, specs: Sequence[BackendSpec], prefetch: int | None = None) -> list[BackendSpec]:
+        """Return the backends with the places that they register for this contender; `prefetch`: in our shell.
+
+        None: as our SDK does by itself, one for work that is not much longer than the way to it, else none.
+        """
+        if self.published:
+            return [replace(spec, prefetch=PREFETCH) for spec in specs]
+        return [replace(spec, prefetch=_by_itself(spec) if prefetch is None else prefetch) for spec in specs]
 
     def maker(self, daemons: int) -> PolicyMaker:
         """Return what makes the policy of each daemon; C3 alone wants to know how many there are."""
@@ -70,6 +76,10 @@ class Contender:
             return make_policy(self.policy, settings, rng)
 
         return make
+
+
+def _by_itself(spec: BackendSpec) -> int:
+    return int(max(service.mean_s for service in spec.services().values()) < QUICK_S)
 
 
 def in_our_shell() -> Settings:

@@ -42,8 +42,9 @@ class Daemon:
         self.broker = broker
         self.steps = 0
         self.delivered = 0
+        self._newest = 0
         self.connections: dict[Peer, Connection] = {}
-        self._clients: dict[Peer, None] = {}
+        self._clients: dict[Peer, bool] = {}
         self._timeline = timeline
         self._ledger = ledger
         self._digest = digest
@@ -92,7 +93,7 @@ class Daemon:
         ttl_ms = settings.default_ttl_ms if request.ttl_ms is UNSET else min(request.ttl_ms, settings.max_ttl_ms)
         record.once = not _may_run_again(request.idempotent, settings.unsaid_idempotent)
         self._ledger.sent(record, now, ttl_ms)
-        event = Send(record.connection, False, request, record.body)
+        event = Send(record.connection, self._clients[record.connection], request, record.body)
         self._after(self.broker.handle(event, now), now)
 
     def read_again(self, record: Record) -> bool:
@@ -100,17 +101,17 @@ class Daemon:
         if self._stalled_until:
             return False
         self._ledger.repeated(record)
-        self.take(Send(record.connection, False, record.request, record.body))
+        self.take(Send(record.connection, self._clients[record.connection], record.request, record.body))
         return True
 
     def read_garbled(self, peer: Peer, client_id: str) -> None:
         """Handle a SEND that cannot be read but for its id."""
         self._ledger.garbled(peer, client_id)
-        self.take(Malformed(Side.CLIENT, peer, False, "SEND", "bad_header", "what is wrong", client_id))
+        self.take(Malformed(Side.CLIENT, peer, self._clients[peer], "SEND", "bad_header", "what is wrong", client_id))
 
-    def know_client(self, peer: Peer) -> None:
-        """A client has connected."""
-        self._clients[peer] = None
+    def know_client(self, peer: Peer, *, delimited: bool) -> None:
+        """A client has connected, which uses the empty delimiter or not."""
+        self._clients[peer] = delimited
 
     def lose_client(self, peer: Peer) -> None:
         """Hear that a client's connection has ended."""
@@ -176,6 +177,9 @@ class Daemon:
             problem = self._problems.popleft()
             self._send(self.broker.handle(problem, now), now)
         self.steps += 1
+        if self.broker.faults:
+            what, fault = self.broker.faults[0]
+            raise BrokenError(f"a fault of daemon {self.index} at {what}: {fault!r}") from fault
         if now > self._moment:
             self._moment, self._steps_then = now, self.steps
         elif self.steps - self._steps_then > MOST_STEPS:
@@ -190,10 +194,13 @@ class Daemon:
             self._digest.add(now, self.index, action)
             if type(action) is Deliver:
                 self.delivered += 1
+                if action.header.id <= self._newest:
+                    raise BrokenError(f"delivery {action.header.id} after {self._newest}")
+                self._newest = action.header.id
                 self._ledger.delivered(self.index, action, now)
             elif action.side is Side.CLIENT:
-                if action.peer not in self._clients:
-                    raise BrokenError(f"nobody is at {action.peer!r} to hear {action}")
+                if self._clients.get(action.peer) is not action.delimited:
+                    raise BrokenError(f"nobody is at {action.peer!r}, in this way, to hear {action}")
                 self._to_clients[type(action)](action, now)
                 continue
             connection = self.connections.get(action.peer)

@@ -170,6 +170,8 @@ class Ledger:
         header, record = action.header, self._record(action)
         if record.pieces is None:
             record.pieces = {}
+        if action.delimited:
+            raise BrokenError(f"a PART to a peer that gets one message for each of its own: {action}")
         if header.seq != record.pieces.get(header.head, 0):
             raise BrokenError(f"the stream to {record} has a gap: {header}")
         record.pieces[header.head] = header.seq + 1

@@ -67,11 +67,11 @@ class Line:
         "_connect",
         "_cut_until",
         "_handlers",
-        "_heartbeat_s",
         "_held",
         "_timeline",
         "_tries",
         "connection",
+        "heartbeat_s",
         "in_force",
         "jobs",
         "leaving",
@@ -83,7 +83,7 @@ class Line:
         self._timeline = timeline
         self._connect = connect
         self._held: list[Answer] = []
-        self._heartbeat_s = 1.0
+        self.heartbeat_s = 1.0
         self._tries = 0
         self._beats = 0
         self._cut_until = 0.0
@@ -235,7 +235,7 @@ class Line:
     def _registered(self, action: Registered) -> None:
         if action.header.name != self.name:
             raise BrokenError(f"{self.name} is registered as {action.header.name}")
-        self._heartbeat_s = action.header.heartbeat_ms / 1000.0
+        self.heartbeat_s = action.header.heartbeat_ms / 1000.0
         self._take_force()
 
     def _take_force(self) -> None:
@@ -244,7 +244,7 @@ class Line:
             return
         self.in_force = True
         self._beats += 1
-        self._timeline.after(self._heartbeat_s, self._beat, self._beats)
+        self._timeline.after(self.heartbeat_s, self._beat, self._beats)
         held, self._held = self._held, []
         for event in held:
             event.peer = self.peer
@@ -290,4 +290,4 @@ class Line:
             self._timeline.at(self._backend.paused_until, self._beat, beats)
             return
         self.send(Heartbeat(self.peer, False, HeartbeatHeader(self._backend.reported_queue)))
-        self._timeline.after(self._heartbeat_s, self._beat, beats)
+        self._timeline.after(self.heartbeat_s, self._beat, beats)

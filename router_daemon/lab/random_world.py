@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, TypeVar
 
-from router_daemon.core.settings import Settings
+from router_daemon.core.settings import (
+    AttentionSettings,
+    EjectionSettings,
+    ExplorationSettings,
+    HedgeSettings,
+    RetrySettings,
+    Settings,
+    WaitingSettings,
+)
 from router_daemon.lab.chance import Constant, Duration, Exponential, InTurn, Lognormal, Mix, Pareto, zipf
 from router_daemon.lab.faults import NOTICES, Fault
 from router_daemon.lab.result import Result
@@ -144,6 +152,17 @@ class _Planner:
             default_ttl_ms=self._one_of((500, 2000, 10_000)),
             max_ttl_ms=10_000,
             heartbeat_s=self._one_of((0.1, 0.5, 1.0)),
+            auto_idle=self._one_of((0.15, 0.9)),
+            attention=AttentionSettings(scan_most=self._one_of((50, 2)), sample=2),
+            retry=RetrySettings(share=self._one_of((0.1, 1.0)), most=self._one_of((10.0, 100.0))),
+            hedge=HedgeSettings(
+                share=self._one_of((0.05, 1.0)), deviations=self._one_of((4.0, 0.0)), samples=self._one_of((16, 1))
+            ),
+            ejection=EjectionSettings(failures=self._one_of((5, 2, 0)), most_s=self._one_of((10.0, 0.5))),
+            waiting=WaitingSettings(longest=self._one_of((0.25, 1.0)), reserve=self._one_of((0.1, 0.0, 0.5))),
+            exploration=ExplorationSettings(
+                share=self._one_of((0.01, 0.5)), after_s=self._one_of((1.0, 0.05)), slow_start=self._rng.random() < 0.5
+            ),
             queue_messages=self._one_of((0, 5, 100, 100, 10_000, 10_000)),
             open_messages=self._one_of((20, *[100_000] * 5)),
         )
@@ -200,7 +219,11 @@ class _Planner:
             reply={"first": 8.0, "all": 1.0, "none": 1.0},
             idempotent={None: 4.0, True: 1.0, False: 1.0},
             size_bytes={0: 9.0, 5000: 1.0},
+            first_ms={None: 9.0, patience_ms: 1.0},
+            idle_ms={None: 9.0, patience_ms: 1.0},
+            max_cost={None: 9.0, 2.0: 1.0},
             connections=daemons * (1 + self._rng.randrange(3)),
+            delimited=self._rng.randrange(2),
             cancels=self._if("cancel", 0.1, 0.0),
             repeats=self._if("repeat", 0.1, 0.0),
             cancels_within_s=2.0 * mean_s,

@@ -81,6 +81,11 @@ class BackendSpec:
     joins_at_s: float = 0.0
     keys: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def places(self) -> int:
+        """How many deliveries of one daemon may be open here at once."""
+        return (self.workers if self.slots is None else self.slots) + self.prefetch
+
     def services(self) -> dict[str, Duration]:
         """Return how long work takes by capability."""
         if isinstance(self.service, Mapping):
@@ -96,10 +101,11 @@ class Demand:
         messages: how many, where they are drawn; None: as many as `arrivals` lists.
         rate_per_s: of a Poisson process; or steps (from_s, rate) in order of time.
         arrivals: instead: the moment of each message, or (at_s, work) with how many times longer it takes than usual.
-        capability, priority, ttl_ms, heads, mode, reply, idempotent: chances; keys of SEND.
+        capability, priority, ttl_ms, heads, mode, reply, idempotent, first_ms, idle_ms, max_cost: chances, of SEND.
         work: how much longer than usual a message takes.
         size_bytes: of the body.
         connections: the clients; connection k speaks to daemon k modulo the number of daemons.
+        delimited: of them, the last so many use the empty delimiter, as a REQ socket does.
         cancels: the share of messages that get a CANCEL, at a moment drawn evenly from the first `cancels_within_s`.
         repeats: the share of messages that are sent again within that time, with the same id, while they are open.
         keys: further keys of SEND.
@@ -115,9 +121,13 @@ class Demand:
     mode: Chance = None
     reply: Chance = "first"
     idempotent: Chance = None
+    first_ms: Chance = None
+    idle_ms: Chance = None
+    max_cost: Chance = None
     work: Duration = field(default_factory=lambda: Constant(1.0))
     size_bytes: Chance = 0
     connections: int = 1
+    delimited: int = 0
     cancels: float = 0.0
     cancels_within_s: float = 0.1
     repeats: float = 0.0
@@ -152,4 +162,9 @@ class NetworkSpec:
     @property
     def faulty(self) -> bool:
         """Something may be late, lost or out of order."""
-        return max(self.jitter_s, self.delayed, self.reordered, self.duplicated, self.dropped) > 0.0
+        return max(self.jitter_s, self.delayed) > 0.0 or not self.faithful
+
+    @property
+    def faithful(self) -> bool:
+        """What is sent arrives once and in order."""
+        return max(self.reordered, self.duplicated, self.dropped) == 0.0

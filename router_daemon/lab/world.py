@@ -89,6 +89,7 @@ class World:
         self._policy = policy
         self._make_broker = make_broker
         self._faulty = self._network.faulty or bool(faults)
+        self._exact = self._network.faithful and not self._network.delayed and not faults
         self._works: list[float] = []
         self.daemons = [self._daemon(index) for index in range(daemons)]
         self.backends = {spec.name: self._backend(spec) for spec in backends}
@@ -111,6 +112,7 @@ class World:
 
     def _backend(self, spec: BackendSpec) -> Backend:
         backend = Backend(spec, self.timeline, self._rng("backend", spec.name), self._works, self.happened)
+        backend.places = spec.places if self._exact else None
         backend.strict = self.settings.require_capability
         for daemon in self.daemons:
             rng = self._rng("network", spec.name, daemon.index)
@@ -137,7 +139,11 @@ class World:
 
     def _source(self, index: int, demand: Demand) -> Source:
         clients = [
-            Client(f"c{index}.{number}", self.daemons[number % len(self.daemons)])
+            Client(
+                f"c{index}.{number}",
+                self.daemons[number % len(self.daemons)],
+                delimited=number >= demand.connections - demand.delimited,
+            )
             for number in range(demand.connections)
         ]
         self.clients += clients

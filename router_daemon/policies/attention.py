@@ -96,9 +96,11 @@ class Attention:
         least = inf
         cost = self._settings.cost_weight * ranking.pool.reference_s
         for candidate in ranking.candidates:
-            candidate.service.refresh(now, self._profile, self._settings)
+            service = candidate.service
+            if service.version != candidate.backend.version or now >= service.fresh_until:
+                service.refresh(now, self._profile, self._settings)
             if candidate.backend.free > 0:
-                least = min(least, candidate.service.expected_s + cost * candidate.surcharge)
+                least = min(least, service.expected_s + cost * candidate.surcharge)
         live = []
         for candidate in ranking.candidates:
             expected_s = candidate.service.expected_s + cost * candidate.surcharge

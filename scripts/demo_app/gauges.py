@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 POLL_S: Final = 0.5
 TIMEOUT_S: Final = 2.0
+
+EXTRA: Final = ("router_hedges_total", "router_retries_total", "router_backend_ejections_total")
 
 Buckets = dict[float, float]
 
@@ -32,6 +34,8 @@ class Snapshot:
         messages: ended so far, of any outcome.
         messages_per_s: since the look before.
         hit_ratio: of the decision cache; None before the first decision.
+        hedges, retries, ejections: so far.
+        heads: deliveries for one message (as text, cumulated) -> messages.
         decision_buckets: upper bound in seconds -> cumulated count, hits and misses together.
     """
 
@@ -40,6 +44,10 @@ class Snapshot:
     messages: float = 0.0
     messages_per_s: float = 0.0
     hit_ratio: float | None = None
+    hedges: int = 0
+    retries: int = 0
+    ejections: int = 0
+    heads: Buckets = field(default_factory=dict)
     decision_buckets: Buckets = field(default_factory=dict)
     read_at_s: float = 0.0
 
@@ -50,6 +58,11 @@ class Snapshot:
     def all_delivered(self) -> int:
         """Return how many deliveries have ended."""
         return sum(map(self.delivered, self.deliveries))
+
+    def copied(self) -> float | None:
+        """Return the share of messages that had more than one delivery; None before the first message."""
+        total = self.heads.get(float("inf"), 0.0)
+        return (total - self.heads.get(1.0, 0.0)) / total if total else None
 
     def latency_ms(self, backend: str) -> float | None:
         """Return the EWMA of a backend's latency; None while it is only the daemon's cold-start value."""
@@ -92,6 +105,7 @@ def read_metrics(text: str, snapshot: Snapshot) -> None:
     buckets: defaultdict[float, float] = defaultdict(float)
     deliveries: defaultdict[str, dict[str, int]] = defaultdict(dict)
     messages = 0.0
+    extra: Counter[str] = Counter()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == "router_messages_total":
@@ -100,10 +114,15 @@ def read_metrics(text: str, snapshot: Snapshot) -> None:
                 deliveries[sample.labels["backend"]][sample.labels["outcome"]] = int(sample.value)
             elif sample.name == "router_decision_cache_hit_ratio":
                 snapshot.hit_ratio = sample.value
+            elif sample.name in EXTRA:
+                extra[sample.name] += int(sample.value)
+            elif sample.name == "router_heads_per_message_bucket":
+                snapshot.heads[float(sample.labels["le"])] = sample.value
             elif sample.name == "router_decision_seconds_bucket":
                 buckets[float(sample.labels["le"])] += sample.value
     snapshot.deliveries = dict(deliveries)
     snapshot.messages = messages
+    snapshot.hedges, snapshot.retries, snapshot.ejections = (extra[name] for name in EXTRA)
     snapshot.decision_buckets = dict(buckets)
 
 

@@ -27,8 +27,8 @@ EPISODES_SHOWN: Final = 10
 ALERTS_SHOWN: Final = 8
 
 FANOUT: Final = (
-    "A message that does not say otherwise may be handed to up to three backends at once (`unsaid_idempotent = "
-    '"copies"`): the first answer counts, the others are cancelled.'
+    "A message that does not say otherwise may be handed to up to three backends at once while they are nearly idle "
+    '(`unsaid_idempotent = "copies"`): the first answer counts, the others are cancelled.'
 )
 
 
@@ -199,6 +199,13 @@ def _backend_row(scene: Scene, name: str) -> list[str | Text]:
 def _tell_daemon(console: Console, scene: Scene) -> None:
     snapshot, ledger = scene.snapshot, scene.ledger
     hits = number(None if snapshot.hit_ratio is None else snapshot.hit_ratio * 100, "%")
+    copied = snapshot.copied()
+    console.print(
+        f"Of the messages, {number(None if copied is None else copied * 100, '%')} had more than one delivery, most of "
+        f"them at once, while little else was going on. Hedges, because the first was late: {snapshot.hedges:,}; "
+        f"retries, because one had failed: {snapshot.retries:,}; backends ejected for failing: {snapshot.ejections:,}.",
+        highlight=False,
+    )
     console.print(
         f"Routing decisions: p50 {number(snapshot.decision_us(0.5), 'us', 2)}, "
         f"p99 {number(snapshot.decision_us(0.99), 'us', 2)}, cache hits {hits}. "
