@@ -39,7 +39,8 @@ from router_daemon.backend import Backend, Delivery  # noqa: E402 - found where 
 
 BACKEND_FLAG: Final = "--be-backend"  # how this script starts itself as one
 ADAPTIVE: Final = "adaptive"
-PIECES: Final = 10  # a stream has so many PARTs
+PIECES: Final = 10  # a stream has so many PARTs at most,
+PIECE_S: Final = 0.1  # and none sooner after the one before: that each sleep is a little late must not add up
 STOP_S: Final = 10.0
 SETTLE_S: Final = 1.2  # until an UPDATE may follow the one before
 
@@ -80,8 +81,9 @@ def make_backend(name: str, address: str, slots: int, prefetch: str, busy: bool)
     async def stream(delivery: Delivery) -> AsyncIterator[bytes]:
         yield b"0"
         seconds = float(delivery.data)
-        for number in range(1, PIECES):
-            await work_for(seconds / (PIECES - 1), busy)
+        pieces = max(1, min(PIECES - 1, int(seconds / PIECE_S)))
+        for number in range(1, pieces + 1):
+            await work_for(seconds / pieces, busy)
             yield b"%d" % number
 
     return backend
