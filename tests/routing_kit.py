@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from router_daemon.core.actions import Deliver, Error
@@ -38,16 +40,29 @@ def works(fixture: BrokerFixture, latency_s: float, times: int = 1, capability: 
         fixture.ack(deliver)
 
 
-def learn(fixture: BrokerFixture, name: str, latency_s: float, times: int = 1, capability: str = "c") -> None:
-    """Let one backend do this work, whoever is preferred: the others seem full meanwhile."""
-    others = [b for b in fixture.broker.registry.by_name.values() if b.name != name and not b.open]
+@contextmanager
+def room_only_at(fixture: BrokerFixture, name: str) -> Iterator[None]:
+    """Let all others seem full meanwhile, so that whoever is preferred this one gets it."""
+    others = [backend for backend in fixture.broker.registry.by_name.values() if backend.name != name]
     for other in others:
         other.paused_until = fixture.clock.now + 1e9
         other.refresh(fixture.clock.now)
-    works(fixture, latency_s, times, capability)
+    yield
     for other in others:
         other.paused_until = 0.0
         other.refresh(fixture.clock.now)
+
+
+def learn(fixture: BrokerFixture, name: str, latency_s: float, times: int = 1, capability: str = "c") -> None:
+    """Let one backend do messages one after the other, each in that time."""
+    with room_only_at(fixture, name):
+        works(fixture, latency_s, times, capability)
+
+
+def occupy(fixture: BrokerFixture, name: str, times: int) -> list[Deliver]:
+    """Let one backend have so many messages to do, and no other one for them."""
+    with room_only_at(fixture, name):
+        return [send_one(fixture, 2_000_000 + number, heads=1, priority=4) for number in range(times)]
 
 
 def service(fixture: BrokerFixture, name: str = "a", capability: str = "c") -> Service:
