@@ -29,12 +29,14 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from router_daemon.errors import ConnectionLost
 from router_daemon.sdk.backend_link import BackendLink
 from router_daemon.sdk.deliveries import Answer, Busy, Delivery, Function, Handler, Reject
 from router_daemon.sdk.link import header_of
+from router_daemon.sdk.prefetch import AdaptivePrefetch
 from router_daemon.sdk.registration import LinkEvent
 from router_daemon.sdk.runner import Runner
 
@@ -54,7 +56,8 @@ class Backend:
         name: known to the daemon and in its metrics; one registration each.
         address: the daemon's backend socket, `tcp://host:port` or `ipc://path`.
         slots: how many deliveries are worked on at once.
-        prefetch: how many more may wait here, which saves a round trip between two.
+        prefetch: how many more may wait here, which saves a round trip between two; None: 1 while this backend's work
+            is quick, else 0.
         capabilities: offered beside those of the handlers; for a handler of everything (`@backend.handler()`).
         drain_timeout_s: how long open deliveries may take once `stop()` was called.
         keys: of REGISTER: `embedding` (floats, a numpy array or bytes), `cost`, `zone`, `group`, `version`,
@@ -85,7 +88,7 @@ class Backend:
         address: str = DEFAULT_ADDRESS,
         *,
         slots: int = 1,
-        prefetch: int = 0,
+        prefetch: int | None = None,
         capabilities: Sequence[str] = (),
         drain_timeout_s: float = 10.0,
         **keys: Any,
@@ -93,7 +96,8 @@ class Backend:
         self.name = name
         self.address = address
         self.slots = _check_count("slots", slots, 1)
-        self.prefetch = _check_count("prefetch", prefetch, 0)
+        self._adapts = prefetch is None
+        self.prefetch = 0 if prefetch is None else _check_count("prefetch", prefetch, 0)
         self.drain_timeout_s = drain_timeout_s
         self.session = os.urandom(SESSION_BYTES)
         self._capabilities = list(capabilities)
@@ -159,10 +163,14 @@ class Backend:
         """
         if self._link is not None:
             raise RuntimeError(f"the backend {self.name!r} is running already")
+        adaptive = AdaptivePrefetch(self.slots) if self._adapts else None
+        if adaptive is not None:
+            self.prefetch = adaptive.value
         link = BackendLink(self.address, self._header(), self._hand_over(), self.drain_timeout_s)
         link.start()
         self._gone, self._ended = asyncio.Event(), asyncio.get_running_loop().create_future()
-        self._runner = Runner(self.name, self.slots, self._find, link.put, link.discard)
+        register = partial(_register_prefetch, link)
+        self._runner = Runner(self.name, self.slots, self._find, link.put, link.discard, adaptive, register)
         self._link, self._stopping = link, False
         try:
             await self._ended
@@ -200,6 +208,8 @@ class Backend:
     async def update(self, **keys: Any) -> None:
         """Change keys of the registration while it is in force, such as `slots`, `cost`, `capabilities`.
 
+        A `prefetch` stays what it is made here: the backend does not adapt it any more.
+
         Example:
             ```python
             await backend.update(slots=8, cost=0.001)
@@ -214,13 +224,23 @@ class Backend:
         header = header_of(keys.items())
         if "slots" in header:
             _check_count("slots", header["slots"], 1)
+        if "prefetch" in header:
+            _check_count("prefetch", header["prefetch"], 0)
         async with self._updating:
             if self._link is None:
                 raise ConnectionLost(f"the backend {self.name!r} is not running", retry=True)
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if "prefetch" in header:
+                self._keep_prefetch()
             self._update = (header, done)
             self._link.update(header)
             await done
+
+    def _keep_prefetch(self) -> None:
+        """Adapt the prefetch no more: the user has said it."""
+        assert self._runner is not None
+        self._adapts = False
+        self._runner.keep_prefetch()
 
     async def _serve(self) -> None:
         """Run with signal handlers."""
@@ -329,3 +349,8 @@ def _check_count(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an int from {least} on, not {value!r}")
     return value
+
+
+def _register_prefetch(link: BackendLink, prefetch: int) -> None:
+    """Have a prefetch registered from now on; a refusal is not repeated, for the next one would be refused, too."""
+    link.update({"prefetch": prefetch})

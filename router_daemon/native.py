@@ -10,8 +10,8 @@ Rules:
   after its last message.
 - A connection with more than `INBOX_MESSAGES` or `INBOX_BYTES` waiting is not read until they are handled, so a flood
   stays in the sender's own buffers and memory is bounded by connections, not by senders.
-- A client that is answered by ERRORs or PONGs is left alone for `HOLD_S` for each: one that floods beyond its quota, or
-  sends what breaks the protocol, costs a bounded share of the daemon's time, and the others hardly wait longer.
+- A peer is left alone for `HOLD_S` for each ERROR or PONG to it, and for what it left no room for: one that floods
+  beyond its quota, or breaks the protocol, costs a bounded share of our time, and the others hardly wait longer.
 - Sending never waits: pieces are collected per connection and written once per `send`. What the peer leaves unread is
   bounded; beyond it the action is undelivered, and already at the first sign of it a PING is not answered.
 - We PING a silent peer and close the connection after `TIMEOUT_S` without a byte. The PING names no time to live: with
@@ -167,17 +167,18 @@ class _Connection(asyncio.Protocol):
 
     def hold(self) -> None:
         """Hear nothing from who got cheap answers, for as long as they weigh; what it sends waits meanwhile."""
-        weight_s = min(self.cheap * HOLD_S, MOST_HOLD_S)
-        self.cheap = 0
         if not self.held:
             self.held = True
             with contextlib.suppress(ValueError):
                 self.side.ready.remove(self)
-            self.side.loop.call_later(weight_s, self._release)
+            self.side.loop.call_later(min(self.cheap * HOLD_S, MOST_HOLD_S), self._release)
+            self.cheap = 0
 
     def _release(self) -> None:
         self.held = False
-        if self.inbox or self.lost:
+        if self.cheap >= HOLD_FROM:
+            self.hold()
+        elif self.inbox or self.lost:
             self.side.ready.append(self)
             self.side.wake()
 
@@ -275,6 +276,9 @@ class _Side:
         crowded = connection.backed_up or connection.out_bytes > self._unread_bytes
         if crowded and connection.unread() > self._allowance(action):
             problems.append(Undelivered(action, full=True))
+            connection.cheap += 1  # what is dropped weighs, too
+            if connection.cheap >= HOLD_FROM:
+                connection.hold()
             return
         out = connection.out
         if not out:

@@ -213,7 +213,7 @@ async def task_of(work: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Task[
 def serving(function: Function, **options: Any) -> Iterator[tuple[FakeDaemon, bytes, Running]]:
     """Register a backend with one handler; yield the daemon, its name for the backend, and the backend."""
     with FakeDaemon() as daemon:
-        backend = Backend("b1", daemon.address, **options)
+        backend = Backend("b1", daemon.address, **{"prefetch": 0, **options})  # no UPDATE among what is counted
         backend.handler("work")(function)
         with Running(backend) as running:
             register = daemon.registered(heartbeat_ms=60_000)

@@ -390,6 +390,12 @@ def test_a_message_that_would_be_refused_is_told_so() -> None:
     }
 
 
+def test_of_many_candidates_a_head_is_one_only_where_it_is_drawn() -> None:
+    broker = known(*(f"b{number}" for number in range(51)))
+    view = explain(broker)
+    assert view["candidates"][0]["reason"] == "head 1 by rank, where it is among 32 drawn at random"
+
+
 def test_many_backends_are_shown_from_the_first_on() -> None:
     broker = make_broker(*(f"b{number}" for number in range(views.MOST_SHOWN + 5)))
     view = explain(broker)

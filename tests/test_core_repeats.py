@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from core_kit import make_broker
 
-from router_daemon.core.actions import Deliver
+from router_daemon.core.actions import CancelDelivery, Deliver, Piece, Reply
 from router_daemon.testing import only
 
-LONG_S = 5.0
+LONG_S = 2.0
 
 
 def test_a_message_that_went_to_all_at_once_goes_again_only_as_often_as_its_heads_allow() -> None:
@@ -17,3 +17,13 @@ def test_a_message_that_went_to_all_at_once_goes_again_only_as_often_as_its_head
     assert not only(broker.nack(second), Deliver)
     [third] = only(broker.advance(LONG_S), Deliver)
     assert third.header.attempt == 3
+
+
+def test_a_head_that_timed_out_and_streams_after_all_is_the_only_one() -> None:
+    broker = make_broker("a", mode="hedge", heads=3)
+    [first] = only(broker.send("c", first_ms=50), Deliver)
+    assert only(broker.advance(0.052), CancelDelivery)  # it backs off now, to try the same one again
+    assert only(broker.part(first, b"late"), Piece)
+    assert not broker.advance(LONG_S)
+    [reply] = only(broker.ack(first), Reply)
+    assert (reply.header.head, reply.header.heads) == (1, 1)

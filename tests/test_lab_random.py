@@ -20,12 +20,12 @@ from router_daemon.lab.random_world import CLIENTS, KINDS, WAYS, random_plan
 from router_daemon.policies.base import NAMES
 
 DIGESTS: Final = Path(__file__).resolve().parent / "lab_digests.json"
-PURE: Final = ("attention", "paper", "paper_no_reliability", "round_robin", "capability_only")
-"""Policies that decide in pure Python, at least for pools as small as these: theirs is the same everywhere."""
-SEEDS: Final = (1, 2, 3)
-GOLDEN_MESSAGES: Final = 150
+BY_NUMPY: Final[tuple[str, ...]] = ()
+"""Policies that decide by numpy, and do the same only on the same machine with the same versions: not on record."""
+SEEDS: Final = (4, 8, 12)
+GOLDEN_MESSAGES: Final = 100
 
-WORLDS: Final = 240
+WORLDS: Final = 200
 BATCH: Final = 20
 MESSAGES: Final = 100
 
@@ -35,7 +35,7 @@ def digests() -> dict[str, str]:
     return {
         f"{policy}/{seed}": random_plan(seed, messages=GOLDEN_MESSAGES, policy=policy).run(check_every=0).digest
         for policy in NAMES
-        if policy in PURE
+        if policy not in BY_NUMPY
         for seed in SEEDS
     }
 
@@ -74,7 +74,7 @@ def test_a_random_world_keeps_every_promise(first: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kinds", [(), WAYS + CLIENTS], ids=["none", "backends and clients"])
 def test_a_world_with_a_faithful_network_keeps_the_stricter_promises(kinds: tuple[str, ...]) -> None:
-    for seed in range(2000, 2030):
+    for seed in range(2000, 2020):
         random_plan(seed, messages=MESSAGES, kinds=kinds).run(check_every=1)
 
 
@@ -95,7 +95,7 @@ def test_without_faults_nothing_goes_wrong() -> None:
 
 @pytest.mark.parametrize("policy", NAMES)
 def test_every_policy_survives(policy: str) -> None:
-    for seed in range(1000, 1005):
+    for seed in range(1000, 1003):
         plan = random_plan(seed, messages=MESSAGES, policy=policy)
         assert plan.policy == policy
         plan.run(check_every=1)

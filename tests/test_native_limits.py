@@ -165,6 +165,24 @@ def test_who_gets_errors_is_left_alone_for_a_while_and_loses_nothing(run: Run) -
     run(main())
 
 
+def test_answers_that_were_dropped_weigh_too(run: Run) -> None:
+    async def main() -> None:
+        async with shell(holds=limits(100_000)) as served, raw(served.address, SO_RCVBUF=4_096) as deaf:
+            deaf.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            deaf.write(PING)
+            peer = await served.peer()
+            while not served.send(reply(peer, bytes(65_536))):
+                pass
+            assert not served.connection().held
+            began_s = served.clients.loop.time()
+            assert len(served.send(*[reply(peer, bytes(65_536))] * 200)) == 200
+            assert served.connection().held
+            await served.until(lambda: not served.connection().held)
+            assert served.clients.loop.time() >= began_s + 200 * native.HOLD_S
+
+    run(main())
+
+
 def test_pongs_weigh_as_much_as_errors(run: Run) -> None:
     async def main() -> None:
         async with shell() as served, raw(served.address) as peer:

@@ -151,4 +151,4 @@ def test_cancelling_at_any_moment_leaves_nothing_behind() -> None:
 def test_a_program_is_looked_for_where_the_shell_would() -> None:
     assert shutil.which("cat") is not None
     with pytest.raises(CommandError, match=r"no such executable: \./cat"):
-        serve.serve("n", ["c"], ["./cat"], "ipc:///nowhere", 1)
+        serve.serve("n", ["c"], ["./cat"], "ipc:///nowhere", 1, None)

@@ -226,6 +226,10 @@ def serve(
     capability: Annotated[list[str], typer.Option(metavar="C", help="What the command can do; may be repeated.")],
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="Program and arguments.")],
     slots: Annotated[int, typer.Option(metavar="N", min=1, help="How many may run at once.")] = 1,
+    prefetch: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="How many more may wait. [default: 1 while the work is quick, else 0]"),
+    ] = None,
     backend: Annotated[
         str | None, typer.Option(metavar="ADDR", help="The daemon's backend socket. [default: configured]")
     ] = None,
@@ -246,7 +250,7 @@ def serve(
     from router_daemon.logs import configure_logging
 
     configure_logging()
-    serving.serve(name, list(dict.fromkeys(capability)), command, address, slots)
+    serving.serve(name, list(dict.fromkeys(capability)), command, address, slots, prefetch)
 
 
 app.command()(lab.simulate)

@@ -40,7 +40,9 @@ class CommandFailed(Exception):  # noqa: N818 - becomes the NACK's reason
     """The command did not do its work, and why."""
 
 
-def serve(name: str, capabilities: Sequence[str], command: Sequence[str], address: str, slots: int) -> None:
+def serve(
+    name: str, capabilities: Sequence[str], command: Sequence[str], address: str, slots: int, prefetch: int | None
+) -> None:
     """Be a backend until SIGTERM or SIGINT, which drain it.
 
     Args:
@@ -49,6 +51,7 @@ def serve(name: str, capabilities: Sequence[str], command: Sequence[str], addres
         command: program and arguments.
         address: of the daemon's backend socket.
         slots: how many may run at once.
+        prefetch: how many more may wait here; None as the work is, see `Backend`.
 
     Raises:
         CommandError: there is no such program, or the address is none.
@@ -56,7 +59,7 @@ def serve(name: str, capabilities: Sequence[str], command: Sequence[str], addres
     """
     if shutil.which(command[0]) is None:
         raise CommandError(USAGE, f"no such executable: {command[0]}")
-    backend = Backend(name, address, slots=slots)
+    backend = Backend(name, address, slots=slots, prefetch=prefetch)
 
     @backend.handler(*capabilities)
     async def work(delivery: Delivery) -> bytes:

@@ -108,7 +108,7 @@ class Health:
             return False
         slots = sum(other.info.slots for other in live)
         busy = sum(len(other.open) for other in live)
-        return slots - busy >= busy + len(backend.open)
+        return slots - busy >= len(backend.open)
 
     def _eject(self, backend: Backend, now: float) -> None:
         settings = self._settings

@@ -91,7 +91,9 @@ class Outlook:
 
     def _merit(self, candidate: Candidate) -> str:
         if self._risked is None or candidate.backend is not self._risked.backend:
-            return "by rank"
+            settings = self._broker.settings.attention
+            sampled = self._broker.policy.name == "attention" and len(self._candidates) > settings.scan_most
+            return f"by rank, where it is among {settings.sample} drawn at random" if sampled else "by rank"
         if candidate.backend.ejected:
             return "on trial: its ejection is over"
         return f"to explore: unused for {self._now - candidate.service.used_at:.1f} s"

@@ -74,7 +74,7 @@ class Pool(Struct, eq=False):
         warm: slots of members past their slow start.
         costly: members that declare a cost.
         trials: ejected members whose trial is due.
-        messages, done: messages taken in, deliveries acknowledged, ever.
+        messages: taken in, ever.
         reference_s, samples: mean latency of its successes (ref_c), and how many there were.
         explore_from: from that many messages on the next one looks for somebody who has been unused for long.
     """
@@ -93,7 +93,6 @@ class Pool(Struct, eq=False):
     ejected: int = 0
     trials: dict[Backend, None] = {}
     messages: int = 0
-    done: int = 0
     reference_s: float = 0.0
     samples: int = 0
     explore_from: int = 0
@@ -132,9 +131,9 @@ class Pool(Struct, eq=False):
         while notes and now - notes[0][0] > window_s:
             notes.popleft()
         if not notes or now - notes[-1][0] >= RATE_EVERY_S:
-            notes.append((now, self.done))
+            notes.append((now, self.samples))
         since, before = notes[0]
-        done = self.done - before
+        done = self.samples - before
         if done >= RATE_LEAST and now > since:
             return done / (now - since)
         return self.slots / self.reference_s if self.reference_s > 0.0 else 0.0

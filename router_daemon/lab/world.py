@@ -89,7 +89,7 @@ class World:
         self._policy = policy
         self._make_broker = make_broker
         self._faulty = self._network.faulty or bool(faults)
-        self._exact = self._network.faithful and not faults
+        self._exact = self._network.faithful and not self._network.delayed and not faults
         self._works: list[float] = []
         self.daemons = [self._daemon(index) for index in range(daemons)]
         self.backends = {spec.name: self._backend(spec) for spec in backends}

@@ -7,6 +7,7 @@ Rules:
 - The task of a delivery only computes; what becomes of it is read from the finished task, so a task that is cancelled
   before its first step is settled like any other.
 - A thread cannot be ended: a cancelled plain function goes on, holds its slot, and what it returns is sent.
+- Where `prefetch` adapts, it is told of every start and end, and one timer at most asks it what comes without either.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +36,7 @@ from router_daemon.sdk.deliveries import (
     refusal,
 )
 from router_daemon.sdk.link import body_frames, pack
+from router_daemon.sdk.prefetch import AdaptivePrefetch
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +73,8 @@ class Runner:
         put: sends frames of a delivery; returns False when a stream should wait for `room`.
         discard: called with the id of each delivery that is over here, before its result is sent; returns how many
             are left.
+        prefetch: adapts to the work; None where it is the user's.
+        register: called with the prefetch to register from now on.
     """
 
     def __init__(
@@ -78,11 +84,16 @@ class Runner:
         find: Callable[[str], Handler | None],
         put: Callable[[int, list[bytes]], bool],
         discard: Callable[[int], int],
+        prefetch: AdaptivePrefetch | None,
+        register: Callable[[int], None],
     ) -> None:
         self._name = name
         self._find = find
         self._put = put
         self._discard = discard
+        self._prefetch = prefetch
+        self._register = register
+        self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._jobs: dict[int, Job] = {}
         self._waiting: deque[Job] = deque()
@@ -116,10 +127,16 @@ class Runner:
     def set_slots(self, slots: int) -> None:
         """Change how many run at once; what runs goes on."""
         self._slots = slots
+        if self._prefetch is not None:
+            self._prefetch.slots = slots
         if self._threads is not None:
             self._threads.shutdown(wait=False)
             self._threads = None
         self._fill()
+
+    def keep_prefetch(self) -> None:
+        """Adapt it no more: the user has said it."""
+        self._prefetch = None
 
     def room(self) -> None:
         """Let streams go on that waited for the daemon to take what they produced."""
@@ -127,6 +144,9 @@ class Runner:
 
     async def close(self) -> None:
         """Stop everything; handlers get a moment to clean up, threads are left to their functions."""
+        self.keep_prefetch()
+        if self._timer is not None:
+            self._timer.cancel()
         self.drop_all()
         tasks = [job.task for job in self._jobs.values() if job.task is not None and job.thread is None]
         if tasks:
@@ -146,6 +166,9 @@ class Runner:
                 continue
             job.task = self._loop.create_task(self._compute(job))
             job.task.add_done_callback(partial(self._on_end, job))
+            if self._prefetch is not None:
+                self._prefetch.begin(job.delivery.id, time.monotonic())
+        self._adapt()
 
     def _stop(self, job: Job) -> None:
         """Cancel a delivery as far as it can be."""
@@ -191,8 +214,27 @@ class Runner:
 
     def _on_end(self, job: Job, task: asyncio.Task[Answer]) -> None:
         """The task is over: send what it came to, and begin with the next."""
+        if self._prefetch is not None:
+            busy = not task.cancelled() and isinstance(task.exception(), Busy)
+            cancelled = job.delivery.cancelled.is_set()
+            self._prefetch.end(job.delivery.id, time.monotonic(), cancelled=cancelled, busy=busy)
         self._settle(job, self._verdict(job, task))
         self._fill()
+
+    def _adapt(self) -> None:
+        """Register another prefetch where the work asks for it, now or when that is due."""
+        if self._prefetch is None:
+            return
+        now = time.monotonic()
+        if (prefetch := self._prefetch.change(now)) is not None:
+            self._register(prefetch)
+        if self._timer is None and (due := self._prefetch.due(now)) != math.inf:
+            self._timer = self._loop.call_later(due - now, self._on_timer)
+
+    def _on_timer(self) -> None:
+        """Ask again; where what was due has moved on meanwhile, the timer goes with it."""
+        self._timer = None
+        self._adapt()
 
     def _settle(self, job: Job, frames: list[bytes]) -> None:
         """Be done with a delivery."""

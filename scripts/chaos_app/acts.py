@@ -7,8 +7,10 @@ ends by its time to live. Acts that end the daemon's life are named in `ENDS_DAE
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -17,7 +19,7 @@ import zmq
 
 from chaos_app.books import Window
 from chaos_app.clients import ChaosClient
-from chaos_app.daemon_side import scrape
+from chaos_app.daemon_side import Page, scrape
 from chaos_app.load import quantile
 from chaos_app.proxy import Proxy
 from chaos_app.scene import Scene
@@ -27,6 +29,7 @@ Act = Callable[[Scene], Awaitable[str]]
 HEARTBEAT_S: Final = 0.5
 BULK_BYTES: Final = 65_536
 UNREAD_GOAL: Final = 20
+FLOOD_STARTS_S: Final = 5.0
 SMALL: Final = {"RCVHWM": 1, "RCVBUF": 8_192}
 
 
@@ -223,26 +226,36 @@ async def flood_unread(scene: Scene) -> str:
 
 
 async def _flood(scene: Scene, name: str, capability: str, size: int, *, deaf: bool) -> str:
-    before = await scrape(scene.stage.admin)
+    before = await scene.page()
     flooding = asyncio.create_task(scene.stage.flood(capability, scene.flood_seconds, size, deaf=deaf))
-    await asyncio.sleep(0.5)  # it starts
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FLOOD_STARTS_S):
+            while (await scene.page()).outcomes(capability) == before.outcomes(capability):  # noqa: ASYNC110 - a poll
+                await asyncio.sleep(0.05)
     scene.books.window = window = Window()
     await asyncio.sleep(max(0.5, scene.flood_seconds - 0.5))
     scene.books.window = None
     report = await flooding
     scene.books.adopt(report)
     await _until_answered(scene, window)
-    after = await scrape(scene.stage.admin)
-    refused: dict[str, int] = {}
-    if before is not None and after is not None:
-        refused = dict(after.by("router_refusals_total", "cause") - before.by("router_refusals_total", "cause"))
+    after = await scene.page()
     told = (
-        f"{report['sent'] / report['seconds']:.0f}/s sent, refused by quota {refused or 0}; "
+        f"{report['sent'] / report['seconds']:.0f}/s sent, refused by quota: "
+        f"{_words(_since_then(before, after, 'router_refusals_total'))}; answers dropped: "
+        f"{_words(_since_then(before, after, 'router_lost_answers_total'))}; "
         f"the others {window.answered} of {window.offered} in time ({window.goodput:.1%}), "
         f"p50 {quantile(window.latencies_s, 0.5) * 1e3:.0f} ms, p99 {quantile(window.latencies_s, 0.99) * 1e3:.0f} ms"
     )
     scene.floods.append((name, window, told))
     return told
+
+
+def _since_then(before: Page, after: Page, counter: str) -> Counter[str]:
+    return after.by(counter, "cause") - before.by(counter, "cause")
+
+
+def _words(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {cause}" for cause, count in sorted(counts.items())) or "none"
 
 
 async def _until_empty(client: ChaosClient, timeout_s: float) -> None:

@@ -28,7 +28,7 @@ MARK: Final = 100
 class Flood:
     """One connection."""
 
-    def __init__(self, address: str, capability: str, size: int) -> None:
+    def __init__(self, address: str, capability: str, size: int, answer_size: int) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         for option, value in ((zmq.LINGER, 0), (zmq.SNDHWM, MARK), (zmq.SNDBUF, BUFFER_BYTES)):
             self._socket.setsockopt(option, value)
@@ -36,6 +36,7 @@ class Flood:
         self._socket.connect(address)
         self._capability = capability
         self._size = size
+        self._answer_size = answer_size
         self._open: set[int] = set()
         self.sent = self.twice = 0
         self.outcomes: Counter[str] = Counter()
@@ -44,10 +45,9 @@ class Flood:
         """Send one; tell whether the connection took it."""
         ident = self.sent + 1
         header = msgpack.packb({"id": ident, "capability": self._capability, "ttl_ms": TTL_MS})
+        body = body_of(ident, once=False, size=self._size, answer_size=self._answer_size)
         try:
-            self._socket.send_multipart(
-                [b"CAR1.SEND", header, body_of(ident, once=False, size=self._size)], zmq.NOBLOCK
-            )
+            self._socket.send_multipart([b"CAR1.SEND", header, body], zmq.NOBLOCK)
         except zmq.Again:
             return False
         self._open.add(ident)
@@ -105,13 +105,14 @@ def main() -> None:
     parser.add_argument("--capability", required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--size", type=int, required=True)
+    parser.add_argument("--answer-size", type=int, default=0)
     parser.add_argument("--deaf", action="store_true")
     parser.add_argument("--parent", type=int, required=True)
     options = parser.parse_args()
     die_with(options.parent)
     if sys.platform != "linux":
         watch_stdin()
-    flood = Flood(options.connect, options.capability, options.size)
+    flood = Flood(options.connect, options.capability, options.size, options.answer_size)
     print(json.dumps(flood.run(options.seconds, deaf=options.deaf)), flush=True)
 
 

@@ -23,7 +23,6 @@ import zmq
 
 from chaos_app.acts import ACTS, ENDS_DAEMON
 from chaos_app.books import FATES, Books
-from chaos_app.daemon_side import scrape
 from chaos_app.load import Load
 from chaos_app.options import Options, parse
 from chaos_app.report import Finding, findings, ledger, wrapped
@@ -134,7 +133,12 @@ class Run:
         scene.load.rate = 0.0
         if not await scene.load.settle(LAST_ANSWERS_S):
             self._note(f"{len(scene.books.open)} messages are still open")
-        scene.pages.append(await scrape(scene.stage.admin))
+        page = await scene.page()
+        until_s = time.monotonic() + LAST_ANSWERS_S
+        while page.value("router_messages_in_flight") and time.monotonic() < until_s:  # those with `reply: none`
+            await asyncio.sleep(LOOK_S)
+            page = await scene.page()
+        scene.pages.append(page)
         await scene.stage.stop_backends()
         daemon = scene.daemon
         daemon.signal(signal.SIGTERM)

@@ -116,10 +116,20 @@ class Scene:
                 raise StageError(f"no PONG within {FENCE_S:.0f} s")
             await asyncio.sleep(0.01)
 
+    async def page(self) -> Page:
+        """Return what /metrics says.
+
+        Raises:
+            StageError: nobody answers.
+        """
+        page = await scrape(self.stage.admin)
+        if page is None:
+            raise StageError("/metrics does not answer")
+        return page
+
     async def lost_unread(self) -> float:
         """Return how many answers the daemon has dropped as unread."""
-        page = await scrape(self.stage.admin)
-        return 0.0 if page is None else page.value("router_lost_answers_total", cause="unread")
+        return (await self.page()).value("router_lost_answers_total", cause="unread")
 
     def counts(self) -> Counter[str]:
         """Return the ledger's bottom line as it stands."""

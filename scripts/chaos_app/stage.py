@@ -25,6 +25,8 @@ START_S: Final = 30.0
 STOP_S: Final = 10.0
 LOOK_S: Final = 0.05
 CLIENT_MESSAGES: Final = 200
+DEAF_ANSWER_BYTES: Final = 65_536
+"""So that the kernel's buffers are soon full of what is not read, and then the daemon's allowance."""
 
 CONFIG: Final = """\
 [frontend]
@@ -179,7 +181,8 @@ class Stage:
         """Flood for so long and return the flooder's ledger."""
         command = [sys.executable, "-m", "chaos_app.flooder", "--connect", self.frontend]
         command += ["--capability", capability, "--seconds", str(seconds), "--size", str(size)]
-        command += ["--parent", str(os.getpid()), *(["--deaf"] if deaf else [])]
+        command += ["--parent", str(os.getpid())]
+        command += ["--deaf", "--answer-size", str(DEAF_ANSWER_BYTES)] if deaf else []
         child = await self._start("flooder", command)
         code = await self.ended(child, seconds + START_S)
         if code != 0:

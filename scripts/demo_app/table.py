@@ -31,6 +31,8 @@ SHORT: Final = {
 }
 WIDE: Final = 120
 """Columns from which on there is room for what each backend can do."""
+EXTRA: Final = "hedges/retries"
+ROOM_FOR_EXTRA: Final = 100
 LINES_BESIDE_NEWS: Final = 22
 BAR_CELLS: Final = 10
 NARROW_BAR_CELLS: Final = 4
@@ -77,7 +79,7 @@ def vitals(scene: Scene) -> list[tuple[str, str]]:
             f"{number(snapshot.decision_us(0.5), 'us')} / {number(snapshot.decision_us(0.99), 'us')}",
         ),
         ("end to end p50/p99", f"{number(ledger.latency_ms(0.5), 'ms')} / {number(ledger.latency_ms(0.99), 'ms')}"),
-        ("hedges/retries", f"{snapshot.hedges:,} / {snapshot.retries:,}"),
+        (EXTRA, f"{snapshot.hedges:,} / {snapshot.retries:,}"),
         ("errors", f"{ledger.errors.total():,}"),
     ]
 
@@ -97,7 +99,7 @@ def draw(scene: Scene, width: int, height: int) -> RenderableType:
 
 def _header(scene: Scene, width: int) -> Table:
     grid = Table.grid(padding=(0, 3 if width >= WIDE else 1))
-    named = vitals(scene)
+    named = [(name, value) for name, value in vitals(scene) if name != EXTRA or width >= ROOM_FOR_EXTRA]
     for _ in named:
         grid.add_column(justify="left", no_wrap=True)
     grid.add_row(*(Text(name, "dim") for name, _ in named))
