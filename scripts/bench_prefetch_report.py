@@ -102,7 +102,10 @@ def quick_table(rows: Sequence[Quick]) -> Iterator[str]:
 
 def streams_table(rows: Sequence[Streams]) -> Iterator[str]:
     """Yield the lines of the open loop's table."""
-    yield "| lengths, s | load | answered | refused | prefetch | to first PART: mean, ms | ratio | p50, ms | p99, ms | ratio |"
+    yield (
+        "| lengths, s | load | answered | refused | prefetch "
+        "| to first PART: mean, ms | ratio | p50, ms | p99, ms | ratio |"
+    )
     yield "| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |"
     for row in rows:
         for prefetch, rounds in row.first_s.items():
