@@ -106,9 +106,11 @@ def test_not_while_the_others_of_the_capability_fail_too() -> None:
 
 @pytest.mark.parametrize(("busy", "out"), [(2, True), (3, False)])
 def test_not_where_the_others_could_not_take_its_work(busy: int, out: bool) -> None:
-    """b has 4 slots: 4 - 2 free against 2 busy will do, 4 - 3 against 3 will not."""
+    """b has 4 slots and a has 2 deliveries open beside those that fail: 4 - 2 are enough, 4 - 3 are not."""
     fixture = members("a", "b")
     occupy(fixture, "b", busy)
+    for number in (100, 101):
+        assert send_one(fixture, number).peer == b"a"
     for number in range(5):
         fixture.nack(send_one(fixture, number, heads=1))
     assert ejected(fixture) == out
