@@ -57,8 +57,8 @@ class Backend:
         address: the daemon's backend socket, `tcp://host:port` or `ipc://path`.
         slots: how many deliveries are worked on at once.
         prefetch: how many more may wait here, which saves the round trip between two, but binds a message to this
-            backend where another may be free first. None: 1 while a slot comes free within 25 ms on average, 0 above
-            50 ms, as measured here; by UPDATE at most once a second. More than 1 gained nothing in docs/benchmarks.md.
+            backend where another may be free first. None: as many as slots while work takes less than 25 ms on
+            average, 0 above 50 ms, as measured here; by UPDATE at most once a second. docs/benchmarks.md says why.
         capabilities: offered beside those of the handlers; for a handler of everything (`@backend.handler()`).
         drain_timeout_s: how long open deliveries may take once `stop()` was called.
         keys: of REGISTER: `embedding` (floats, a numpy array or bytes), `cost`, `zone`, `group`, `version`,
