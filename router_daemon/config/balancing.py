@@ -45,8 +45,8 @@ class AttentionSection(Section):
         default=32,
         ge=2,
         le=1000,
-        description="The size of that sample. Two would cost 60 % of the 99th percentile, three 13 %; beyond 32 there "
-        "is nothing left to find.",
+        description="The size of that sample. Measured with 240 backends: against looking at all, the 99th percentile is "
+        "81 % longer with 2, 19 % with 8, 7 % with 16, 1 % with 32 (docs/compare.md).",
     )
 
 
