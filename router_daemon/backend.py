@@ -6,7 +6,7 @@ Rules:
 - Handlers run on the event loop (`async def`, async generators) or in a pool of `slots` threads (`def`); the socket
   and the heartbeats belong to a thread of their own, so a handler that blocks loses no registration.
 - At most `slots` deliveries run at once; up to `prefetch` more wait here and start in order. What expired while it
-  waited is not begun.
+  waited is not begun. Unless it is said, `prefetch` follows the length of the work (`sdk.prefetch` has the rule).
 - A CANCEL ends an async handler where it awaits. A thread cannot be ended: its function may look at
   `delivery.cancelled`, and what it returns after all is sent, as the protocol allows.
 
@@ -56,8 +56,9 @@ class Backend:
         name: known to the daemon and in its metrics; one registration each.
         address: the daemon's backend socket, `tcp://host:port` or `ipc://path`.
         slots: how many deliveries are worked on at once.
-        prefetch: how many more may wait here, which saves a round trip between two; None: 1 while this backend's work
-            is quick, else 0.
+        prefetch: how many more may wait here, which saves the round trip between two, but binds a message to this
+            backend where another may be free first. None: as many as slots while work takes less than 25 ms on
+            average, 0 above 50 ms, as measured here; by UPDATE at most once a second. docs/benchmarks.md says why.
         capabilities: offered beside those of the handlers; for a handler of everything (`@backend.handler()`).
         drain_timeout_s: how long open deliveries may take once `stop()` was called.
         keys: of REGISTER: `embedding` (floats, a numpy array or bytes), `cost`, `zone`, `group`, `version`,

@@ -3,13 +3,13 @@
 Rules:
 - Closed: the next request leaves when an answer has come. Open: requests leave at their moments, whatever has come.
 - An open loop measures from the moment at which a request was to leave, so a late generator is not flattered.
-- Whatever is not an answer is a fault, and ends the run.
+- A closed loop is not refused anything: whatever is not an answer ends the run. An open one counts its ERRORs.
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,9 +46,13 @@ class Closed:
 
 @dataclass
 class Opened:
-    """What an open loop measured: seconds to the first PART or answer, by capability; and who answered."""
+    """What an open loop measured, by capability: seconds to the first PART or answer, and how many got an ERROR.
+
+    `backends`: who answered.
+    """
 
     first_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    refused: Counter[str] = field(default_factory=Counter)
     backends: set[str] = field(default_factory=set)
 
 
@@ -71,9 +75,7 @@ def send(socket: Socket, number: int, capability: str, work_s: float) -> None:
 def receive(socket: Socket) -> tuple[bytes, dict[str, Any]]:
     """Return the next command and its header."""
     command, header, *_ = socket.recv_multipart()
-    read = msgpack.unpackb(header)
-    assert command in (b"CAR1.REPLY", b"CAR1.PART"), f"{command!r} {read}"
-    return command, read
+    return command, msgpack.unpackb(header)
 
 
 def closed_loop(
@@ -92,7 +94,8 @@ def closed_loop(
         while (now := clock()) < end:
             if not socket.poll(max(1, int((end - now) * 1000))):
                 continue
-            _, header = receive(socket)
+            command, header = receive(socket)
+            assert command == b"CAR1.REPLY", f"{command!r} {header}"
             now = clock()
             left_at = sent.pop(header["id"])
             if begin <= now < end:
@@ -128,10 +131,12 @@ def open_loop(frontend: str, arrivals: Sequence[Arrival], patience_s: float) -> 
                 continue
             command, header = receive(socket)
             arrival = arrivals[header["id"]]
-            if header["id"] not in heard:
+            if command == b"CAR1.ERROR":
+                result.refused[arrival.capability] += 1
+            elif header["id"] not in heard:
                 heard.add(header["id"])
                 result.first_s[arrival.capability].append(time.perf_counter() - start - arrival.at_s)
                 result.backends.add(header["backend"])
-            if command == b"CAR1.REPLY":
+            if command != b"CAR1.PART":
                 missing.discard(header["id"])
     return result

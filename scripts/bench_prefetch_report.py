@@ -6,8 +6,9 @@ A ratio is taken within a round, between runs right after one another or at the 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench_prefetch_load import Closed
@@ -43,12 +44,13 @@ class Quick:
 
 @dataclass
 class Streams:
-    """All rounds of one mixture: seconds to the first PART of every message, by prefetch."""
+    """All rounds of one mixture, by prefetch: seconds to the first PART of every message; how many were refused."""
 
     mix: str
     load: float
     seconds: float
     first_s: dict[str, list[list[float]]]
+    refused: Counter[str] = field(default_factory=Counter)
 
     def ratios(self, prefetch: str, what: Callable[[Sequence[float]], float]) -> list[float]:
         """Return that of a prefetch over that of the first, per round."""
@@ -100,11 +102,14 @@ def quick_table(rows: Sequence[Quick]) -> Iterator[str]:
 
 def streams_table(rows: Sequence[Streams]) -> Iterator[str]:
     """Yield the lines of the open loop's table."""
-    yield "| lengths, s | load | messages | prefetch | to first PART: mean, ms | ratio | p50, ms | p99, ms | ratio |"
-    yield "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |"
+    yield (
+        "| lengths, s | load | answered | refused | prefetch "
+        "| to first PART: mean, ms | ratio | p50, ms | p99, ms | ratio |"
+    )
+    yield "| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |"
     for row in rows:
         for prefetch, rounds in row.first_s.items():
-            cells = [row.mix, f"{row.load:g}", f"{sum(map(len, rounds))}", prefetch]
+            cells = [row.mix, f"{row.load:g}", f"{sum(map(len, rounds))}", f"{row.refused[prefetch]}", prefetch]
             cells.append(f"{statistics.median(map(statistics.fmean, rounds)) * 1000:,.1f}")
             cells.append(spread(row.ratios(prefetch, statistics.fmean), ".2f"))
             cells.append(f"{statistics.median(map(first_p50, rounds)) * 1000:,.1f}")
@@ -131,5 +136,5 @@ def as_json(rows: Sequence[Quick] | Sequence[Streams]) -> list[dict[str, Any]]:
             }
             found.append({"slots": row.slots, "work_ms": row.work_ms, "runs": runs})
         else:
-            found.append({"mix": row.mix, "load": row.load, "first_s": row.first_s})
+            found.append({"mix": row.mix, "load": row.load, "refused": row.refused, "first_s": row.first_s})
     return found

@@ -11,6 +11,8 @@ from routing_kit import learn, make, pool, send, send_one, service, works
 from router_daemon.core.settings import AttentionSettings, WaitingSettings, Weights
 from router_daemon.testing import BrokerFixture
 
+PLAIN = AttentionSettings(scarcity=0.0)
+
 
 def live(fixture: BrokerFixture, capability: str = "c", priority: int = 2) -> dict[str, float]:
     """Return backend -> score as the next message would find it."""
@@ -21,7 +23,7 @@ def live(fixture: BrokerFixture, capability: str = "c", priority: int = 2) -> di
 
 def two(unit_s: float, ttl_ms: int = 300_000) -> BrokerFixture:
     """Return a broker with backends that need one unit and two."""
-    fixture = make(default_ttl_ms=ttl_ms, heartbeat_s=1000.0)
+    fixture = make(default_ttl_ms=ttl_ms, heartbeat_s=1000.0, attention=PLAIN)
     for name in ("a", "b"):
         fixture.register(name, "c", slots=2)
     learn(fixture, "a", unit_s)
@@ -49,13 +51,22 @@ def test_it_is_relative_to_the_best_whatever_the_length_of_the_work(unit_s: floa
 
 
 def test_failures_cost_as_much_as_their_share_of_the_reference() -> None:
-    fixture = make(heads=1)
+    fixture = make(heads=1, attention=PLAIN)
     fixture.register("a", "c")
     works(fixture, 0.1)
     for _ in range(3):
         fixture.nack(send_one(fixture))
     success = success_after(True, False, False, False)
     assert service(fixture).expected_s == pytest.approx(0.1 + (1 - success) * 0.1)
+
+
+def test_they_cost_more_as_the_retries_left_become_few() -> None:
+    """3 of 10 tokens, and 0.2 more for each of two messages: 0.66 of the budget is empty, four times that much more."""
+    fixture = make(attention=AttentionSettings(scarcity=4.0))
+    fixture.register("a", "c", slots=2)
+    works(fixture, 0.1)
+    send_one(fixture)
+    assert service(fixture).expected_s == pytest.approx(0.1 + (1 - success_after(True)) * 0.1 * (1 + 4.0 * 0.66))
 
 
 def test_load_moves_the_choice() -> None:

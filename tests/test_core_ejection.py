@@ -104,12 +104,13 @@ def test_not_while_the_others_of_the_capability_fail_too() -> None:
         assert ejected(fixture) == out
 
 
-@pytest.mark.parametrize(("busy", "out"), [(1, True), (2, False)])
-def test_not_where_the_others_have_no_room_for_what_it_does(busy: int, out: bool) -> None:
-    """a works on 3; b, of 4 slots, has 4 - 1 free for them, or only 4 - 2."""
+@pytest.mark.parametrize(("busy", "out"), [(2, True), (3, False)])
+def test_not_where_the_others_could_not_take_its_work(busy: int, out: bool) -> None:
+    """b has 4 slots and a has 2 deliveries open beside those that fail: 4 - 2 are enough, 4 - 3 are not."""
     fixture = members("a", "b")
     occupy(fixture, "b", busy)
-    occupy(fixture, "a", 3)
+    for number in (100, 101):
+        assert send_one(fixture, number).peer == b"a"
     for number in range(5):
         fixture.nack(send_one(fixture, number, heads=1))
     assert ejected(fixture) == out

@@ -8,11 +8,13 @@ import pytest
 from core_kit import make_broker, success_after
 from routing_kit import learn, make, name_of, pool, send, send_one, service, works
 
+from router_daemon.core.settings import AttentionSettings
+
 # --- L = (s + wait)^2 / s ---
 
 
 def test_within_its_slots_a_backend_takes_its_service_time() -> None:
-    fixture = make()
+    fixture = make(attention=AttentionSettings(scarcity=0.0))
     fixture.register("a", "c", slots=2)
     works(fixture, 0.1)
     send_one(fixture)

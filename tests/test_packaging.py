@@ -366,7 +366,14 @@ def test_the_unit_allows_what_libzmq_aborts_without() -> None:
 
 # --- scripts ---
 
-SCRIPTS: Final = ("scripts/test", "scripts/demo", "scripts/bench_broker", "scripts/chaos", ".ci/run")
+SCRIPTS: Final = (
+    "scripts/test",
+    "scripts/demo",
+    "scripts/bench_broker",
+    "scripts/bench_prefetch",
+    "scripts/chaos",
+    ".ci/run",
+)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

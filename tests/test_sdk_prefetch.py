@@ -61,7 +61,7 @@ class Worker:
 # --- by exact numbers ---
 
 
-def test_it_starts_with_none_and_takes_one_after_eight_quick_answers() -> None:
+def test_it_starts_with_none_and_takes_some_after_eight_quick_answers() -> None:
     worker = Worker()
     worker.work(*[0.001] * 7)
     assert (worker.adaptive.value, worker.registered, worker.due_in_s()) == (0, [], math.inf)
@@ -84,16 +84,16 @@ def test_the_average_is_plain_at_first_and_then_has_the_weight_of_the_last_answe
     [
         (QUICK_S * 0.99, 1, 1),
         (QUICK_S * 1.01, 1, 0),
-        (QUICK_S * 3.99, 4, 1),
-        (QUICK_S * 4.01, 4, 0),
+        (QUICK_S * 0.99, 4, 4),
+        (QUICK_S * 1.01, 4, 0),
         (30.0, 1, 0),
     ],
 )
-def test_what_counts_is_how_soon_a_slot_comes_free(seconds: float, slots: int, wanted: int) -> None:
+def test_quick_work_takes_one_for_each_slot_and_other_work_none(seconds: float, slots: int, wanted: int) -> None:
     worker = Worker(slots)
     worker.work(*[seconds] * 100)
     assert worker.adaptive.value == wanted
-    assert len(worker.registered) == wanted
+    assert worker.registered == [wanted] * bool(wanted)
 
 
 def test_between_the_thresholds_it_stays_as_it_was() -> None:
@@ -139,14 +139,14 @@ def test_a_long_stream_in_one_of_several_slots_is_nothing_to_wait_for() -> None:
     worker.rest()
     worker.begin()
     worker.rest(30.0)
-    assert worker.registered == [1]
+    assert worker.registered == [2]
     assert worker.due_in_s() == math.inf
     worker.work(*[0.001] * 8)
-    assert worker.registered == [1]
+    assert worker.registered == [2]
     worker.begin()
-    assert worker.due_in_s() == pytest.approx(2 * STUCK_S)
-    worker.rest(2 * STUCK_S + 0.001)
-    assert worker.registered == [1, 0]
+    assert worker.due_in_s() == pytest.approx(STUCK_S)
+    worker.rest(STUCK_S + 0.001)
+    assert worker.registered == [2, 0]
 
 
 def test_changes_are_a_rest_apart_and_what_was_held_back_is_due_then() -> None:
@@ -187,13 +187,20 @@ def test_busy_is_no_work() -> None:
     assert worker.adaptive.mean_s == 0.0
 
 
-def test_more_slots_come_free_sooner() -> None:
+def test_it_follows_the_slots() -> None:
     worker = Worker()
-    worker.work(*[QUICK_S * 1.5] * 20)
-    assert worker.registered == []
     worker.adaptive.slots = 2
+    worker.work(*[0.001] * 8)
+    assert worker.registered == [2]
+    worker.adaptive.slots = 3
     worker.ask()
-    assert worker.registered == [1]
+    assert worker.registered == [2]
+    worker.rest()
+    assert worker.registered == [2, 3]
+    worker.work(*[LONG_S * 2] * 100)
+    worker.adaptive.slots = 4
+    worker.rest()
+    assert worker.registered == [2, 3, 0]
 
 
 def test_the_thresholds_are_in_order() -> None:

@@ -228,7 +228,7 @@ def serve(
     slots: Annotated[int, typer.Option(metavar="N", min=1, help="How many may run at once.")] = 1,
     prefetch: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="How many more may wait. [default: 1 while the work is quick, else 0]"),
+        typer.Option(metavar="N", min=0, help="How many more may wait. [default: one a slot while quick, else 0]"),
     ] = None,
     backend: Annotated[
         str | None, typer.Option(metavar="ADDR", help="The daemon's backend socket. [default: configured]")

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import islice
 from math import inf
@@ -67,7 +68,9 @@ class Chooser:
         elif pool.trials and not message.deliveries and not message.fan_out and self.may_risk(message):
             chosen = self._last_resort(message, ranking, now)
         histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
-        histogram.observe(self._timer() - started)
+        seconds = self._timer() - started
+        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
+        histogram.total += seconds
         return ranking, chosen
 
     def hedge(self, message: Message, now: float) -> Candidate | None:

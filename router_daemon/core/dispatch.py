@@ -360,5 +360,5 @@ class Dispatcher:
         histogram = counts.message_seconds
         histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
         histogram.total += seconds
-        self._counts.heads[min(MOST_HEADS, sent)] += 1
+        self._counts.heads[sent if sent < MOST_HEADS else MOST_HEADS] += 1
         message.deliveries.clear()  # each holds its message: a cycle that only the collector would free

@@ -57,6 +57,10 @@ class Bucket:
             earned = max(earned, self._per_s * (now - self._at))
         return max(self.tokens, min(self._most, self.tokens + earned))
 
+    def lack(self, messages: int, now: float) -> float:
+        """Return the share of the bucket that is empty."""
+        return 1.0 - self.peek(messages, now) / self._most if self._most > 0.0 else 0.0
+
     def spend(self) -> None:
         """Take one token; whoever calls has looked."""
         self.tokens -= 1.0

@@ -59,7 +59,7 @@ class Service(Struct, eq=False):
             latencies of the capability; inf where there is none either.
         samples: successes and timeouts it has seen.
         sampled_at, used_at: the last of them; the last delivery sent.
-        expected_s: latency to expect, with the penalty for failures: E = L + (1 - S) ref.
+        expected_s: latency to expect, with the penalty for failures: E, see `refresh`.
         latency_s: L alone. wait_s: the wait expected, share: what is not waiting of it and the service together.
         success: S. All as of `version`, until `fresh_until`.
         own: whatever a policy keeps here.
@@ -137,8 +137,9 @@ class Service(Struct, eq=False):
         """Recompute what a decision reads.
 
         With q deliveries at a backend of `slots`, and W the work in them: wait = W (q + 1 - slots) / (q slots) where
-        q + 1 > slots, else 0; L = (s + wait)^2 / s; E = L + (1 - S) ref (design: routing). While deliveries are out,
-        a silence of more than `silence_services` mean services is a lower bound of L.
+        q + 1 > slots, else 0; L = (s + wait)^2 / s; E = L + (1 - S) ref (design: routing), where what a failure costs
+        rises as the retries left become few: (1 + scarcity lack), lack the empty share of the budget. While deliveries
+        are out, a silence of more than `silence_services` mean services is a lower bound of L.
         """
         backend = self.backend
         self.version = backend.version
@@ -160,7 +161,9 @@ class Service(Struct, eq=False):
         self.wait_s, self.share = wait_s, service_s / total_s
         self.latency_s, self.fresh_until = latency_s, until
         self.success = success = backend.profile.success
-        self.expected_s = latency_s + (1.0 - success) * self.pool.reference_s
+        pool = self.pool
+        scarce = attention.scarcity * pool.retries.lack(pool.messages, now)
+        self.expected_s = latency_s + (1.0 - success) * (1.0 + scarce) * pool.reference_s
 
     def _drifted(self, now: float, profile: ProfileSettings) -> tuple[float, float]:
         """Return the estimate, drifted towards the reference where it is above and old, and until when it holds."""

@@ -2,19 +2,19 @@
 
 Rules and why:
 - After each answer a slot without a prefetched delivery idles for a round trip. Of work of a few milliseconds that is a
-  share of the capacity that one delivery waiting here gives back; a second one adds nothing that can be measured.
+  share of the capacity that one delivery waiting here for each slot gives back; more of them add nothing.
 - A delivery that waits here is bound to this backend; in the daemon it would go to whoever is free first. Behind work
-  much longer than a round trip that costs more than it saves: so one behind quick work, none behind long work.
-- What it would wait for is a free slot: the mean of the work over the number of slots. Work is what holds a slot, from
-  the start of a handler to its answer, whatever the answer is.
+  much longer than a round trip that costs more than it saves: so one for each slot behind quick work, none behind long
+  work. The last of them begins about one piece of work later, so its mean is what decides. Work is what holds a slot,
+  from the start of a handler to its answer, whatever the answer is.
 
       mean <- mean + (seconds - mean) / min(n, 32)    after the n-th answer; nothing is decided before the 8th
 
   the plain average at first, then one with the weight of 32 answers. It forgets slowly what was much longer than
   usual: where every hundredth is a stream, most of the time is the stream's, and what waits mostly waits for one.
-- 1 below `QUICK_S`, 0 above `LONG_S`, and in between what it was. At a round trip of 1 ms one backend of a few with one
-  slot gains by a prefetched delivery up to work of about 15 ms at a load of 0.7, 45 ms at 0.85 and 100 ms at 0.93, and
-  loses a tenth beyond; docs/benchmarks.md, "Prefetch", has what was measured.
+- Some below `QUICK_S`, none above `LONG_S`, and in between as it was. Of backends with one slot and a round trip of
+  1 ms, simulated, work up to 15 ms gains at a load of 0.7, up to 45 ms at 0.85, up to 100 ms at 0.93, and what is
+  longer loses a tenth; docs/benchmarks.md, "Prefetch", has what was measured.
 - Cancelled work was cut short, so it tells a lower bound: it is no answer, and only raises the average. A `Busy` was no
   work at all.
 - Work that is not over counts, too: where every slot is held by a handler that has run `STUCK` times as long as would
@@ -28,9 +28,9 @@ import math
 from typing import Final
 
 QUICK_S: Final = 0.025
-"""A slot comes free within less on average: one more is taken."""
+"""Work is shorter on average: one more is taken for each slot."""
 LONG_S: Final = 0.05
-"""It takes longer: none is."""
+"""It is longer: none is."""
 STUCK: Final = 4
 LEAST_ANSWERS: Final = 8
 MEAN_ANSWERS: Final = 32
@@ -46,7 +46,7 @@ class AdaptivePrefetch:
 
     Attributes:
         slots: as above; may change.
-        value: what is registered, or asked for: 0 or 1.
+        value: what is registered, or asked for: 0, or as many as there are slots.
         mean_s: of the work, in seconds; 0 before the first answer.
     """
 
@@ -88,15 +88,14 @@ class AdaptivePrefetch:
         return max(self._stuck_from(), self._rests_until)
 
     def _wanted(self, now: float) -> int:
-        free_after_s = self.mean_s / self.slots
-        if free_after_s > LONG_S or now >= self._stuck_from():
+        if self.mean_s > LONG_S or now >= self._stuck_from():
             return 0
-        if free_after_s < QUICK_S and self._answers >= LEAST_ANSWERS:
-            return 1
-        return self.value
+        if self.mean_s < QUICK_S and self._answers >= LEAST_ANSWERS:
+            return self.slots
+        return self.slots if self.value else 0
 
     def _stuck_from(self) -> float:
         """Return when every slot is held by long work, if nothing ends before; infinity where a slot is free."""
         if len(self._began) < self.slots:
             return math.inf
-        return next(reversed(self._began.values())) + STUCK * LONG_S * self.slots
+        return next(reversed(self._began.values())) + STUCK * LONG_S
