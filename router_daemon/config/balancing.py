@@ -45,8 +45,8 @@ class AttentionSection(Section):
         default=32,
         ge=2,
         le=1000,
-        description="The size of that sample. With 240 backends, and against looking at all of them, the 99th percentile "
-        "was 81 % longer with 2, 19 % with 8, 7 % with 16, 1 % with 32 (docs/compare.md).",
+        description="The size of that sample. With 240 backends, and against looking at all of them, the 99th "
+        "percentile was 81 % longer with 2, 19 % with 8, 7 % with 16, 1 % with 32 (docs/compare.md).",
     )
 
 
