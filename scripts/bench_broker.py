@@ -79,10 +79,10 @@ def compile_generator(directory: Path) -> Path:
 def run_phase(generator: Path, broker: Broker, load: Load, size: int, args: argparse.Namespace) -> Phase:
     """Run the generator once against a broker."""
     options = {
-        "mode": "car1" if broker.kind == "daemon" else "proxy",
+        "mode": "car1" if broker.kind == "daemon" or args.against else "proxy",
         "frontend": broker.frontend,
         "backend": broker.backend,
-        "send-mode": args.mode,
+        "send-mode": args.mode if broker.kind == "daemon" else "single",
         "clients": load.clients,
         "outstanding": load.outstanding,
         "backends": args.backends,
@@ -151,12 +151,12 @@ def run_reference(frontend: str, backend: str) -> None:
     zmq.proxy(router, dealer)
 
 
-def daemon_command(directory: Path, frontend: str, backend: str, args: argparse.Namespace) -> list[str]:
+def daemon_command(directory: Path, frontend: str, backend: str, policy: str, args: argparse.Namespace) -> list[str]:
     """Write a configuration and return the command that runs the daemon with it."""
-    config = directory / "bench.toml"
+    config = directory / f"bench-{policy}.toml"
     config.write_text(
         f'[frontend]\nbind = "{frontend}"\n[backend]\nbind = "{backend}"\n[admin]\nbind = ""\n'
-        f'[transport]\nengine = "{args.engine}"\n[routing]\npolicy = "{args.policy}"\n[log]\nlevel = "warning"\n'
+        f'[transport]\nengine = "{args.engine}"\n[routing]\npolicy = "{policy}"\n[log]\nlevel = "warning"\n'
     )
     return [sys.executable, "-m", "router_daemon", "run", "--config", str(config)]
 
@@ -166,8 +166,10 @@ def running(kind: str, directory: Path, args: argparse.Namespace) -> Iterator[Br
     """Start a broker, wait until it can be used, and stop it at the end."""
     core = choose_cores()[0]
     frontend, backend = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
-    if kind == "daemon":
-        command = daemon_command(directory, frontend, backend, args)
+    is_daemon = kind == "daemon" or bool(args.against)
+    if is_daemon:
+        policy = args.policy if kind == "daemon" else args.against
+        command = daemon_command(directory, frontend, backend, policy, args)
     else:
         command = [sys.executable, str(Path(__file__).resolve()), REFERENCE_FLAG, frontend, backend]
     path = os.pathsep.join(filter(None, (str(SCRIPTS.parent), os.environ.get("PYTHONPATH"))))
@@ -175,7 +177,7 @@ def running(kind: str, directory: Path, args: argparse.Namespace) -> Iterator[Br
     with log.open("wb") as output, pinned(core):
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "PYTHONPATH": path})
     try:
-        wait_until(lambda: answers_ping(frontend) if kind == "daemon" else accepts(frontend), process, log)
+        wait_until(lambda: answers_ping(frontend) if is_daemon else accepts(frontend), process, log)
         yield Broker(kind, frontend, backend, process.pid, core)
     finally:
         process.terminate()
@@ -257,6 +259,7 @@ def describe(args: argparse.Namespace) -> Run:
         mode=args.mode,
         policy=args.policy,
         engine=args.engine,
+        against=args.against,
         backends=args.backends,
         rounds=args.rounds,
         seconds=args.seconds,
@@ -270,6 +273,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--mode", default="single", help="mode of every SEND (default: %(default)s)")
     parser.add_argument(
         "--engine", default="native", choices=("native", "libzmq"), help="[transport] engine (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--against",
+        default="",
+        metavar="POLICY",
+        help="compare with a daemon of this policy, mode single, not the proxy",
     )
     parser.add_argument("--backends", type=int, default=BACKENDS, help="how many (default: %(default)s)")
     parser.add_argument("--slots", type=int, default=SLOTS, help="of each backend (default: %(default)s)")
