@@ -85,8 +85,8 @@ def run_phase(generator: Path, broker: Broker, load: Load, size: int, args: argp
         "send-mode": args.mode,
         "clients": load.clients,
         "outstanding": load.outstanding,
-        "backends": BACKENDS,
-        "slots": SLOTS,
+        "backends": args.backends,
+        "slots": args.slots,
         "size": size,
         "pid": broker.pid,
         "seconds": args.seconds,
@@ -257,7 +257,7 @@ def describe(args: argparse.Namespace) -> Run:
         mode=args.mode,
         policy=args.policy,
         engine=args.engine,
-        backends=BACKENDS,
+        backends=args.backends,
         rounds=args.rounds,
         seconds=args.seconds,
     )
@@ -271,12 +271,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--engine", default="native", choices=("native", "libzmq"), help="[transport] engine (default: %(default)s)"
     )
+    parser.add_argument("--backends", type=int, default=BACKENDS, help="how many (default: %(default)s)")
+    parser.add_argument("--slots", type=int, default=SLOTS, help="of each backend (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="measured, per phase (default: %(default)s)")
     parser.add_argument("--warmup", type=float, default=0.5, help="seconds before it (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of broker and proxy in turn (default: %(default)s)")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(TARGETS), help="body bytes, each way")
     parser.add_argument(
         "--decision", action="store_true", help="time one cached decision, in-process, and nothing else"
+    )
+    parser.add_argument(
+        "--candidates",
+        action="store_true",
+        help="time a choice among 3 to 10,000 backends, in-process; nothing else",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every phase there")
     return parser.parse_args(argv)
@@ -288,11 +295,12 @@ def main(argv: list[str]) -> int:
         run_reference(*argv[1:3])
         return 0
     args = parse(argv)
-    if args.decision:
+    if args.decision or args.candidates:
         sys.path.insert(0, str(SCRIPTS.parent))
-        from bench_decision import report  # noqa: PLC0415 - nothing else needs the package in this process
+        import bench_candidates  # noqa: PLC0415 - nothing else needs the package in this process
+        import bench_decision  # noqa: PLC0415
 
-        print(report(args.policy))
+        print(bench_candidates.report() if args.candidates else bench_decision.report(args.policy))
         return 0
     try:
         rows = measure(args)

@@ -14,7 +14,7 @@ from core_kit import SESSION, deliver, make_broker
 from router_daemon.core import actions, views
 from router_daemon.core.actions import Action, Deliver
 from router_daemon.core.memory import BackendRecord, Profiles, ReferenceRecord, ServiceRecord
-from router_daemon.core.settings import ExplorationSettings, HedgeSettings
+from router_daemon.core.settings import AttentionSettings, ExplorationSettings, HedgeSettings
 from router_daemon.testing import BrokerFixture, only
 
 NO_EXPLORATION = ExplorationSettings(share=0.0)
@@ -127,7 +127,7 @@ def test_looking_begins_no_series_and_no_service() -> None:
 
 
 def test_a_candidate_s_measurements_and_load_are_there() -> None:
-    broker = known("a", "b", slots=2)
+    broker = known("a", "b", slots=2, attention=AttentionSettings(scarcity=0.0))
     busy(broker, 3)
     broker.clock.advance(0.004)
     view = explain(broker)

@@ -285,6 +285,7 @@ def test_a_second_answer_does_not_free_a_second_place(room: Room) -> None:
     client, backend = room.client(), room.backend(slots=1)
     for _ in range(3):
         client.send(room.capability)
+    assert client.pending() == []  # all three were read before the first is answered
     delivery = backend.delivery()
     for _ in range(3):
         backend.ack(delivery)

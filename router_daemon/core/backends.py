@@ -115,11 +115,14 @@ class Backend(Struct, eq=False):
         self.open[delivery.id] = delivery
         self.work_s += delivery.work_s
         self.version += 1
-        taken = 1 if self.free else 0
-        self.free -= taken
-        for pool in self.pools:
-            pool.busy += 1.0
-            pool.free -= taken
+        if self.free:
+            self.free -= 1
+            for pool in self.pools:
+                pool.busy += 1.0
+                pool.free -= 1
+        else:  # a trial: an ejected backend has no place that others could take
+            for pool in self.pools:
+                pool.busy += 1.0
 
     def release(self, delivery: Delivery, now: float) -> None:
         """Take the place back; that it answers at all is progress."""

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import islice
 from math import inf
@@ -67,7 +68,9 @@ class Chooser:
         elif pool.trials and not message.deliveries and not message.fan_out and self.may_risk(message):
             chosen = self._last_resort(message, ranking, now)
         histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
-        histogram.observe(self._timer() - started)
+        seconds = self._timer() - started
+        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
+        histogram.total += seconds
         return ranking, chosen
 
     def hedge(self, message: Message, now: float) -> Candidate | None:
@@ -144,8 +147,8 @@ class Chooser:
     def _with_trial(
         self, message: Message, ranking: Ranking, chosen: Sequence[Candidate], now: float
     ) -> Sequence[Candidate]:
-        """Let the last of several heads be one whose trial is due, or mode fanout would never let it in again."""
-        if len(chosen) < 2 or message.request.reply == "all" or not self.may_risk(message):
+        """Let the last head beside the first be one whose trial is due, or mode fanout would never let it in again."""
+        if not chosen or message.request.reply == "all" or not self.may_risk(message):
             return chosen
         other = self._due_trial(ranking, now)
         if other is None or not self._not_much_dearer(other.backend, chosen[0].backend):
@@ -164,8 +167,8 @@ class Chooser:
         seen = list(tried)
         pool = ranking.pool
         room = pool.free if message.request.priority == CRITICAL else pool.free - pool.reserved
-        left = message.heads - len(message.tried())  # `tried` is empty where the same ones may try again
-        for _ in range(min(left, room)):
+        most = message.heads - len(message.tried())  # `tried` is empty where the same ones may try again
+        for _ in range(min(most, room)):
             candidate = self._policy.pick(ranking, seen, now)
             if candidate is None:
                 break
@@ -210,8 +213,8 @@ class Chooser:
         """Return an ejected candidate whose trial is due: with the others full, it would never come back else."""
         if ranking.pool.costly:  # whom it would cost more than is not known
             return ()
-        other = self._due_trial(self.affordable(message, ranking), now)
-        return () if other is None else (other,)
+        trial = self._due_trial(self.affordable(message, ranking), now)
+        return () if trial is None else (trial,)
 
     def _unused(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
         """Return the idle candidate that has been unused for longest, where that is long enough."""

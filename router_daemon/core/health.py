@@ -68,8 +68,15 @@ class Health:
             self.due(delivery.backend, now)
 
     def due(self, backend: Backend, now: float) -> None:
-        """Let the next message try a backend whose ejection is over, unless one does so just now."""
-        if backend.ejected and now >= backend.readmit_at and not any(_is_trying(d) for d in backend.open.values()):
+        """Let the next message try a backend whose ejection is over, unless one does so just now.
+
+        Where none was free to risk that for long, as with one head for each message, it is let in without a trial.
+        """
+        if not backend.ejected or now < backend.readmit_at or any(_is_trying(d) for d in backend.open.values()):
+            return
+        if now >= backend.readmit_at + self._settings.most_s:
+            self._readmit(backend, now)
+        else:
             for pool in backend.pools:
                 pool.trials[backend] = None
 
@@ -101,7 +108,7 @@ class Health:
             return False
         slots = sum(other.info.slots for other in live)
         busy = sum(len(other.open) for other in live)
-        return slots - busy >= busy + len(backend.open)
+        return slots - busy >= len(backend.open)
 
     def _eject(self, backend: Backend, now: float) -> None:
         settings = self._settings

@@ -15,6 +15,7 @@ from typing import Final
 from msgspec import UNSET
 
 from router_daemon.core.messages import Delivery, Message
+from router_daemon.core.service import Service
 from router_daemon.core.settings import Settings
 
 MAY_HEDGE: Final = ("auto", "hedge")
@@ -24,9 +25,12 @@ class Patience:
     """Sets limits on deliveries."""
 
     def __init__(self, settings: Settings) -> None:
-        self._retry = settings.retry
+        self._samples = settings.retry.timeout_samples
+        self._times = settings.retry.timeout_times
+        self._floor_s = settings.retry.timeout_floor_s
         self._configured_s = settings.attempt_timeout_s
         self._by_capability_s = settings.attempt_timeouts_s
+        self._configured = settings.attempt_timeout_s is not None or bool(settings.attempt_timeouts_s)
 
     def limit(self, message: Message, candidates: int, now: float) -> float:
         """Give the newest head its limit, the message its hedge; return when the message is to be looked at.
@@ -44,11 +48,12 @@ class Patience:
         if candidates < most:
             most = candidates
         if nth < most and message.reruns:
-            limit_at = delivery.limit_at = now + self._attempt_timeout_s(message, delivery, most - nth, now)
+            service = delivery.service
+            limit_at = delivery.limit_at = now + self._attempt_timeout_s(message, service, most - nth, now)
             if limit_at < due:
                 due = limit_at
             if message.copies and message.mode in MAY_HEDGE:
-                hedge_at = message.hedge_at = now + delivery.service.late_s
+                hedge_at = message.hedge_at = now + service.late_s
                 if hedge_at < due:
                     due = hedge_at
         if message.request.first_ms is not UNSET:
@@ -70,16 +75,16 @@ class Patience:
         if first_ms is not UNSET and now + first_ms / 1000.0 < delivery.limit_at:
             delivery.limit_at, delivery.hard = now + first_ms / 1000.0, True
 
-    def _attempt_timeout_s(self, message: Message, delivery: Delivery, tries_left: int, now: float) -> float:
-        configured_s = self._configured_s
-        if self._by_capability_s:
-            configured_s = self._by_capability_s.get(message.request.capability, configured_s)
-        if configured_s is not None:
-            return configured_s
+    def _attempt_timeout_s(self, message: Message, service: Service, tries_left: int, now: float) -> float:
+        if self._configured:
+            configured_s = self._by_capability_s.get(message.request.capability, self._configured_s)
+            if configured_s is not None:
+                return configured_s
         timeout_s = (message.deadline - now) / (tries_left + 1)
-        retry, service = self._retry, delivery.service
-        if service.samples >= retry.timeout_samples:
-            learnt_s = retry.timeout_times * service.late_s
+        if service.samples >= self._samples:
+            learnt_s = self._times * service.late_s
+            if learnt_s < self._floor_s:
+                learnt_s = self._floor_s
             if learnt_s < timeout_s:
-                return learnt_s if learnt_s > retry.timeout_floor_s else min(timeout_s, retry.timeout_floor_s)
+                timeout_s = learnt_s
         return timeout_s

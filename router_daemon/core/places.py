@@ -45,11 +45,9 @@ class Places:
             message.fan_out = True
         for candidate in chosen:
             backend, service = candidate.backend, candidate.service
-            share = (
-                1.0
-                if len(backend.open) + backend.other + 1.0 <= backend.info.slots
-                else self._share_of_work(service, now)
-            )
+            share = 1.0
+            if len(backend.open) + backend.other + 1.0 > backend.info.slots:
+                share = self._share_of_work(service, now)
             attempt = len(deliveries) + 1
             delivery = Delivery(self._next_id, message, backend, attempt, now, service, service.service_s, share)
             self._next_id += 1

@@ -57,6 +57,10 @@ class Bucket:
             earned = max(earned, self._per_s * (now - self._at))
         return max(self.tokens, min(self._most, self.tokens + earned))
 
+    def lack(self, messages: int, now: float) -> float:
+        """Return the share of the bucket that is empty."""
+        return 1.0 - self.peek(messages, now) / self._most if self._most > 0.0 else 0.0
+
     def spend(self) -> None:
         """Take one token; whoever calls has looked."""
         self.tokens -= 1.0
@@ -74,7 +78,7 @@ class Pool(Struct, eq=False):
         warm: slots of members past their slow start.
         costly: members that declare a cost.
         trials: ejected members whose trial is due.
-        messages, done: messages taken in, deliveries acknowledged, ever.
+        messages: taken in, ever.
         reference_s, samples: mean latency of its successes (ref_c), and how many there were.
         explore_from: from that many messages on the next one looks for somebody who has been unused for long.
     """
@@ -93,7 +97,6 @@ class Pool(Struct, eq=False):
     ejected: int = 0
     trials: dict[Backend, None] = {}
     messages: int = 0
-    done: int = 0
     reference_s: float = 0.0
     samples: int = 0
     explore_from: int = 0
@@ -132,9 +135,9 @@ class Pool(Struct, eq=False):
         while notes and now - notes[0][0] > window_s:
             notes.popleft()
         if not notes or now - notes[-1][0] >= RATE_EVERY_S:
-            notes.append((now, self.done))
+            notes.append((now, self.samples))
         since, before = notes[0]
-        done = self.done - before
+        done = self.samples - before
         if done >= RATE_LEAST and now > since:
             return done / (now - since)
         return self.slots / self.reference_s if self.reference_s > 0.0 else 0.0

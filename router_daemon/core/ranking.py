@@ -135,11 +135,6 @@ class Policy(Protocol):
 
 def first_free(candidates: Iterable[Candidate], tried: Sequence[Backend]) -> Candidate | None:
     """Return the first candidate with room that was not tried; None without any."""
-    if not tried:
-        for candidate in candidates:
-            if candidate.backend.free > 0:
-                return candidate
-        return None
     for candidate in candidates:
         if candidate.backend.free > 0 and candidate.backend not in tried:
             return candidate

@@ -21,7 +21,7 @@ from router_daemon.core.events import Registration, Revision
 from router_daemon.core.memory import BackendRecord, Profiles, Unclaimed, restore_profile, restored_service
 from router_daemon.core.pools import Pool, make_pool
 from router_daemon.core.profile import Profile
-from router_daemon.core.service import Service
+from router_daemon.core.service import Learning, Service
 from router_daemon.core.settings import Settings
 from router_daemon.core.types import Peer
 
@@ -38,6 +38,7 @@ class Registry:
 
     def __init__(self, settings: Settings, counts: Counts) -> None:
         self.settings = settings
+        self.learning = Learning(settings)
         self._counts = counts
         self.by_name: dict[str, Backend] = {}
         self.by_peer: dict[Peer, Backend] = {}
@@ -78,7 +79,7 @@ class Registry:
 
     def _new_service(self, backend: Backend, capability: str, now: float) -> Service:
         service = Service(backend, self.pool(capability), 0.0, now, now)
-        service.start_afresh(now, self.settings)
+        service.start_afresh(now, self.learning)
         return service
 
     def was_offered(self, capability: str) -> bool:
@@ -159,7 +160,7 @@ class Registry:
     def begin_anew(self, backend: Backend, now: float) -> None:
         """Treat a backend like one that has just come: latencies unknown, a slow start where others are warm."""
         for service in backend.services.values():
-            service.start_afresh(now, self.settings)
+            service.start_afresh(now, self.learning)
         backend.profile.start_afresh()
         backend.version += 1
         backend.rounds = 0
@@ -205,7 +206,7 @@ class Registry:
             if self._everyone is not None or capability in backend.info.capabilities:
                 pool = self.pool(capability)
                 restored = restored_service(backend, pool, service, self.unclaimed.at)
-                restored.expect_late(self.settings.hedge)
+                restored.expect_late(self.learning)
                 backend.services[capability] = restored
         if record.warm:
             self.set_warm(backend, True, None, now)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from router_daemon.core.settings import AttentionSettings, HedgeSettings, ProfileSettings, Settings
+from router_daemon.core.settings import AttentionSettings, ProfileSettings, Settings
 
 if TYPE_CHECKING:
     from router_daemon.core.backends import Backend
@@ -28,6 +28,27 @@ DRIFT_FROM: Final = 1.0 / 30.0
 DRIFT_STEP: Final = 1.0 / 50.0
 
 
+class Learning:
+    """The settings of how measurements enter, in one place, since every answer asks for all of them.
+
+    Attributes:
+        alpha: weight of a sample, once there are more than 1 / alpha; before, each has its equal share.
+        steady: from so many samples on that holds, and enough are known to say when an answer is late.
+        known: enough to say that. deviations: see `HedgeSettings`. initial_s: what is assumed before any sample.
+    """
+
+    __slots__ = ("alpha", "deviations", "initial_s", "known", "reference_alpha", "steady")
+
+    def __init__(self, settings: Settings) -> None:
+        profile, hedge = settings.profile, settings.hedge
+        self.alpha = profile.latency_alpha
+        self.reference_alpha = profile.reference_alpha
+        self.initial_s = profile.initial_latency_s
+        self.known = hedge.samples
+        self.deviations = hedge.deviations
+        self.steady = max(2, hedge.samples, int(1.0 / self.alpha) + 1)
+
+
 class Service(Struct, eq=False):
     """One (backend, capability); seconds.
 
@@ -38,7 +59,7 @@ class Service(Struct, eq=False):
             latencies of the capability; inf where there is none either.
         samples: successes and timeouts it has seen.
         sampled_at, used_at: the last of them; the last delivery sent.
-        expected_s: latency to expect, with the penalty for failures: E = L + (1 - S) ref.
+        expected_s: latency to expect, with the penalty for failures: E, see `refresh`.
         latency_s: L alone. wait_s: the wait expected, share: what is not waiting of it and the service together.
         success: S. All as of `version`, until `fresh_until`.
         own: whatever a policy keeps here.
@@ -62,36 +83,31 @@ class Service(Struct, eq=False):
     fresh_until: float = -inf
     own: Any = None
 
-    def observe(self, latency_s: float, work: float, settings: Settings, now: float) -> None:
+    def observe(self, latency_s: float, work: float, learning: Learning, now: float) -> None:
         """Take in a success: its latency, of which `work` (0 to 1) was expected to be work when it was sent.
 
         The capability's reference follows: ref += max(reference_alpha, 1/n) (latency - ref) (design: routing).
         """
-        alpha, reference_alpha = settings.profile.latency_alpha, settings.profile.reference_alpha
         pool = self.pool
-        pool.done += 1
         n = pool.samples = pool.samples + 1
         weight = 1.0 / n
-        if weight < reference_alpha:
-            weight = reference_alpha
+        if weight < learning.reference_alpha:
+            weight = learning.reference_alpha
         pool.reference_s += weight * (latency_s - pool.reference_s)
         n = self.samples = self.samples + 1
-        weight = 1.0 / n
-        if weight < alpha:
-            weight = alpha
+        weight = learning.alpha if n >= learning.steady else max(learning.alpha, 1.0 / n)
         self.service_s += weight * (latency_s * work - self.service_s)
         off = latency_s - self.response_s
-        if n == 1:
-            self.deviation_s = 0.5 * latency_s  # as RFC 6298 starts
-        else:
-            self.deviation_s += weight * ((off if off > 0.0 else -off) - self.deviation_s)
-        response_s = self.response_s = self.response_s + weight * off
+        self.response_s = response_s = self.response_s + weight * off
+        deviation_s = self.deviation_s
+        deviation_s += weight * ((off if off > 0.0 else -off) - deviation_s)
         self.sampled_at = now
-        hedge = settings.hedge
-        if n >= hedge.samples:
-            self.late_s = response_s + hedge.deviations * self.deviation_s
-        elif pool.samples >= hedge.samples:
-            self.late_s = UNKNOWN_TIMES * pool.reference_s
+        if n >= learning.steady:
+            self.deviation_s = deviation_s
+            self.late_s = response_s + learning.deviations * deviation_s
+        else:
+            self.deviation_s = 0.5 * latency_s if n == 1 else deviation_s  # as RFC 6298 starts
+            self.expect_late(learning)
 
     def observe_at_least(self, age_s: float, alpha: float, now: float) -> None:
         """Take in that a delivery had not been answered after so long; raises the estimate, never lowers it."""
@@ -100,29 +116,30 @@ class Service(Struct, eq=False):
             self.sampled_at = now
             self.version = -1
 
-    def start_afresh(self, now: float, settings: Settings) -> None:
+    def start_afresh(self, now: float, learning: Learning) -> None:
         """Forget what was measured: expect what the capability takes elsewhere."""
-        self.service_s = self.pool.reference_s if self.pool.samples else settings.profile.initial_latency_s
+        self.service_s = self.pool.reference_s if self.pool.samples else learning.initial_s
         self.response_s = self.deviation_s = 0.0
         self.samples = 0
-        self.expect_late(settings.hedge)
+        self.expect_late(learning)
         self.sampled_at = self.used_at = now
         self.version = -1
 
-    def expect_late(self, hedge: HedgeSettings) -> None:
+    def expect_late(self, learning: Learning) -> None:
         """Set `late_s` by what is known."""
-        if self.samples >= hedge.samples:
-            self.late_s = self.response_s + hedge.deviations * self.deviation_s
+        if self.samples >= learning.known:
+            self.late_s = self.response_s + learning.deviations * self.deviation_s
         else:
-            known = self.pool.samples >= hedge.samples
+            known = self.pool.samples >= learning.known
             self.late_s = UNKNOWN_TIMES * self.pool.reference_s if known else inf
 
     def refresh(self, now: float, profile: ProfileSettings, attention: AttentionSettings) -> None:
         """Recompute what a decision reads.
 
         With q deliveries at a backend of `slots`, and W the work in them: wait = W (q + 1 - slots) / (q slots) where
-        q + 1 > slots, else 0; L = (s + wait)^2 / s; E = L + (1 - S) ref (design: routing). While deliveries are out,
-        a silence of more than `silence_services` mean services is a lower bound of L.
+        q + 1 > slots, else 0; L = (s + wait)^2 / s; E = L + (1 - S) ref (design: routing), where what a failure costs
+        rises as the retries left become few: (1 + scarcity lack), lack the empty share of the budget. While deliveries
+        are out, a silence of more than `silence_services` mean services is a lower bound of L.
         """
         backend = self.backend
         self.version = backend.version
@@ -144,7 +161,9 @@ class Service(Struct, eq=False):
         self.wait_s, self.share = wait_s, service_s / total_s
         self.latency_s, self.fresh_until = latency_s, until
         self.success = success = backend.profile.success
-        self.expected_s = latency_s + (1.0 - success) * self.pool.reference_s
+        pool = self.pool
+        scarce = attention.scarcity * pool.retries.lack(pool.messages, now)
+        self.expected_s = latency_s + (1.0 - success) * (1.0 + scarce) * pool.reference_s
 
     def _drifted(self, now: float, profile: ProfileSettings) -> tuple[float, float]:
         """Return the estimate, drifted towards the reference where it is above and old, and until when it holds."""

@@ -49,11 +49,13 @@ class AttentionSettings:
     Attributes:
         silence_services: silence longer than this many services while work is out is a lower bound of the latency.
         cost_weight: of a backend's cost over that of the cheapest; 0 ignores cost.
+        scarcity: how much more a failure counts when no retries are left.
         scan_most: up to so many candidates each is looked at; of more, `sample` drawn at random.
     """
 
     silence_services: float = 5.0
     cost_weight: float = 0.0
+    scarcity: float = 3.0
     scan_most: int = 50
     sample: int = 32
 

@@ -35,7 +35,7 @@ Changes: TypeAlias = Sequence[tuple[str, Any]]
 
 PREFETCH: Final = 10_000
 QUICK_S: Final = 0.05
-"""Our SDK takes one message ahead while its work is shorter than this."""
+"""Our SDK takes messages ahead while its work is shorter than this."""
 OURS: Final = "attention"
 BASELINES: Final = ("least_in_flight", "p2c_peak_ewma", "prequal", "c3")
 FURTHER: Final = ("round_robin", "capability_only", "paper", "paper_no_reliability")
@@ -61,7 +61,7 @@ class Contender:
     def backends(self, specs: Sequence[BackendSpec], prefetch: int | None = None) -> list[BackendSpec]:
         """Return the backends with the places that they register for this contender; `prefetch`: in our shell.
 
-        None: as our SDK does by itself, one for work that is not much longer than the way to it, else none.
+        None: as our SDK does by itself, one for each slot where work is not much longer than the way to it, else none.
         """
         if self.published:
             return [replace(spec, prefetch=PREFETCH) for spec in specs]
@@ -79,7 +79,8 @@ class Contender:
 
 
 def _by_itself(spec: BackendSpec) -> int:
-    return int(max(service.mean_s for service in spec.services().values()) < QUICK_S)
+    quick = max(service.mean_s for service in spec.services().values()) < QUICK_S
+    return spec.workers if quick else 0
 
 
 def in_our_shell() -> Settings:

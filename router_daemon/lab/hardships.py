@@ -46,6 +46,8 @@ LENGTH_SHARES: Final = {"short": 0.90, "long": 0.09, "longest": 0.01}
 
 Change: TypeAlias = Callable[[BackendSpec, float], "tuple[BackendSpec, tuple[Fault, ...]]"]
 """From the backend that is hit and the length of the run to the same with its fault, or faults of the world."""
+MANY_POOLS: Final = 20
+MANY_MESSAGES: Final = 5
 
 
 def _hit(change: Change, left: float, rng: Random, load: float, messages: int) -> Scene:
@@ -199,6 +201,14 @@ def _big(rng: Random, load: float, messages: int) -> Scene:
     return Scene(tuple(pool), (standard_demand(messages, rate),))
 
 
+def _many(rng: Random, load: float, messages: int) -> Scene:
+    """Twenty standard pools as one; more messages, so that each backend is met as often."""
+    pools = [standard_pool(rng) for _ in range(MANY_POOLS)]
+    pool = [replace(spec, name=f"{spec.name}.{number}") for number, pool in enumerate(pools) for spec in pool]
+    rate = rate_of(pool, load, zipf(CAPABILITIES))
+    return Scene(tuple(pool), (standard_demand(MANY_MESSAGES * messages, rate),))
+
+
 def _many_daemons(daemons: int, reported: bool, rng: Random, load: float, messages: int) -> Scene:
     """Daemons that do not see each other share the pool for 30 s, with a surge of a second."""
     pool = [replace(spec, reports_queue=reported) for spec in standard_pool(rng)]
@@ -236,6 +246,7 @@ _AT_BOTH: Final[tuple[tuple[str, str, Maker, tuple[str, ...]], ...]] = (
     ("speeds", "backends of 20 ms beside 2, 8 and 30 s", partial(_speeds, {0.02: 1, 2.0: 4, 8.0: 4, 30.0: 4}), ()),
     ("chat", "backends of 2, 8 and 30 s", partial(_speeds, {2.0: 4, 8.0: 4, 30.0: 4}), ()),
     ("big", "a backend of 64 slots beside small ones", _big, ()),
+    ("many", "240 backends", _many, ()),
 )
 
 

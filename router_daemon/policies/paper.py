@@ -37,7 +37,12 @@ class Paper:
 
     def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:  # noqa: ARG002
         """Return the first in rank with room."""
-        return first_free(ranking.candidates, tried)
+        if tried:
+            return first_free(ranking.candidates, tried)
+        for candidate in ranking.candidates:
+            if candidate.backend.free > 0:
+                return candidate
+        return None
 
     def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:  # noqa: ARG002
         """Return them as ranked."""
