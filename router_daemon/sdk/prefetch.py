@@ -13,7 +13,7 @@ Rules and why:
   the plain average at first, then one with the weight of 32 answers. It forgets slowly what was much longer than
   usual: where every hundredth is a stream, most of the time is the stream's, and what waits mostly waits for one.
 - Some below `QUICK_S`, none above `LONG_S`, and in between as it was. Of backends with one slot and a round trip of
-  1 ms, simulated, work up to 15 ms gains at a load of 0.7, up to 45 ms at 0.85, up to 100 ms at 0.93, and what is
+  1 ms, simulated, work up to 15 ms gains at a load of 0.7, up to 45 ms at 0.85, up to 150 ms at 0.93, and what is
   longer loses a tenth; docs/benchmarks.md, "Prefetch", has what was measured.
 - Cancelled work was cut short, so it tells a lower bound: it is no answer, and only raises the average. A `Busy` was no
   work at all.
