@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -22,7 +23,8 @@ from router_daemon.core.service import Service
 from router_daemon.core.types import Body, ClientId, Peer
 
 
-class Client(Struct, eq=False):
+@dataclass(slots=True, eq=False)
+class Client:
     """One connection of a client, with its open messages by its own ids.
 
     `messages` and `body_bytes` are what all its open messages come to, those with `reply: none` too.

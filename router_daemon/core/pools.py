@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections import deque
 from copy import copy
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
-
-from msgspec import Struct
 
 from router_daemon.core.settings import Settings
 
@@ -66,7 +65,8 @@ class Bucket:
         self.tokens -= 1.0
 
 
-class Pool(Struct, eq=False):
+@dataclass(slots=True, eq=False)
+class Pool:
     """A capability.
 
     Attributes:
@@ -95,14 +95,14 @@ class Pool(Struct, eq=False):
     warm: int = 0
     costly: int = 0
     ejected: int = 0
-    trials: dict[Backend, None] = {}
+    trials: dict[Backend, None] = field(default_factory=dict)
     messages: int = 0
     reference_s: float = 0.0
     samples: int = 0
     explore_from: int = 0
     troubles: float = 0.0
     troubles_from: float = 0.0
-    rate_notes: deque[tuple[float, int]] = deque()
+    rate_notes: deque[tuple[float, int]] = field(default_factory=deque)
 
     def detached(self) -> Pool:
         """Return a copy that may be looked at in any way, for people, without changing this one."""
@@ -156,7 +156,5 @@ def make_pool(capability: str, settings: Settings) -> Pool:
         retries=Bucket(retry.share, retry.most, start=retry.start, per_s=retry.per_s),
         hedges=Bucket(hedge.share, hedge.most),
         members={},
-        trials={},
         explore_from=_explore_every(settings),
-        rate_notes=deque(),
     )

@@ -10,10 +10,9 @@ Rules:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import exp, inf
 from typing import TYPE_CHECKING, Any, Final
-
-from msgspec import Struct
 
 from router_daemon.core.settings import AttentionSettings, ProfileSettings, Settings
 
@@ -49,7 +48,8 @@ class Learning:
         self.steady = max(2, hedge.samples, int(1.0 / self.alpha) + 1)
 
 
-class Service(Struct, eq=False):
+@dataclass(slots=True, eq=False)
+class Service:
     """One (backend, capability); seconds.
 
     Attributes:
