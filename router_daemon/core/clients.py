@@ -57,6 +57,7 @@ class Clients:
         self._max_ttl_ms = settings.max_ttl_ms
         self._mode = settings.mode
         self._heads = settings.heads
+        self._open_messages = settings.open_messages
         self._client_messages = settings.client_messages
         self._client_bytes = settings.client_bytes
         self._uncounted = CapabilityCounts(UNKNOWN)
@@ -156,8 +157,8 @@ class Clients:
                 )
         if self.draining:
             return "draining", "the daemon is about to exit"
-        if len(self._dispatcher.messages) >= self._settings.open_messages:
-            return "overloaded", f"{self._settings.open_messages} messages are open, and no more are allowed"
+        if len(self._dispatcher.messages) >= self._open_messages:
+            return "overloaded", f"{self._open_messages} messages are open, and no more are allowed"
         return None
 
     def cancel(self, event: Cancel, now: float) -> None:

@@ -75,6 +75,7 @@ class Dispatcher:
         self._patience = Patience(settings)
         self._timers = timers
         self._counts = counts
+        self._sent_to = counts.heads
         self._emit = emit
         self._rng = rng
         self.places = Places(settings, timers, emit, rng, first_delivery_id)
@@ -367,5 +368,5 @@ class Dispatcher:
         histogram = counts.message_seconds
         histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
         histogram.total += seconds
-        self._counts.heads[sent if sent < MOST_HEADS else MOST_HEADS] += 1
+        self._sent_to[sent if sent < MOST_HEADS else MOST_HEADS] += 1
         deliveries.clear()  # each holds its message: a cycle that only the collector would free
