@@ -319,3 +319,13 @@ def test_one_that_drains_is_not_ejected() -> None:
     for deliver in deliveries[:2]:
         fixture.nack(deliver)
     assert not ejected(fixture)
+
+
+def test_not_the_last_one_that_can_be_reached() -> None:
+    """The other is still registered, as its session may come back, but gets nothing meanwhile."""
+    fixture = make_broker("there", "away", heartbeat_s=1000.0, mode="single", ejection=EXACT)
+    fixture.update(b"away", session=b"12345678")
+    fixture.gone(b"away")
+    assert not fixture.backend("away").connected
+    fail(fixture, 6, heads=1)
+    assert not fixture.backend("there").ejected

@@ -27,3 +27,13 @@ def test_a_head_that_timed_out_and_streams_after_all_is_the_only_one() -> None:
     assert not broker.advance(LONG_S)
     [reply] = only(broker.ack(first), Reply)
     assert (reply.header.head, reply.header.heads) == (1, 1)
+
+
+def test_each_further_try_at_the_same_backend_backs_off() -> None:
+    broker = make_broker("a", mode="hedge", heads=3)
+    [first] = only(broker.send("c"), Deliver)
+    assert not only(broker.nack(first), Deliver)
+    [second] = only(broker.advance(LONG_S), Deliver)
+    assert not only(broker.nack(second), Deliver)
+    [third] = only(broker.advance(LONG_S), Deliver)
+    assert third.header.attempt == 3

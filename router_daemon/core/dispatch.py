@@ -134,7 +134,7 @@ class Dispatcher:
             self.fail(message, "failed", now)
         elif counted and not self._spend_retry(message, now):
             self.overload(message, "budget", now)
-        elif untried:
+        elif untried and not (message.again and counted):
             self.place(message, now)
         else:
             self._back_off(message, now)
@@ -226,9 +226,9 @@ class Dispatcher:
         self.fail(message, "overloaded", now, pool.reference_s or None)
 
     def serve(self, backend: Backend, now: float) -> None:
-        """Give the room that a backend has to those who wait, the most important first."""
+        """Give the room that a backend has, or its trial, to those who wait, the most important first."""
         capabilities = backend.info.capabilities if self._settings.require_capability else None
-        while self.waiting.size and backend.free > 0:
+        while self.waiting.size and (backend.free > 0 or backend.trial_due):
             if not any(self._serve_one(message, now) for message in self.waiting.next_for(capabilities, now)):
                 return
 

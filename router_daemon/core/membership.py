@@ -214,6 +214,7 @@ class Membership:
         self._emit(Registered(backend.peer, backend.delimited, header))
         backend.last_seen = now
         self._dispatcher.health.let_in_where_needed(now)
+        self._dispatcher.health.due(backend, now)  # joining again dropped its trial, and the watch begins anew
         self._dispatcher.places.watch(backend, now)
         self._dispatcher.give_up_hopeless(now)
         self._dispatcher.serve(backend, now)

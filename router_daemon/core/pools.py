@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 TROUBLE_WINDOW: Final = 512
 RATE_EVERY_S: Final = 0.1
 RATE_LEAST: Final = 5
+RATE_PAUSE: Final = 0.1
+"""Where nobody has found the capability full for this share of the window, what was done before says how much was
+asked for then, not how much can be done."""
 NEVER: Final = 1 << 62
 LOOK_AGAIN: Final = 10
 
@@ -132,6 +135,8 @@ class Pool:
     def rate(self, now: float, window_s: float) -> float:
         """Return completions per second over the window; before enough are known, what the slots should do; or 0."""
         notes = self.rate_notes
+        if notes and now - notes[-1][0] > RATE_PAUSE * window_s:
+            notes.clear()
         while notes and now - notes[0][0] > window_s:
             notes.popleft()
         if not notes or now - notes[-1][0] >= RATE_EVERY_S:

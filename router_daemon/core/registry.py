@@ -63,10 +63,16 @@ class Registry:
         """Return the backends that may get a message of that capability, in the order they came."""
         return self.pool(capability).members.values()
 
+    def key(self, capability: str) -> str:
+        """Return under which name records of a capability are kept.
+
+        "" where nobody offers it and all may get it: else any client could have records made for every backend.
+        """
+        return "" if self._everyone is not None and capability not in self._seen else capability
+
     def service(self, backend: Backend, capability: str, now: float) -> Service:
         """Return what was measured of a backend for a capability, begun where nothing was."""
-        if self._everyone is not None and capability not in self._seen:
-            capability = ""  # or any client could make records at every backend
+        capability = self.key(capability)
         service = backend.services.get(capability)
         if service is None:
             service = backend.services[capability] = self._new_service(backend, capability, now)
@@ -74,7 +80,7 @@ class Registry:
 
     def peek_service(self, backend: Backend, capability: str, now: float) -> Service:
         """Return the same without beginning anything: where nothing was measured, a record that nobody keeps."""
-        key = "" if self._everyone is not None and capability not in self._seen else capability
+        key = self.key(capability)
         return backend.services.get(key) or self._new_service(backend, key, now)
 
     def _new_service(self, backend: Backend, capability: str, now: float) -> Service:
@@ -234,6 +240,8 @@ class Registry:
                 self._pools.pop(capability, None)
                 self._counts.capabilities.pop(capability, None)
                 self.epoch += 1  # cached rankings hold the series that has just gone
+        for capability in [name for name, pool in self._pools.items() if not pool.members and name not in self._seen]:
+            del self._pools[capability]
 
     def check(self) -> None:
         """Assert what must hold between the tables."""

@@ -156,6 +156,8 @@ class Settler:
     def delivery_due(self, delivery: Delivery, now: float) -> None:
         """Free the place of a delivery that was not answered long after its message's deadline."""
         self._places.close(delivery, now)
+        if delivery.complete and not delivery.cancelled:  # it was to finish, and did not: it hangs
+            self._blame(delivery, "timeout", now, now - delivery.sent_at if delivery.first_part_at is None else None)
         self._count(delivery, "unanswered", now)
         self._dispatcher.serve(delivery.backend, now)
 

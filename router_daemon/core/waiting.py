@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from heapq import merge
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -144,12 +145,9 @@ class WaitingRoom:
         assert all(not m.ended and not m.out and m.line is not None for m in messages)
 
     def _youngest(self, priority: int) -> Iterator[Message]:
-        """Yield the messages of a priority, youngest first."""
-        lines = [line for of in self._lines.values() for line in of.of[priority] if line]
-        if len(lines) == 1:
-            yield from reversed(lines[0])
-            return
-        yield from sorted((m for line in lines for m in line), key=lambda message: -message.number)
+        """Yield the messages of a priority, youngest first, looking no further than is asked for."""
+        lines = [reversed(line) for of in self._lines.values() for line in of.of[priority] if line]
+        return merge(*lines, key=lambda message: -message.number)
 
 
 def standing(message: Message, now: float) -> int:
