@@ -69,7 +69,9 @@ CHANGES = {
     "loss": lambda broker: broker.gone(b"spare"),
     "drain": lambda broker: broker.drain(b"spare"),
     "other capabilities": lambda broker: broker.update(b"spare", capabilities=["d"]),
+    "another cost": lambda broker: broker.update(b"spare", cost=2.0),
     "registered anew": lambda broker: broker.register("spare", "c", "d"),
+    "end of a drain": lambda broker: broker.drain(b"spare") and broker.register("spare", "c"),
 }
 
 
@@ -83,6 +85,15 @@ def test_an_entry_is_invalidated_by(change: object) -> None:
     assert looked_up(broker) == (0, 1, 0, 1)
     post(broker)
     assert looked_up(broker) == (1, 1, 0, 1)
+
+
+@pytest.mark.parametrize("keys", [{"slots": 2}, {"prefetch": 3}, {"version": "2"}, {"capabilities": ["c"]}], ids=str)
+def test_an_entry_outlives_an_update_that_no_score_depends_on(keys: dict[str, Any]) -> None:
+    broker = make_broker("a", "spare", mode="single")
+    post(broker)
+    broker.update(b"spare", **keys)
+    post(broker)
+    assert looked_up(broker) == (1, 1, 0, 0)
 
 
 def test_what_does_not_change_the_backends_leaves_the_entry_in_force() -> None:

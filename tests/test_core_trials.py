@@ -150,3 +150,14 @@ def test_a_trial_that_is_never_answered_has_failed_though_another_head_answered(
             broker.heartbeat(name)
     assert (broker.backend("bad").ejected, broker.backend("bad").ejections) == (True, 2)
     assert delivery_outcomes(broker, "bad")["timeout"] == 1
+
+
+def test_a_trial_that_cannot_be_had_costs_no_look_at_every_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = eject_the_second(heads=2)
+    broker.update(b"bad", session=b"12345678")
+    broker.advance(0.4)
+    broker.gone(b"bad")
+    assert broker.broker.registry.pool("c").trials
+    ranking = broker.broker.rankings.look("c", 2, broker.clock.now)
+    monkeypatch.setattr(ranking, "candidates", None)
+    assert broker.broker.dispatcher.chooser._due_trial(ranking, broker.clock.now) is None

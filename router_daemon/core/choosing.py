@@ -156,8 +156,9 @@ class Chooser:
         return [*chosen[: message.heads - 1], other]
 
     def _due_trial(self, ranking: Ranking, now: float) -> Candidate | None:
-        for candidate in ranking.candidates:
-            if candidate.backend in ranking.pool.trials and candidate.backend.may_try(now):
+        ready = [backend for backend in ranking.pool.trials if backend.may_try(now)]
+        for candidate in ranking.candidates if ready else ():
+            if candidate.backend in ready:
                 return candidate
         return None
 

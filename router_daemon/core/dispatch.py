@@ -37,7 +37,7 @@ from router_daemon.core.ranking import Candidate, Ranking, RankingCache
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.timers import Timers
-from router_daemon.core.waiting import WaitingRoom
+from router_daemon.core.waiting import CRITICAL, WaitingRoom
 from router_daemon.errors import RETRY
 
 _NOBODY: Final = {
@@ -238,6 +238,8 @@ class Dispatcher:
         What is kept for critical messages shrinks with the members, and who was ejected may have been let in.
         """
         for pool in pools if self.waiting.size else ():
+            if pool.free <= pool.reserved and not self.waiting.by_priority[CRITICAL]:
+                continue  # of ten thousand members each would be asked
             for backend in list(pool.members.values()):
                 self.serve(backend, now)
 

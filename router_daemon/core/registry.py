@@ -4,7 +4,7 @@ Rules:
 - A `Backend` is one registration; its `Profile` outlives it: who comes back under the same name within
   `REMEMBER_S` keeps counters and success ratio, while latencies start afresh (another host, a cold cache).
 - What an earlier process knew (`restore`) is taken as it was, latencies too, by the first that comes under the name.
-- `Registry.epoch` rises whenever a cached decision may have become wrong: join, leave, drain, other capabilities.
+- `Registry.epoch` rises whenever a cached decision may have become wrong: join, leave, drain, other capabilities, another cost.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from router_daemon.core.profile import Profile
 from router_daemon.core.service import Learning, Service
 from router_daemon.core.settings import Settings
 from router_daemon.core.types import Peer
+from router_daemon.core.waiting import share_of
 
 REMEMBER_S: Final = 600.0
 REMEMBER_MOST: Final = 10_000
@@ -129,7 +130,13 @@ class Registry:
         self.by_peer[peer] = backend
 
     def replace(self, backend: Backend, info: Registration, now: float) -> None:
-        """Put a new registration of the same name in the place of the old one; this ends a drain."""
+        """Put a new registration of the same name in the place of the old one; this ends a drain.
+
+        Rankings stay in force where it can do the same at the same cost: of ten thousand backends each takes 20 ms to
+        make, and places change often.
+        """
+        old, epoch = backend.info, self.epoch
+        ranked_alike = not backend.draining and (info.capabilities, info.cost) == (old.capabilities, old.cost)
         self._unindex(backend, now)
         backend.info = info
         backend.group_label = self._counts.group(info.group or "")
@@ -138,6 +145,8 @@ class Registry:
             if self._everyone is None:
                 del backend.services[capability]
         self._index(backend, now)
+        if ranked_alike:
+            self.epoch = epoch
         backend.refresh(now)
 
     def revise(self, backend: Backend, revision: Revision, now: float) -> None:
@@ -301,7 +310,7 @@ class Registry:
 
     def _reserve(self, backend: Backend, pools: Iterable[Pool] | None = None) -> None:
         for pool in backend.pools if pools is None else pools:
-            pool.reserved = int(self.settings.waiting.reserve * pool.places)
+            pool.reserved = share_of(self.settings.waiting.reserve, pool.places)
 
 
 def _check_sums(pool: Pool) -> None:

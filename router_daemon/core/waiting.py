@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import islice
+from math import floor
 from typing import Final, TypeAlias
 
 from msgspec import UNSET
@@ -54,7 +55,7 @@ class WaitingRoom:
 
     def __init__(self, max_messages: int, max_bytes: int, reserve: float) -> None:
         self._max = (max_messages, max_bytes)
-        self._max_common = (max_messages - int(reserve * max_messages), max_bytes - int(reserve * max_bytes))
+        self._max_common = (max_messages - share_of(reserve, max_messages), max_bytes - share_of(reserve, max_bytes))
         self._lines: dict[str, _Lines] = {}
         self.size = 0
         self.bytes = 0
@@ -148,6 +149,11 @@ class WaitingRoom:
         """Yield the messages of a priority, youngest first, looking no further than is asked for."""
         lines = [reversed(line) for of in self._lines.values() for line in of.of[priority] if line]
         return merge(*lines, key=lambda message: -message.number)
+
+
+def share_of(share: float, whole: int) -> int:
+    """Return floor(share * whole), by the decimals of the share: 0.57 of 100 is 57, though 0.57 * 100 is less."""
+    return floor(share * whole * (1.0 + 1e-12))
 
 
 def standing(message: Message, now: float) -> int:
