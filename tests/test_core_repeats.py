@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core_kit import make_broker
 
-from router_daemon.core.actions import CancelDelivery, Deliver, Piece, Reply
+from router_daemon.core.actions import CancelDelivery, Deliver, Error, Piece, Reply
 from router_daemon.testing import only
 
 LONG_S = 2.0
@@ -37,3 +37,15 @@ def test_each_further_try_at_the_same_backend_backs_off() -> None:
     assert not only(broker.nack(second), Deliver)
     [third] = only(broker.advance(LONG_S), Deliver)
     assert third.header.attempt == 3
+
+
+def test_one_that_nobody_may_get_any_more_when_it_has_backed_off_fails_at_once() -> None:
+    """Somebody offers the capability, but at more than a further head may cost: nobody would ever take it."""
+    broker = make_broker("a", mode="hedge", heartbeat_s=1000.0)
+    broker.update(b"a", cost=1.0)
+    [first] = only(broker.send("c"), Deliver)
+    broker.nack(first)
+    broker.register("dear", "c", cost=100.0)
+    broker.unregister(b"a")
+    [error] = only(broker.advance(LONG_S), Error)
+    assert error.header.code == "failed"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from core_kit import accept, make_broker, outcomes
-from routing_kit import learn, occupy, refusal, send, send_one
+from routing_kit import learn, name_of, occupy, pool, refusal, send, send_one
 
 from router_daemon.core.actions import Accept, Action, Deliver, Error
 from router_daemon.core.events import Request
@@ -223,3 +223,27 @@ def test_of_several_capabilities_the_youngest_is_displaced_without_sorting_all(m
     leaving = room.displaced_by(newcomer)
     assert leaving is not None
     assert [victim.request.id for victim in leaving] == [999]
+
+
+def test_what_is_refused_adds_nothing_to_the_budgets() -> None:
+    """Five times as many messages as can be done would pay for a retry of each that is."""
+    fixture, _ = full(queue_messages=0)
+    capability = pool(fixture)
+    before = capability.messages
+    for number in range(50):
+        assert refusal(fixture.send("c", client_id=number))[0] == "overloaded"
+    assert capability.messages == before
+
+
+def test_those_whom_a_backend_does_not_suit_keep_nobody_from_it() -> None:
+    """Of a line whose messages may not go to all the first few were looked at, whoever had room."""
+    fixture = make_broker("cheap", "dear", slots=1, mode="single", heartbeat_s=1000.0, waiting=PATIENT)
+    fixture.update(b"cheap", cost=1.0)
+    fixture.update(b"dear", cost=50.0)
+    _, at_dear = send_one(fixture, 1), send_one(fixture, 2)
+    for number in range(100):
+        assert send(fixture, 1000 + number, max_cost=1.0) == []
+    assert send(fixture, 3, max_cost=100.0) == []
+    [served] = only(fixture.ack(at_dear), Deliver)
+    assert name_of(served) == "dear"
+    assert fixture.broker.dispatcher.waiting.size == 100

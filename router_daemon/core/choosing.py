@@ -236,6 +236,14 @@ def may_spread(message: Message, pool: Pool) -> bool:
     return message.mode == "auto" and message.copies and message.heads > 1 and not pool.costly
 
 
+def suits(backend: Backend, message: Message) -> bool:
+    """Tell whether a message may go to a backend as far as that is quickly said: what it costs, who has been tried."""
+    limit = message.request.max_cost
+    if limit is not UNSET and (backend.cost or 0.0) > limit:
+        return False
+    return message.again or not any(d.backend is backend and not d.excused for d in message.deliveries)
+
+
 def _idle(candidate: Candidate) -> bool:
     backend = candidate.backend
     return len(backend.open) + backend.other < backend.info.slots

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import inf
 from random import Random
 from typing import Final
@@ -26,7 +27,7 @@ from router_daemon.core.actions import (
     ErrorHeader,
 )
 from router_daemon.core.backends import Backend
-from router_daemon.core.choosing import Chooser
+from router_daemon.core.choosing import Chooser, suits
 from router_daemon.core.counts import MOST_HEADS, Counts
 from router_daemon.core.health import Health
 from router_daemon.core.messages import Message
@@ -93,6 +94,7 @@ class Dispatcher:
             self.refuse(message, code, f"{message.request.capability}: {_NOBODY[code]}")
             return
         if not chosen and not self._let_in(message, ranking, now):
+            ranking.pool.messages -= 1  # what is refused earns nothing: retries would rise with the overload
             return
         self.messages[message] = None
         request, client = message.request, message.client
@@ -145,7 +147,7 @@ class Dispatcher:
         ranking, chosen = self.chooser.decide(message, now)
         if chosen:
             self._deliver(message, ranking, chosen, now)
-        elif not ranking.candidates:
+        elif not self.chooser.has_untried(message, now):  # while it backed off, who might get it has left
             self.fail(message, "failed", now)
         elif self._make_room(message, now):
             self._wait(message, now)
@@ -229,7 +231,8 @@ class Dispatcher:
         """Give the room that a backend has, or its trial, to those who wait, the most important first."""
         capabilities = backend.info.capabilities if self._settings.require_capability else None
         while self.waiting.size and (backend.free > 0 or backend.trial_due):
-            if not any(self._serve_one(message, now) for message in self.waiting.next_for(capabilities, now)):
+            first = self.waiting.next_for(capabilities, now, partial(suits, backend))
+            if not any(self._serve_one(message, now) for message in first):
                 return
 
     def serve_others(self, pools: Iterable[Pool], now: float) -> None:

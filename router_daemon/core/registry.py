@@ -4,7 +4,8 @@ Rules:
 - A `Backend` is one registration; its `Profile` outlives it: who comes back under the same name within
   `REMEMBER_S` keeps counters and success ratio, while latencies start afresh (another host, a cold cache).
 - What an earlier process knew (`restore`) is taken as it was, latencies too, by the first that comes under the name.
-- `Registry.epoch` rises whenever a cached decision may have become wrong: join, leave, drain, other capabilities, another cost.
+- `Registry.epoch` rises whenever a cached decision may have become wrong: join, leave, drain, other capabilities,
+  another cost.
 """
 
 from __future__ import annotations
