@@ -189,3 +189,16 @@ def test_a_report_beyond_belief_leaves_no_trace_in_the_sums() -> None:
         send_one(fixture, number)
     fixture.unregister(b"liar")
     assert pool(fixture).busy == 7.0
+
+
+def test_what_a_backend_once_reported_and_never_again_is_forgotten() -> None:
+    """It told so with an answer; nobody is sent there any more, so it has no answer to tell anything else with."""
+    fixture = make()
+    for name in ("a", "b"):
+        fixture.register(name, "c", slots=2)
+        learn(fixture, name, 0.01)
+    fixture.ack(send_one(fixture, 1), queue=100)
+    busy = next(name for name in ("a", "b") if fixture.backend(name).other)
+    for _ in range(12):
+        fixture.heartbeat(busy.encode())
+    assert fixture.backend(busy).other < 0.1

@@ -247,3 +247,20 @@ def test_those_whom_a_backend_does_not_suit_keep_nobody_from_it() -> None:
     [served] = only(fixture.ack(at_dear), Deliver)
     assert name_of(served) == "dear"
     assert fixture.broker.dispatcher.waiting.size == 100
+
+
+def test_who_would_wait_for_streams_is_refused_by_how_long_they_hold_their_slots() -> None:
+    """The latency of a stream ends at its first piece: by that, two slots would do twenty of these a second."""
+    fixture = make_broker("a", slots=2, mode="single", heartbeat_s=1000.0)
+    for number in range(10):
+        deliver = send_one(fixture, number)
+        fixture.advance(0.1)
+        fixture.part(deliver)
+        fixture.advance(20.0)
+        fixture.ack(deliver)
+    assert pool(fixture).reference_s == pytest.approx(0.1)
+    send_one(fixture, 100)
+    send_one(fixture, 101)
+    code, retry_after_ms = refusal(fixture.send("c", client_id=102, ttl_ms=30_000))
+    assert code == "overloaded"
+    assert retry_after_ms == pytest.approx(10_050, abs=10)

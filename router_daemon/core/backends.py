@@ -160,7 +160,18 @@ class Backend:
         """Take in what it says that it has to do, from whoever it got it, `besides` so many that are open here."""
         self.queue = queue
         elsewhere = min(queue + besides - len(self.open), MOST_ELSEWHERE)
-        change = NEW_QUEUE_WEIGHT * ((elsewhere if elsewhere > 0 else 0.0) - self.other)
+        self._expect_elsewhere(elsewhere if elsewhere > 0 else 0.0)
+
+    def say_nothing(self) -> None:
+        """Take in that it says nothing of what it has to do: what it once said of work from elsewhere grows old.
+
+        Who got nothing more for what it told with an answer would never answer, and so never tell anything else.
+        """
+        if self.other:
+            self._expect_elsewhere(0.0)
+
+    def _expect_elsewhere(self, elsewhere: float) -> None:
+        change = NEW_QUEUE_WEIGHT * (elsewhere - self.other)
         if change:
             self.other += change
             self.version += 1

@@ -106,6 +106,10 @@ class Membership:
         """HEARTBEAT: answered by one."""
         if event.header.queue is not UNSET:
             backend.report(event.header.queue)
+        elif backend.other:
+            backend.report(
+                len(backend.open)
+            )  # who got nothing more for what it once told would never tell anything else
         self._emit(HeartbeatReply(backend.peer, backend.delimited, EmptyHeader()))
 
     def drain(self, backend: Backend, event: Drain, now: float) -> None:  # noqa: ARG002

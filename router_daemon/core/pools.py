@@ -83,6 +83,7 @@ class Pool:
         trials: ejected members whose trial is due.
         messages: taken in, ever.
         reference_s, samples: mean latency of its successes (ref_c), and how many there were.
+        stream_s: mean time for which they held their slot after that: of a stream, from its first piece to its end.
         explore_from: from that many messages on the next one looks for somebody who has been unused for long.
     """
 
@@ -101,6 +102,7 @@ class Pool:
     trials: dict[Backend, None] = field(default_factory=dict)
     messages: int = 0
     reference_s: float = 0.0
+    stream_s: float = 0.0
     samples: int = 0
     explore_from: int = 0
     troubles: float = 0.0
@@ -145,7 +147,8 @@ class Pool:
         done = self.samples - before
         if done >= RATE_LEAST and now > since:
             return done / (now - since)
-        return self.slots / self.reference_s if self.reference_s > 0.0 else 0.0
+        held_s = self.reference_s + self.stream_s
+        return self.slots / held_s if held_s > 0.0 else 0.0
 
 
 def _explore_every(settings: Settings) -> int:
