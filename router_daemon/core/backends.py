@@ -132,15 +132,20 @@ class Backend:
 
     def release(self, delivery: Delivery, now: float) -> None:
         """Take the place back; that it answers at all is progress."""
-        del self.open[delivery.id]
-        self.work_s = self.work_s - delivery.work_s if self.open else 0.0
+        delivery.open = False
+        held = self.open
+        del held[delivery.id]
+        self.work_s = self.work_s - delivery.work_s if held else 0.0
         self.progress_at = now
         self.version += 1
-        given = 1 if self.limit > len(self.open) else 0
-        self.free += given
-        for pool in self.pools:
-            pool.busy -= 1.0
-            pool.free += given
+        if self.limit > len(held):
+            self.free += 1
+            for pool in self.pools:
+                pool.busy -= 1.0
+                pool.free += 1
+        else:  # it holds more than it may now
+            for pool in self.pools:
+                pool.busy -= 1.0
 
     def may_try(self, now: float) -> bool:
         """Tell whether, but for its ejection, it could get a delivery."""

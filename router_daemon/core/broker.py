@@ -135,7 +135,9 @@ class Broker:
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in one event and return what is to be sent."""
         self._handlers[type(event)](event, now)
-        return self._take()
+        actions = self._actions.copy()  # `_take`, without the call
+        self._actions.clear()
+        return actions
 
     def handle_all(self, events: Iterable[Event], now: float) -> list[Action]:
         """Take in a batch, as `handle` does one; a fault ends the SEND that met it and does not stop the others."""

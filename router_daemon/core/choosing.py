@@ -49,10 +49,9 @@ class Chooser:
 
     def decide(self, message: Message, now: float) -> tuple[Ranking, Sequence[Candidate]]:
         """Return the ranking in force and the heads to send to now, timed as one decision."""
-        started = self._timer()
-        cache = self._rankings
+        timer, cache, request = self._timer, self._rankings, message.request
         hits = cache.hits
-        request = message.request
+        started = timer()
         ranking = cache.get(request.capability, request.priority, now)
         pool = ranking.pool
         chosen: Sequence[Candidate] = ()
@@ -67,8 +66,8 @@ class Chooser:
                     chosen = (candidate,)
         elif pool.trials and not message.deliveries and not message.fan_out and self.may_risk(message):
             chosen = self._last_resort(message, ranking, now)
+        seconds = timer() - started
         histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
-        seconds = self._timer() - started
         histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
         histogram.total += seconds
         return ranking, chosen

@@ -50,13 +50,14 @@ class Clients:
         self._dispatcher = dispatcher
         self._counts = counts
         self._emit = emit
-        self._instance = instance
+        self._name = instance.replace("%", "%%") + "%x"  # a third cheaper to fill in than an f-string
         self._number = 0
         self._unsaid = _UNSAID[settings.unsaid_idempotent]
         self._default_ttl_ms = settings.default_ttl_ms
         self._max_ttl_ms = settings.max_ttl_ms
         self._mode = settings.mode
         self._heads = settings.heads
+        self._open_messages = settings.open_messages
         self._client_messages = settings.client_messages
         self._client_bytes = settings.client_bytes
         self._uncounted = CapabilityCounts(UNKNOWN)
@@ -104,7 +105,7 @@ class Clients:
         number = self._number = self._number + 1
         return Message(
             number,
-            f"{self._instance}{number:x}",
+            self._name % number,
             client,
             event.delimited,
             request,
@@ -156,8 +157,8 @@ class Clients:
                 )
         if self.draining:
             return "draining", "the daemon is about to exit"
-        if len(self._dispatcher.messages) >= self._settings.open_messages:
-            return "overloaded", f"{self._settings.open_messages} messages are open, and no more are allowed"
+        if len(self._dispatcher.messages) >= self._open_messages:
+            return "overloaded", f"{self._open_messages} messages are open, and no more are allowed"
         return None
 
     def cancel(self, event: Cancel, now: float) -> None:

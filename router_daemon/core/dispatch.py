@@ -76,6 +76,7 @@ class Dispatcher:
         self._patience = Patience(settings)
         self._timers = timers
         self._counts = counts
+        self._sent_to = counts.heads
         self._emit = emit
         self._rng = rng
         self.places = Places(settings, timers, emit, rng, first_delivery_id)
@@ -90,19 +91,20 @@ class Dispatcher:
         ranking, chosen = self.chooser.decide(message, now)
         ranking.pool.messages += 1
         message.counts = ranking.counts
-        if not chosen and (code := self._nobody(message, ranking)) is not None:
-            self.refuse(message, code, f"{message.request.capability}: {_NOBODY[code]}")
-            return
-        if not chosen and not self._let_in(message, ranking, now):
-            ranking.pool.messages -= 1  # what is refused earns nothing: retries would rise with the overload
-            return
+        if not chosen:
+            code = self._nobody(message, ranking)
+            if code is not None:
+                self.refuse(message, code, f"{message.request.capability}: {_NOBODY[code]}")
+            if code is not None or not self._let_in(message, ranking, now):
+                ranking.pool.messages -= 1  # what is refused earns nothing: retries would rise with the overload
+                return
         self.messages[message] = None
         request, client = message.request, message.client
         client.messages += 1
         client.body_bytes += message.size
         if request.reply == "none":
             header = AcceptHeader(request.id, message.name, last=True)
-            self._emit(Accept(message.client.peer, message.delimited, header))
+            self._emit(Accept(client.peer, message.delimited, header))
         else:
             client.open[request.id] = message
         if chosen:
@@ -343,27 +345,32 @@ class Dispatcher:
         """Close a message's books: nothing of it is answered after this."""
         message.ended = True
         del self.messages[message]
-        self._timers.cancel(message)
+        if message.bucket is not None:  # `Timers.cancel`, without the call
+            del message.bucket[message]
+            message.bucket = None
         if message.line is not None:
             self.waiting.remove(message)
         client = message.client
         client.messages -= 1
         client.body_bytes -= message.size
         message.body = ()
-        message.out = 0
-        if message.request.reply != "none":
-            del client.open[message.request.id]
-        for delivery in message.deliveries:
-            delivery.out = False
+        request, deliveries = message.request, message.deliveries
+        if request.reply != "none":
+            del client.open[request.id]
+        if message.out:
+            message.out = 0
+            for delivery in deliveries:
+                delivery.out = False
+        for delivery in deliveries:
             if delivery.open:
                 if delivery.complete and outcome == "answered":
                     self.places.watch_place(delivery, now)
                 else:
                     self.places.cancel(delivery, now)
-        counts, sent, seconds = message.counts, len(message.deliveries), now - message.accepted_at
+        counts, sent, seconds = message.counts, len(deliveries), now - message.accepted_at
         counts.outcomes[outcome] += 1
         histogram = counts.message_seconds
         histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
         histogram.total += seconds
-        self._counts.heads[sent if sent < MOST_HEADS else MOST_HEADS] += 1
-        message.deliveries.clear()  # each holds its message: a cycle that only the collector would free
+        self._sent_to[sent if sent < MOST_HEADS else MOST_HEADS] += 1
+        deliveries.clear()  # each holds its message: a cycle that only the collector would free

@@ -52,7 +52,7 @@ class Message(Struct, eq=False):
         copies: it may run on several backends at once.
         reruns: it may have a second delivery after one that may have run.
         out: deliveries that may still answer.
-        answered: some head has answered (with `reply: all` others may be out still).
+        answered: some head has answered while others are out still (`reply: all`).
         answering: the head whose stream has begun, with `reply` other than `all`.
         spent: it may have run and must not run again.
         hedge_at: when it gets a second head if the first has not answered.

@@ -15,7 +15,6 @@ from typing import Final
 from msgspec import UNSET
 
 from router_daemon.core.messages import Delivery, Message
-from router_daemon.core.service import Service
 from router_daemon.core.settings import Settings
 
 MAY_HEDGE: Final = ("auto", "hedge")
@@ -40,16 +39,24 @@ class Patience:
             candidates: how many there are for it, tried or not.
             now: seconds.
         """
-        deliveries = message.deliveries
-        delivery = deliveries[-1]
-        due = message.deadline
-        nth = 1 if len(deliveries) == 1 else len(message.tried())
+        deliveries, due = message.deliveries, message.deadline
+        delivery, alone = deliveries[-1], len(deliveries) == 1
+        nth = 1 if alone else len(message.tried())
         most = message.heads
         if candidates < most:
             most = candidates
         if nth < most and message.reruns:
             service = delivery.service
-            limit_at = delivery.limit_at = now + self._attempt_timeout_s(message, service, most - nth, now)
+            timeout_s = self._configured_for(message) if self._configured else None
+            if timeout_s is None:
+                timeout_s = (due - now) / (most - nth + 1)
+                if service.samples >= self._samples:
+                    learnt_s = self._times * service.late_s
+                    if learnt_s < self._floor_s:
+                        learnt_s = self._floor_s
+                    if learnt_s < timeout_s:
+                        timeout_s = learnt_s
+            limit_at = delivery.limit_at = now + timeout_s
             if limit_at < due:
                 due = limit_at
             if message.copies and message.mode in MAY_HEDGE:
@@ -59,7 +66,7 @@ class Patience:
         if message.request.first_ms is not UNSET:
             self._limit_first(message, delivery, now)
             due = min(due, delivery.limit_at)
-        if len(deliveries) > 1:
+        if not alone:
             due = min(due, *(other.limit_at for other in deliveries if other.out))
         return due
 
@@ -75,16 +82,5 @@ class Patience:
         if first_ms is not UNSET and now + first_ms / 1000.0 < delivery.limit_at:
             delivery.limit_at, delivery.hard = now + first_ms / 1000.0, True
 
-    def _attempt_timeout_s(self, message: Message, service: Service, tries_left: int, now: float) -> float:
-        if self._configured:
-            configured_s = self._by_capability_s.get(message.request.capability, self._configured_s)
-            if configured_s is not None:
-                return configured_s
-        timeout_s = (message.deadline - now) / (tries_left + 1)
-        if service.samples >= self._samples:
-            learnt_s = self._times * service.late_s
-            if learnt_s < self._floor_s:
-                learnt_s = self._floor_s
-            if learnt_s < timeout_s:
-                timeout_s = learnt_s
-        return timeout_s
+    def _configured_for(self, message: Message) -> float | None:
+        return self._by_capability_s.get(message.request.capability, self._configured_s)

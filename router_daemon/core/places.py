@@ -1,7 +1,7 @@
 """Places at backends: a delivery takes one, holds it until it is answered or lost, and gives it back once.
 
 Rules:
-- A delivery leaves its backend exactly once, in `close`. A CANCEL frees nothing: the backend still answers.
+- A delivery leaves its backend exactly once, in `Backend.release`. A CANCEL frees nothing: the backend still answers.
 - A place that nobody can be waiting for any more is looked at again long after its message's deadline.
 """
 
@@ -38,19 +38,21 @@ class Places:
 
     def deliver(self, message: Message, chosen: Sequence[Candidate], now: float) -> None:
         """Send a message to these backends."""
-        request, deliveries = message.request, message.deliveries
+        request, deliveries, emit = message.request, message.deliveries, self._emit
         ttl_ms = int((message.deadline - now) * 1000.0) or 1  # what is left is positive: see `overdue`
-        heads = len(deliveries) + len(chosen)
-        if len(chosen) > 1:
+        attempt, count = len(deliveries), len(chosen)
+        heads = attempt + count
+        if count > 1:
             message.fan_out = True
         for candidate in chosen:
+            attempt += 1
+            number = self._next_id
+            self._next_id = number + 1
             backend, service = candidate.backend, candidate.service
             share = 1.0
             if len(backend.open) + backend.other + 1.0 > backend.info.slots:
                 share = self._share_of_work(service, now)
-            attempt = len(deliveries) + 1
-            delivery = Delivery(self._next_id, message, backend, attempt, now, service, service.service_s, share)
-            self._next_id += 1
+            delivery = Delivery(number, message, backend, attempt, now, service, service.service_s, share)
             service.used_at = now
             backend.take(delivery, now)
             if backend.ejected:
@@ -58,7 +60,7 @@ class Places:
                 backend.on_trial()
             deliveries.append(delivery)
             header = DeliverHeader(
-                delivery.id,
+                number,
                 message.name,
                 request.capability,
                 request.priority,
@@ -69,9 +71,9 @@ class Places:
                 request.embedding,
                 request.traceparent,
             )
-            self._emit(Deliver(backend.peer, backend.delimited, header, message.body))
+            emit(Deliver(backend.peer, backend.delimited, header, message.body))
         message.special = True
-        message.out += len(chosen)
+        message.out += count
         if message.fan_out and message.mode == "auto":
             self._spare_losers(deliveries)
 
@@ -89,10 +91,13 @@ class Places:
 
     def close(self, delivery: Delivery, now: float) -> None:
         """Free the delivery's place at its backend."""
-        delivery.open = False
         delivery.backend.release(delivery, now)
         if delivery.bucket is not None:
-            self._timers.cancel(delivery)
+            self.unwatch(delivery)
+
+    def unwatch(self, delivery: Delivery) -> None:
+        """Take back `watch_place`: the place is free."""
+        self._timers.cancel(delivery)
 
     def cancel(self, delivery: Delivery, now: float) -> None:
         """Tell a backend that the answer is not wanted any more; its place stays taken until it answers."""

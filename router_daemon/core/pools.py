@@ -57,7 +57,10 @@ class Bucket:
         earned = self._share * (messages - self._messages)
         if self._at is not None:
             earned = max(earned, self._per_s * (now - self._at))
-        return max(self.tokens, min(self._most, self.tokens + earned))
+        tokens = self.tokens + earned
+        if tokens > self._most:
+            tokens = self._most
+        return tokens if tokens > self.tokens else self.tokens
 
     def lack(self, messages: int, now: float) -> float:
         """Return the share of the bucket that is empty."""

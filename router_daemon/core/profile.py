@@ -23,10 +23,12 @@ class Profile:
         cost: mean of the costs that its ACKs told; None where none did.
     """
 
-    __slots__ = ("_settings", "cost", "counts", "latency_s", "samples", "success")
+    __slots__ = ("_latency_alpha", "_settings", "_success_alpha", "cost", "counts", "latency_s", "samples", "success")
 
     def __init__(self, settings: ProfileSettings, counts: BackendCounts) -> None:
         self._settings = settings
+        self._latency_alpha = settings.latency_alpha
+        self._success_alpha = settings.success_alpha
         self.counts = counts
         self.success = settings.initial_success
         self.cost: float | None = None
@@ -39,25 +41,24 @@ class Profile:
 
     def observe_success(self, latency_s: float) -> None:
         """Take in a delivery that was acknowledged after that many seconds."""
-        settings = self._settings
-        self.latency_s += settings.latency_alpha * (latency_s - self.latency_s)
-        self.success += settings.success_alpha * (1.0 - self.success)
+        before_s, success = self.latency_s, self.success
+        self.latency_s = before_s + self._latency_alpha * (latency_s - before_s)
+        self.success = success + self._success_alpha * (1.0 - success)
         self.samples += 1
         self.counts.outcomes["acked"] += 1
 
     def observe_failure(self, cause: str, full_length_s: float | None = None) -> None:
         """Take in a failure; `full_length_s` of a timeout is a lower bound of the latency, so it only raises it."""
-        settings = self._settings
         if full_length_s is not None and full_length_s > self.latency_s:
-            self.latency_s += settings.latency_alpha * (full_length_s - self.latency_s)
-        self.success -= settings.success_alpha * self.success
+            self.latency_s += self._latency_alpha * (full_length_s - self.latency_s)
+        self.success -= self._success_alpha * self.success
         self.samples += 1
         self.counts.outcomes[cause] += 1
         self.counts.failures[cause] += 1
 
     def observe_cost(self, cost: float) -> None:
         """Take in what one delivery cost."""
-        self.cost = cost if self.cost is None else self.cost + self._settings.latency_alpha * (cost - self.cost)
+        self.cost = cost if self.cost is None else self.cost + self._latency_alpha * (cost - self.cost)
 
     def count(self, outcome: str) -> None:
         """Count a delivery that says nothing about the backend (busy, rejected, cancelled, ...)."""

@@ -144,15 +144,15 @@ class Service:
         backend = self.backend
         self.version = backend.version
         service_s, until = self._drifted(now, profile)
-        q, slots = len(backend.open) + backend.other, backend.info.slots
-        wait_s = 0.0
+        held, slots = len(backend.open), backend.info.slots
+        q, wait_s = held + backend.other, 0.0
         if q + 1.0 > slots and q > 0.0:
-            mean_s = backend.work_s / len(backend.open) if backend.open else service_s
+            mean_s = backend.work_s / held if held else service_s
             wait_s = mean_s * (q + 1.0 - slots) / slots
         total_s = service_s + wait_s
         latency_s = total_s * total_s / service_s
-        if backend.open:
-            alarm_at = backend.progress_at + attention.silence_services * backend.work_s / len(backend.open)
+        if held:
+            alarm_at = backend.progress_at + attention.silence_services * backend.work_s / held
             if now >= alarm_at:
                 latency_s = max(latency_s, now - backend.progress_at)
                 until = now

@@ -54,7 +54,9 @@ class Settler:
         backend, message = delivery.backend, delivery.message
         began = delivery.first_part_at
         latency_s = (now if began is None else began) - delivery.sent_at
-        self._places.close(delivery, now)
+        backend.release(delivery, now)  # `Places.close`, without the call
+        if delivery.bucket is not None:
+            self._places.unwatch(delivery)
         if not delivery.counted:
             self._succeeded(delivery, latency_s, now)
         if (delivery.out and message.answering is None) or _may_answer(delivery):
@@ -256,13 +258,14 @@ class Settler:
         message.out = 1
 
     def _answer(self, delivery: Delivery, body: Body, latency_s: float, now: float) -> None:
-        message, request = delivery.message, delivery.message.request
-        message.answered = True
+        message = delivery.message
+        request = message.request
+        reply = request.reply
         if delivery.out:
             delivery.out = False
             message.out -= 1
-        last = request.reply != "all" or message.out == 0
-        if request.reply != "none":
+        last = reply != "all" or not message.out
+        if reply != "none":
             header = ReplyHeader(
                 request.id,
                 message.name,
@@ -275,6 +278,8 @@ class Settler:
             self._emit(Reply(message.client.peer, message.delimited, header, body))
         if last:
             self._dispatcher.end(message, "answered", now)
+        else:
+            message.answered = True
 
     def _head_failed(
         self, delivery: Delivery, reason: str, now: float, *, code: str = "failed", begun: bool = True

@@ -34,7 +34,7 @@ Changes: TypeAlias = Sequence[tuple[str, Any]]
 """Settings to be tried: name and value."""
 
 PREFETCH: Final = 10_000
-QUICK_S: Final = 0.05
+QUICK_S: Final = 0.025
 """Our SDK takes messages ahead while its work is shorter than this."""
 OURS: Final = "attention"
 BASELINES: Final = ("least_in_flight", "p2c_peak_ewma", "prequal", "c3")

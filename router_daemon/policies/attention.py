@@ -57,17 +57,20 @@ class Attention:
         candidates = ranking.candidates
         if len(candidates) > self._settings.scan_most:
             candidates = self._sample(candidates, tried)
-        rows = [candidate for candidate in candidates if candidate.backend.free > 0]
         if tried:
-            rows = [candidate for candidate in rows if candidate.backend not in tried]
+            candidates = [candidate for candidate in candidates if candidate.backend not in tried]
         cost = self._settings.cost_weight * ranking.pool.reference_s
-        least = inf
-        for candidate in rows:
-            service = candidate.service
-            if service.version != service.backend.version or now >= service.fresh_until:
+        priced = cost > 0.0
+        rows, least = [], inf
+        for candidate in candidates:
+            backend, service = candidate.backend, candidate.service
+            if backend.free <= 0:
+                continue
+            rows.append(candidate)
+            if service.version != backend.version or now >= service.fresh_until:
                 service.refresh(now, self._profile, self._settings)
             expected_s = service.expected_s
-            if cost:
+            if priced:
                 expected_s += cost * candidate.surcharge
             if expected_s < least:
                 least = expected_s
@@ -77,10 +80,11 @@ class Attention:
         """Return the arg max of the score; `least` is the shortest expected latency of the rows."""
         performance, reliability = self._weights.performance * least, self._weights.reliability
         best, best_score, ties = None, self.threshold, 1
+        priced = cost > 0.0
         for candidate in rows:
             service = candidate.service
             expected_s = service.expected_s
-            if cost:
+            if priced:
                 expected_s += cost * candidate.surcharge
             score = candidate.fixed + performance / (least + expected_s) + reliability * service.success
             if score > best_score:
