@@ -169,3 +169,36 @@ def test_of_many_a_sample_finds_a_good_one() -> None:
         learn(fixture, f"b{number}", 0.01 * (1 + number))
     chosen = [int(send_one(fixture, number).peer[1:]) for number in range(20)]
     assert max(chosen) < 40, chosen
+
+
+def test_no_score_is_spoilt_by_costs_that_are_worlds_apart() -> None:
+    fixture = make(attention=AttentionSettings(cost_weight=1.0))
+    fixture.register("cheap", "c", cost=1e-300, slots=2)
+    fixture.register("dear", "c", cost=1e300, slots=2)
+    learn(fixture, "cheap", 0.1)
+    assert all(score > 0.0 for score in live(fixture).values())
+    learn(fixture, "dear", 0.1)  # with nobody else there, it is chosen
+
+
+def test_a_report_beyond_belief_leaves_no_trace_in_the_sums() -> None:
+    fixture = make()
+    fixture.register("a", "c", slots=9)
+    fixture.register("liar", "c")
+    fixture.heartbeat(b"liar", queue=2**63 - 1)
+    for number in range(7):
+        send_one(fixture, number)
+    fixture.unregister(b"liar")
+    assert pool(fixture).busy == 7.0
+
+
+def test_what_a_backend_once_reported_and_never_again_is_forgotten() -> None:
+    """It told so with an answer; nobody is sent there any more, so it has no answer to tell anything else with."""
+    fixture = make()
+    for name in ("a", "b"):
+        fixture.register(name, "c", slots=2)
+        learn(fixture, name, 0.01)
+    fixture.ack(send_one(fixture, 1), queue=100)
+    busy = next(name for name in ("a", "b") if fixture.backend(name).other)
+    for _ in range(12):
+        fixture.heartbeat(busy.encode())
+    assert fixture.backend(busy).other < 0.1

@@ -69,7 +69,9 @@ CHANGES = {
     "loss": lambda broker: broker.gone(b"spare"),
     "drain": lambda broker: broker.drain(b"spare"),
     "other capabilities": lambda broker: broker.update(b"spare", capabilities=["d"]),
+    "another cost": lambda broker: broker.update(b"spare", cost=2.0),
     "registered anew": lambda broker: broker.register("spare", "c", "d"),
+    "end of a drain": lambda broker: broker.drain(b"spare") and broker.register("spare", "c"),
 }
 
 
@@ -83,6 +85,15 @@ def test_an_entry_is_invalidated_by(change: object) -> None:
     assert looked_up(broker) == (0, 1, 0, 1)
     post(broker)
     assert looked_up(broker) == (1, 1, 0, 1)
+
+
+@pytest.mark.parametrize("keys", [{"slots": 2}, {"prefetch": 3}, {"version": "2"}, {"capabilities": ["c"]}], ids=str)
+def test_an_entry_outlives_an_update_that_no_score_depends_on(keys: dict[str, Any]) -> None:
+    broker = make_broker("a", "spare", mode="single")
+    post(broker)
+    broker.update(b"spare", **keys)
+    post(broker)
+    assert looked_up(broker) == (1, 1, 0, 0)
 
 
 def test_what_does_not_change_the_backends_leaves_the_entry_in_force() -> None:
@@ -271,3 +282,26 @@ def test_a_backend_called_other_has_no_power_over_the_rest() -> None:
     broker.unregister(b"other")
     broker.advance(700.0)
     assert broker.broker.counts.backends["other"].outcomes["acked"] == 1
+
+
+def test_where_all_may_get_all_what_nobody_offers_shares_an_entry() -> None:
+    """Each entry has every backend in it: thousands of names that a client makes up would fill the memory."""
+    broker = BrokerFixture(policy=InOrder(), mode="single", require_capability=False)
+    broker.register("a", "c", slots=100)
+    for number in range(50):
+        assert only(broker.send(f"nobody offers {number}", client_id=number), Deliver)
+    assert looked_up(broker) == (49, 1, 0, 0)
+    assert broker.broker.rankings.peek("nobody offers 99", 2, broker.clock.now)[0] == "hit"
+    assert len(broker.broker.rankings._rows) == 1
+
+
+def test_pools_of_capabilities_beyond_those_that_are_remembered_go_with_their_last_member(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("router_daemon.core.registry.CAPABILITIES_SEEN", 1)
+    broker = make_broker("a", mode="single")
+    for number in range(20):
+        broker.register(f"b{number}", f"c{number}")
+        broker.unregister(f"b{number}".encode())
+    broker.advance(700.0)
+    assert [pool.capability for pool in broker.broker.registry.pools()] == []

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from core_kit import make_broker
-from routing_kit import learn, name_of, occupy, pool, send, send_one, service
+from routing_kit import learn, name_of, occupy, pool, room_only_at, send, send_one, service
 
 from router_daemon.core.actions import Deliver
 from router_daemon.core.settings import EjectionSettings, RetrySettings, WaitingSettings
@@ -91,16 +91,11 @@ def test_never_the_last_one() -> None:
 def test_not_while_the_others_of_the_capability_fail_too() -> None:
     for failures, out in ((3, True), (4, False)):  # of 10 outcomes: 30 % is not more than 30 %
         fixture = members("a", "b", heads=1)
-        fixture.update(b"a", slots=1)  # behind b in the order
-        for number in range(10):
-            deliver = send_one(fixture, number)
-            assert deliver.peer == b"b"
-            fixture.nack(deliver) if number < failures else fixture.ack(deliver)
-        fixture.update(b"b", slots=4)
-        for number in range(5):
-            deliver = send_one(fixture, number)
-            assert deliver.peer == b"a"
-            fixture.nack(deliver)
+        for name, times, failed in (("b", 10, failures), ("a", 5, 5)):
+            with room_only_at(fixture, name):
+                for number in range(times):
+                    deliver = send_one(fixture, number)
+                    fixture.nack(deliver) if number < failed else fixture.ack(deliver)
         assert ejected(fixture) == out
 
 
@@ -319,3 +314,13 @@ def test_one_that_drains_is_not_ejected() -> None:
     for deliver in deliveries[:2]:
         fixture.nack(deliver)
     assert not ejected(fixture)
+
+
+def test_not_the_last_one_that_can_be_reached() -> None:
+    """The other is still registered, as its session may come back, but gets nothing meanwhile."""
+    fixture = make_broker("there", "away", heartbeat_s=1000.0, mode="single", ejection=EXACT)
+    fixture.update(b"away", session=b"12345678")
+    fixture.gone(b"away")
+    assert not fixture.backend("away").connected
+    fail(fixture, 6, heads=1)
+    assert not fixture.backend("there").ejected

@@ -62,7 +62,7 @@ def busy(broker: BrokerFixture, count: int, first_id: int = 100) -> list[Deliver
 def scenario(look: Callable[[BrokerFixture], None], policy: str) -> tuple[list[Any], BrokerFixture]:
     """Return what a broker does in a run with a bit of everything, with a look in between every two steps."""
     eager = ExplorationSettings(share=0.05, after_s=0.02, after_services=1.0)
-    ready = HedgeSettings(share=0.5, samples=4, deviations=2.0)
+    ready = HedgeSettings(share=0.5, samples=4, deviations=2.0, trouble_below=1.0)
     broker = BrokerFixture(policy=policy, seed=7, heartbeat_s=60.0, queue_messages=8, exploration=eager, hedge=ready)
     chance, done, answers = Random(3), [], list[tuple[float, Deliver]]()
 

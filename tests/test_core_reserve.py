@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from core_kit import make_broker
 from routing_kit import make, pool, refusal, send, send_one
 
 from router_daemon.core.actions import Deliver
@@ -11,7 +12,8 @@ from router_daemon.testing import only
 
 
 @pytest.mark.parametrize(
-    ("slots", "prefetch", "share", "reserved"), [(9, 0, 0.1, 0), (10, 0, 0.1, 1), (9, 10, 0.1, 1), (5, 0, 0.5, 2)]
+    ("slots", "prefetch", "share", "reserved"),
+    [(9, 0, 0.1, 0), (10, 0, 0.1, 1), (9, 10, 0.1, 1), (5, 0, 0.5, 2), (100, 0, 0.57, 57)],
 )
 def test_the_share_of_all_places_rounded_down(slots: int, prefetch: int, share: float, reserved: int) -> None:
     fixture = make(waiting=WaitingSettings(reserve=share))
@@ -72,3 +74,16 @@ def test_of_the_waiting_room_too() -> None:
     assert codes == ["waits"] * 9 + ["overloaded"]
     assert fixture.send("c", client_id=20, priority=4) == []
     assert fixture.broker.dispatcher.waiting.size == 10
+
+
+def test_where_only_the_reserve_is_left_an_update_asks_no_other_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten thousand members a thousand places are the reserve: each was asked for whom waits, at every UPDATE."""
+    names = [f"b{number}" for number in range(20)]
+    fixture = make_broker(*names, slots=1, mode="single", heartbeat_s=1000.0)
+    while only(fixture.send("c", client_id=fixture.broker.open_messages), Deliver):
+        pass
+    asked: list[str] = []
+    monkeypatch.setattr(fixture.broker.dispatcher, "serve", lambda backend, _now: asked.append(backend.name))
+    fixture.update(b"b3", slots=1)
+    assert asked == ["b3"]
+    assert fixture.broker.dispatcher.waiting.size == 1

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from core_kit import accept, make_broker, outcomes
-from routing_kit import learn, occupy, refusal, send, send_one
+from routing_kit import learn, name_of, occupy, pool, refusal, send, send_one
 
 from router_daemon.core.actions import Accept, Action, Deliver, Error
+from router_daemon.core.events import Request
 from router_daemon.core.settings import WaitingSettings
+from router_daemon.core.waiting import WaitingRoom
 from router_daemon.testing import BrokerFixture, only
 
 PATIENT = WaitingSettings(reserve=0.0, longest=1.0)
@@ -190,3 +192,75 @@ def test_a_busy_backend_s_message_goes_back_to_wait_inside_its_time() -> None:
     assert fixture.nack(deliver, "busy", retry_after_ms=10_000) == []
     assert fixture.broker.dispatcher.waiting.size == 1
     assert refusal(fixture.advance(0.56))[0] == "expired"
+
+
+# --- how long the wait would be ---
+
+
+def test_a_burst_after_a_quiet_time_is_not_refused_for_what_was_not_asked_for_meanwhile() -> None:
+    """Ten places of 10 ms each do a thousand a second, though there were thirty messages in the last six seconds."""
+    fixture = make_broker("a", slots=10, mode="single", heartbeat_s=1000.0)
+    for burst in range(3):
+        actions = [a for n in range(30) for a in fixture.send("c", client_id=f"{burst}-{n}", ttl_ms=2_000)]
+        assert only(actions, Error) == [], f"burst {burst}"
+        while sent := only(actions, Deliver):
+            fixture.advance(0.01)
+            actions = [a for deliver in sent for a in fixture.ack(deliver)]
+        fixture.advance(6.0)
+
+
+def test_of_several_capabilities_the_youngest_is_displaced_without_sorting_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A room of ten thousand was sorted for every newcomer, for milliseconds each."""
+    monkeypatch.setattr("router_daemon.core.waiting.sorted", None, raising=False)
+    room = WaitingRoom(max_messages=1_000, max_bytes=1_000_000, reserve=0.0)
+    fixture = make_broker("a")
+    for number in range(1_000):
+        request = Request(number, f"c{number % 2}", 1)
+        message = fixture.broker.probe(request, 0.0)[0]
+        message.number = number
+        room.add(message, 1.0, 0.0)
+    newcomer = fixture.broker.probe(Request("new", "c0", 2), 0.0)[0]
+    leaving = room.displaced_by(newcomer)
+    assert leaving is not None
+    assert [victim.request.id for victim in leaving] == [999]
+
+
+def test_what_is_refused_adds_nothing_to_the_budgets() -> None:
+    """Five times as many messages as can be done would pay for a retry of each that is."""
+    fixture, _ = full(queue_messages=0)
+    capability = pool(fixture)
+    before = capability.messages
+    for number in range(50):
+        assert refusal(fixture.send("c", client_id=number))[0] == "overloaded"
+    assert capability.messages == before
+
+
+def test_those_whom_a_backend_does_not_suit_keep_nobody_from_it() -> None:
+    """Of a line whose messages may not go to all the first few were looked at, whoever had room."""
+    fixture = make_broker("cheap", "dear", slots=1, mode="single", heartbeat_s=1000.0, waiting=PATIENT)
+    fixture.update(b"cheap", cost=1.0)
+    fixture.update(b"dear", cost=50.0)
+    _, at_dear = send_one(fixture, 1), send_one(fixture, 2)
+    for number in range(100):
+        assert send(fixture, 1000 + number, max_cost=1.0) == []
+    assert send(fixture, 3, max_cost=100.0) == []
+    [served] = only(fixture.ack(at_dear), Deliver)
+    assert name_of(served) == "dear"
+    assert fixture.broker.dispatcher.waiting.size == 100
+
+
+def test_who_would_wait_for_streams_is_refused_by_how_long_they_hold_their_slots() -> None:
+    """The latency of a stream ends at its first piece: by that, two slots would do twenty of these a second."""
+    fixture = make_broker("a", slots=2, mode="single", heartbeat_s=1000.0)
+    for number in range(10):
+        deliver = send_one(fixture, number)
+        fixture.advance(0.1)
+        fixture.part(deliver)
+        fixture.advance(20.0)
+        fixture.ack(deliver)
+    assert pool(fixture).reference_s == pytest.approx(0.1)
+    send_one(fixture, 100)
+    send_one(fixture, 101)
+    code, retry_after_ms = refusal(fixture.send("c", client_id=102, ttl_ms=30_000))
+    assert code == "overloaded"
+    assert retry_after_ms == pytest.approx(10_050, abs=10)

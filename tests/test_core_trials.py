@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from core_kit import InOrder, delivery_outcomes
+from routing_kit import name_of, room_only_at, send, send_one
 
 from router_daemon.core.actions import Deliver
 from router_daemon.testing import BrokerFixture, only
@@ -98,3 +99,65 @@ def test_there_is_no_trial_with_what_may_not_be_risked(keys: dict[str, Any]) -> 
     heads = only(broker.send("c", client_id="trial", **keys), Deliver)
     assert heads
     assert b"bad" not in [sent.peer for sent in heads]
+
+
+def eject_the_second(**settings: Any) -> BrokerFixture:
+    """Return a broker with one place at each of two backends, the second of which was ejected just now."""
+    broker = BrokerFixture(policy=InOrder(), mode="single", heartbeat_s=1.0, **settings)
+    for name in ("good", "bad"):
+        broker.register(name, "c")
+    with room_only_at(broker, "bad"):
+        for number in range(5):
+            broker.nack(send_one(broker, number, heads=1))
+    assert broker.backend("bad").ejected
+    return broker
+
+
+def test_one_that_updates_its_registration_all_the_time_is_let_in_again() -> None:
+    """An UPDATE drops the trial that was due, and puts off the moment at which the backend is looked at."""
+    broker = eject_the_second()
+    for _ in range(15):
+        broker.advance(1.0)
+        broker.update(b"good", slots=1)
+        broker.update(b"bad", slots=1)
+    assert not broker.backend("bad").ejected
+
+
+def test_an_update_keeps_the_trial_that_is_due() -> None:
+    broker = eject_the_second()
+    broker.advance(0.4)
+    broker.update(b"bad", slots=1)
+    assert name_of(send_one(broker, 9)) == "bad"
+
+
+def test_who_waits_is_the_trial_when_it_is_due() -> None:
+    """Where the others are full, nobody else may come for long."""
+    broker = eject_the_second()
+    assert name_of(send_one(broker, 10)) == "good"
+    assert send(broker, 11) == []
+    [tried] = only(broker.advance(0.4), Deliver)
+    assert (name_of(tried), broker.broker.dispatcher.waiting.size) == ("bad", 0)
+
+
+def test_a_trial_that_is_never_answered_has_failed_though_another_head_answered() -> None:
+    broker = with_one_ejected("fanout")
+    _, others = trial(broker, ttl_ms=5_000)
+    for other in others:
+        broker.ack(other)
+    for _ in range(12):
+        broker.advance(16.0)
+        for name in (b"good", b"fair", b"bad"):
+            broker.heartbeat(name)
+    assert (broker.backend("bad").ejected, broker.backend("bad").ejections) == (True, 2)
+    assert delivery_outcomes(broker, "bad")["timeout"] == 1
+
+
+def test_a_trial_that_cannot_be_had_costs_no_look_at_every_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = eject_the_second(heads=2)
+    broker.update(b"bad", session=b"12345678")
+    broker.advance(0.4)
+    broker.gone(b"bad")
+    assert broker.broker.registry.pool("c").trials
+    ranking = broker.broker.rankings.look("c", 2, broker.clock.now)
+    monkeypatch.setattr(ranking, "candidates", None)
+    assert broker.broker.dispatcher.chooser._due_trial(ranking, broker.clock.now) is None

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from router_daemon.core.messages import Delivery
 
 NEW_QUEUE_WEIGHT: Final = 0.5
+MOST_ELSEWHERE: Final = 1_000_000
+"""More load from elsewhere is not believed: beside it, the sums of `pools` would not notice one delivery."""
 
 
 @dataclass(slots=True, eq=False)
@@ -149,6 +151,11 @@ class Backend:
         """Tell whether, but for its ejection, it could get a delivery."""
         return self.connected and now >= self.paused_until and len(self.open) < self.places
 
+    @property
+    def trial_due(self) -> bool:
+        """It is ejected, and the next message may try whether it works again."""
+        return self.ejected and any(self in pool.trials for pool in self.pools)
+
     def on_trial(self) -> None:
         """Note that the one message that is to show whether it works again is out."""
         for pool in self.pools:
@@ -157,8 +164,19 @@ class Backend:
     def report(self, queue: int, *, besides: int = 0) -> None:
         """Take in what it says that it has to do, from whoever it got it, `besides` so many that are open here."""
         self.queue = queue
-        elsewhere = queue + besides - len(self.open)
-        change = NEW_QUEUE_WEIGHT * ((elsewhere if elsewhere > 0 else 0.0) - self.other)
+        elsewhere = min(queue + besides - len(self.open), MOST_ELSEWHERE)
+        self._expect_elsewhere(elsewhere if elsewhere > 0 else 0.0)
+
+    def say_nothing(self) -> None:
+        """Take in that it says nothing of what it has to do: what it once said of work from elsewhere grows old.
+
+        Who got nothing more for what it told with an answer would never answer, and so never tell anything else.
+        """
+        if self.other:
+            self._expect_elsewhere(0.0)
+
+    def _expect_elsewhere(self, elsewhere: float) -> None:
+        change = NEW_QUEUE_WEIGHT * (elsewhere - self.other)
         if change:
             self.other += change
             self.version += 1

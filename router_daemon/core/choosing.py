@@ -155,8 +155,9 @@ class Chooser:
         return [*chosen[: message.heads - 1], other]
 
     def _due_trial(self, ranking: Ranking, now: float) -> Candidate | None:
-        for candidate in ranking.candidates:
-            if candidate.backend in ranking.pool.trials and candidate.backend.may_try(now):
+        ready = [backend for backend in ranking.pool.trials if backend.may_try(now)]
+        for candidate in ranking.candidates if ready else ():
+            if candidate.backend in ready:
                 return candidate
         return None
 
@@ -232,6 +233,14 @@ class Chooser:
 def may_spread(message: Message, pool: Pool) -> bool:
     """Tell whether mode auto may give a message to all its heads at once: copies are allowed, and nothing costs."""
     return message.mode == "auto" and message.copies and message.heads > 1 and not pool.costly
+
+
+def suits(backend: Backend, message: Message) -> bool:
+    """Tell whether a message may go to a backend as far as that is quickly said: what it costs, who has been tried."""
+    limit = message.request.max_cost
+    if limit is not UNSET and (backend.cost or 0.0) > limit:
+        return False
+    return message.again or not any(d.backend is backend and not d.excused for d in message.deliveries)
 
 
 def _idle(candidate: Candidate) -> bool:

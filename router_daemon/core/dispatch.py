@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import inf
 from random import Random
 from typing import Final
@@ -26,7 +27,7 @@ from router_daemon.core.actions import (
     ErrorHeader,
 )
 from router_daemon.core.backends import Backend
-from router_daemon.core.choosing import Chooser
+from router_daemon.core.choosing import Chooser, suits
 from router_daemon.core.counts import MOST_HEADS, Counts
 from router_daemon.core.health import Health
 from router_daemon.core.messages import Message
@@ -37,7 +38,7 @@ from router_daemon.core.ranking import Candidate, Ranking, RankingCache
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.timers import Timers
-from router_daemon.core.waiting import WaitingRoom
+from router_daemon.core.waiting import CRITICAL, WaitingRoom
 from router_daemon.errors import RETRY
 
 _NOBODY: Final = {
@@ -94,8 +95,8 @@ class Dispatcher:
             code = self._nobody(message, ranking)
             if code is not None:
                 self.refuse(message, code, f"{message.request.capability}: {_NOBODY[code]}")
-                return
-            if not self._let_in(message, ranking, now):
+            if code is not None or not self._let_in(message, ranking, now):
+                ranking.pool.messages -= 1  # what is refused earns nothing: retries would rise with the overload
                 return
         self.messages[message] = None
         request, client = message.request, message.client
@@ -137,7 +138,7 @@ class Dispatcher:
             self.fail(message, "failed", now)
         elif counted and not self._spend_retry(message, now):
             self.overload(message, "budget", now)
-        elif untried:
+        elif untried and not (message.again and counted):
             self.place(message, now)
         else:
             self._back_off(message, now)
@@ -148,7 +149,7 @@ class Dispatcher:
         ranking, chosen = self.chooser.decide(message, now)
         if chosen:
             self._deliver(message, ranking, chosen, now)
-        elif not ranking.candidates:
+        elif not self.chooser.has_untried(message, now):  # while it backed off, who might get it has left
             self.fail(message, "failed", now)
         elif self._make_room(message, now):
             self._wait(message, now)
@@ -229,10 +230,11 @@ class Dispatcher:
         self.fail(message, "overloaded", now, pool.reference_s or None)
 
     def serve(self, backend: Backend, now: float) -> None:
-        """Give the room that a backend has to those who wait, the most important first."""
+        """Give the room that a backend has, or its trial, to those who wait, the most important first."""
         capabilities = backend.info.capabilities if self._settings.require_capability else None
-        while self.waiting.size and backend.free > 0:
-            if not any(self._serve_one(message, now) for message in self.waiting.next_for(capabilities, now)):
+        while self.waiting.size and (backend.free > 0 or backend.trial_due):
+            first = self.waiting.next_for(capabilities, now, partial(suits, backend))
+            if not any(self._serve_one(message, now) for message in first):
                 return
 
     def serve_others(self, pools: Iterable[Pool], now: float) -> None:
@@ -241,6 +243,8 @@ class Dispatcher:
         What is kept for critical messages shrinks with the members, and who was ejected may have been let in.
         """
         for pool in pools if self.waiting.size else ():
+            if pool.free <= pool.reserved and not self.waiting.by_priority[CRITICAL]:
+                continue  # of ten thousand members each would be asked
             for backend in list(pool.members.values()):
                 self.serve(backend, now)
 

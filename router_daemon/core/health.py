@@ -101,14 +101,18 @@ class Health:
         """Tell whether the backend's capabilities can do without it, and its failing is its own."""
         if any(pool.ejected + 1 >= len(pool.members) for pool in backend.pools):
             return False
-        live = [other for other in islice(pool.members.values(), LOOK_AT) if other is not backend and not other.ejected]
+        live = [
+            other
+            for other in islice(pool.members.values(), LOOK_AT)
+            if other is not backend and other.connected and not other.ejected
+        ]
         failures = sum(other.failed.bit_count() for other in live)
         outcomes = sum(min(other.settled, self._settings.window) for other in live)
         if outcomes and failures > self._settings.elsewhere * outcomes:
             return False
         slots = sum(other.info.slots for other in live)
         busy = sum(len(other.open) for other in live)
-        return slots - busy >= len(backend.open)
+        return bool(live) and slots - busy >= len(backend.open)
 
     def _eject(self, backend: Backend, now: float) -> None:
         settings = self._settings

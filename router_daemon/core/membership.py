@@ -106,6 +106,10 @@ class Membership:
         """HEARTBEAT: answered by one."""
         if event.header.queue is not UNSET:
             backend.report(event.header.queue)
+        elif backend.other:
+            backend.report(
+                len(backend.open)
+            )  # who got nothing more for what it once told would never tell anything else
         self._emit(HeartbeatReply(backend.peer, backend.delimited, EmptyHeader()))
 
     def drain(self, backend: Backend, event: Drain, now: float) -> None:  # noqa: ARG002
@@ -214,6 +218,7 @@ class Membership:
         self._emit(Registered(backend.peer, backend.delimited, header))
         backend.last_seen = now
         self._dispatcher.health.let_in_where_needed(now)
+        self._dispatcher.health.due(backend, now)  # joining again dropped its trial, and the watch begins anew
         self._dispatcher.places.watch(backend, now)
         self._dispatcher.give_up_hopeless(now)
         self._dispatcher.serve(backend, now)

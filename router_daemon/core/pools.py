@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 TROUBLE_WINDOW: Final = 512
 RATE_EVERY_S: Final = 0.1
 RATE_LEAST: Final = 5
+RATE_PAUSE: Final = 0.1
+"""Where nobody has found the capability full for this share of the window, what was done before says how much was
+asked for then, not how much can be done."""
 NEVER: Final = 1 << 62
 LOOK_AGAIN: Final = 10
 
@@ -83,6 +86,7 @@ class Pool:
         trials: ejected members whose trial is due.
         messages: taken in, ever.
         reference_s, samples: mean latency of its successes (ref_c), and how many there were.
+        stream_s: mean time for which they held their slot after that: of a stream, from its first piece to its end.
         explore_from: from that many messages on the next one looks for somebody who has been unused for long.
     """
 
@@ -101,6 +105,7 @@ class Pool:
     trials: dict[Backend, None] = field(default_factory=dict)
     messages: int = 0
     reference_s: float = 0.0
+    stream_s: float = 0.0
     samples: int = 0
     explore_from: int = 0
     troubles: float = 0.0
@@ -135,6 +140,8 @@ class Pool:
     def rate(self, now: float, window_s: float) -> float:
         """Return completions per second over the window; before enough are known, what the slots should do; or 0."""
         notes = self.rate_notes
+        if notes and now - notes[-1][0] > RATE_PAUSE * window_s:
+            notes.clear()
         while notes and now - notes[0][0] > window_s:
             notes.popleft()
         if not notes or now - notes[-1][0] >= RATE_EVERY_S:
@@ -143,7 +150,8 @@ class Pool:
         done = self.samples - before
         if done >= RATE_LEAST and now > since:
             return done / (now - since)
-        return self.slots / self.reference_s if self.reference_s > 0.0 else 0.0
+        held_s = self.reference_s + self.stream_s
+        return self.slots / held_s if held_s > 0.0 else 0.0
 
 
 def _explore_every(settings: Settings) -> int:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MAX_ENTRIES: Final = 4096
 PRIORITIES: Final = 4
+MOST_SURCHARGE: Final = 1e9
+"""Finite, whatever costs backends declare: a score must not become NaN."""
 
 
 class Candidate(Struct, eq=False):
@@ -161,6 +163,9 @@ class RankingCache:
     def get(self, capability: str, priority: int, now: float) -> Ranking:
         """Return the ranking in force, made anew where there is none."""
         row = self._rows.get(capability)
+        if row is None:
+            capability = self._registry.key(capability)
+            row = self._rows.get(capability)
         ranking = None if row is None else row[priority]
         if ranking is None:
             self.misses += 1
@@ -186,7 +191,7 @@ class RankingCache:
 
     def peek(self, capability: str, priority: int, now: float) -> tuple[str, Ranking | None]:
         """Return the entry and its state (`hit`, `expired`, `invalidated`, `absent`) without counting a look-up."""
-        row = self._rows.get(capability)
+        row = self._rows.get(capability) or self._rows.get(self._registry.key(capability))
         ranking = None if row is None else row[priority]
         if ranking is None:
             return "absent", None
@@ -236,4 +241,4 @@ def _add_surcharges(candidates: list[Candidate]) -> None:
     least = min((cost for cost in costs if cost), default=None)
     if least is not None:
         for candidate, cost in zip(candidates, costs, strict=True):
-            candidate.surcharge = max(0.0, cost / least - 1.0) if cost is not None else 0.0
+            candidate.surcharge = min(max(0.0, cost / least - 1.0), MOST_SURCHARGE) if cost is not None else 0.0

@@ -4,7 +4,8 @@ Rules:
 - A `Backend` is one registration; its `Profile` outlives it: who comes back under the same name within
   `REMEMBER_S` keeps counters and success ratio, while latencies start afresh (another host, a cold cache).
 - What an earlier process knew (`restore`) is taken as it was, latencies too, by the first that comes under the name.
-- `Registry.epoch` rises whenever a cached decision may have become wrong: join, leave, drain, other capabilities.
+- `Registry.epoch` rises whenever a cached decision may have become wrong: join, leave, drain, other capabilities,
+  another cost.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from router_daemon.core.profile import Profile
 from router_daemon.core.service import Learning, Service
 from router_daemon.core.settings import Settings
 from router_daemon.core.types import Peer
+from router_daemon.core.waiting import share_of
 
 REMEMBER_S: Final = 600.0
 REMEMBER_MOST: Final = 10_000
@@ -63,10 +65,16 @@ class Registry:
         """Return the backends that may get a message of that capability, in the order they came."""
         return self.pool(capability).members.values()
 
+    def key(self, capability: str) -> str:
+        """Return under which name records of a capability are kept.
+
+        "" where nobody offers it and all may get it: else any client could have records made for every backend.
+        """
+        return "" if self._everyone is not None and capability not in self._seen else capability
+
     def service(self, backend: Backend, capability: str, now: float) -> Service:
         """Return what was measured of a backend for a capability, begun where nothing was."""
-        if self._everyone is not None and capability not in self._seen:
-            capability = ""  # or any client could make records at every backend
+        capability = self.key(capability)
         service = backend.services.get(capability)
         if service is None:
             service = backend.services[capability] = self._new_service(backend, capability, now)
@@ -74,7 +82,7 @@ class Registry:
 
     def peek_service(self, backend: Backend, capability: str, now: float) -> Service:
         """Return the same without beginning anything: where nothing was measured, a record that nobody keeps."""
-        key = "" if self._everyone is not None and capability not in self._seen else capability
+        key = self.key(capability)
         return backend.services.get(key) or self._new_service(backend, key, now)
 
     def _new_service(self, backend: Backend, capability: str, now: float) -> Service:
@@ -123,7 +131,13 @@ class Registry:
         self.by_peer[peer] = backend
 
     def replace(self, backend: Backend, info: Registration, now: float) -> None:
-        """Put a new registration of the same name in the place of the old one; this ends a drain."""
+        """Put a new registration of the same name in the place of the old one; this ends a drain.
+
+        Rankings stay in force where it can do the same at the same cost: of ten thousand backends each takes 20 ms to
+        make, and places change often.
+        """
+        old, epoch = backend.info, self.epoch
+        ranked_alike = not backend.draining and (info.capabilities, info.cost) == (old.capabilities, old.cost)
         self._unindex(backend, now)
         backend.info = info
         backend.group_label = self._counts.group(info.group or "")
@@ -132,6 +146,8 @@ class Registry:
             if self._everyone is None:
                 del backend.services[capability]
         self._index(backend, now)
+        if ranked_alike:
+            self.epoch = epoch
         backend.refresh(now)
 
     def revise(self, backend: Backend, revision: Revision, now: float) -> None:
@@ -234,6 +250,8 @@ class Registry:
                 self._pools.pop(capability, None)
                 self._counts.capabilities.pop(capability, None)
                 self.epoch += 1  # cached rankings hold the series that has just gone
+        for capability in [name for name, pool in self._pools.items() if not pool.members and name not in self._seen]:
+            del self._pools[capability]
 
     def check(self) -> None:
         """Assert what must hold between the tables."""
@@ -293,7 +311,7 @@ class Registry:
 
     def _reserve(self, backend: Backend, pools: Iterable[Pool] | None = None) -> None:
         for pool in backend.pools if pools is None else pools:
-            pool.reserved = int(self.settings.waiting.reserve * pool.places)
+            pool.reserved = share_of(self.settings.waiting.reserve, pool.places)
 
 
 def _check_sums(pool: Pool) -> None:

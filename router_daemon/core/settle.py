@@ -158,6 +158,8 @@ class Settler:
     def delivery_due(self, delivery: Delivery, now: float) -> None:
         """Free the place of a delivery that was not answered long after its message's deadline."""
         self._places.close(delivery, now)
+        if delivery.complete and not delivery.cancelled:  # it was to finish, and did not: it hangs
+            self._blame(delivery, "timeout", now, now - delivery.sent_at if delivery.first_part_at is None else None)
         self._count(delivery, "unanswered", now)
         self._dispatcher.serve(delivery.backend, now)
 
@@ -194,6 +196,10 @@ class Settler:
         backend, service, counts = delivery.backend, delivery.service, delivery.message.counts
         backend.profile.observe_success(latency_s)
         service.observe(latency_s, delivery.share, self._learning, now)
+        pool = service.pool
+        if delivery.first_part_at is not None or pool.stream_s:
+            weight = max(self._learning.reference_alpha, 1.0 / pool.samples)
+            pool.stream_s += weight * (now - delivery.sent_at - latency_s - pool.stream_s)
         backend.settled += 1
         if backend.failed or backend.ejections or not backend.warm:
             self._health.succeeded(delivery, now)

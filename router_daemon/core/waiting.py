@@ -6,8 +6,8 @@ Rules:
   few services where that is shorter. By quarters alone, low priorities took 99th percentiles of a quarter of the time
   to live at a load of 0.85; so, three messages of different priority take turns, and critical ones still go first.
 - One line per (capability, priority), split by whether any candidate may serve any message of it (`plain`): of a plain
-  line its first is enough to look at; of the others the first few are, since each may have tried another backend, or
-  may not go to all.
+  line its first is enough to look at; of the others the first few whom the backend suits are, since each may have
+  tried another backend, or may not go to all.
 - In a full room the newcomer takes the place of the youngest of the lowest priority below its own; a share of the room
   is for critical messages alone.
 - A line is an `OrderedDict`: leaving from anywhere (expiry, cancel) and looking at either end are immediate.
@@ -16,8 +16,10 @@ Rules:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
 from itertools import islice
+from math import floor
 from typing import Final, TypeAlias
 
 from msgspec import UNSET
@@ -25,6 +27,9 @@ from msgspec import UNSET
 from router_daemon.core.messages import Message
 
 LOOK_AT: Final = 32
+LOOK_THROUGH: Final = 1024
+"""Of a line of messages that may not go to all so many are asked whether the backend suits them, and of those whom it
+suits the first `LOOK_AT` may come: a few that nobody can serve must not keep the others waiting."""
 CRITICAL: Final = 4
 Line: TypeAlias = OrderedDict[Message, None]
 
@@ -53,7 +58,7 @@ class WaitingRoom:
 
     def __init__(self, max_messages: int, max_bytes: int, reserve: float) -> None:
         self._max = (max_messages, max_bytes)
-        self._max_common = (max_messages - int(reserve * max_messages), max_bytes - int(reserve * max_bytes))
+        self._max_common = (max_messages - share_of(reserve, max_messages), max_bytes - share_of(reserve, max_bytes))
         self._lines: dict[str, _Lines] = {}
         self.size = 0
         self.bytes = 0
@@ -119,8 +124,16 @@ class WaitingRoom:
                     if line:
                         yield capability, priority, plain, list(line)
 
-    def next_for(self, capabilities: Iterable[str] | None, now: float) -> list[Message]:
-        """Return who may come next, first first; `capabilities` None: of any capability."""
+    def next_for(
+        self, capabilities: Iterable[str] | None, now: float, suits: Callable[[Message], bool]
+    ) -> list[Message]:
+        """Return who may come next, first first.
+
+        Args:
+            capabilities: of whom; None: of any capability.
+            now: seconds.
+            suits: whether the backend that has room is one for a message that may not go to all.
+        """
         first: list[Message] = []
         for capability in self._lines if capabilities is None else capabilities:
             lines = self._lines.get(capability)
@@ -129,7 +142,7 @@ class WaitingRoom:
                     if plain:
                         first.append(next(iter(plain)))
                     if others:
-                        first.extend(islice(others, LOOK_AT))
+                        first.extend(islice(filter(suits, islice(others, LOOK_THROUGH)), LOOK_AT))
         if len(first) > 1:
             first.sort(key=lambda message: (-standing(message, now), message.number))
         return first
@@ -144,12 +157,14 @@ class WaitingRoom:
         assert all(not m.ended and not m.out and m.line is not None for m in messages)
 
     def _youngest(self, priority: int) -> Iterator[Message]:
-        """Yield the messages of a priority, youngest first."""
-        lines = [line for of in self._lines.values() for line in of.of[priority] if line]
-        if len(lines) == 1:
-            yield from reversed(lines[0])
-            return
-        yield from sorted((m for line in lines for m in line), key=lambda message: -message.number)
+        """Yield the messages of a priority, youngest first, looking no further than is asked for."""
+        lines = [reversed(line) for of in self._lines.values() for line in of.of[priority] if line]
+        return merge(*lines, key=lambda message: -message.number)
+
+
+def share_of(share: float, whole: int) -> int:
+    """Return floor(share * whole), by the decimals of the share: 0.57 of 100 is 57, though 0.57 * 100 is less."""
+    return floor(share * whole * (1.0 + 1e-12))
 
 
 def standing(message: Message, now: float) -> int:

@@ -19,7 +19,7 @@ Rules and why:
   work at all.
 - Work that is not over counts, too: where every slot is held by a handler that has run `STUCK` times as long as would
   be long on average, it is 0 at once. With the threshold itself, usual work just below it would do that every second.
-- A change costs the daemon its rankings, so there is one in `REST_S` at most; what cannot be said yet is due later.
+- A change is an UPDATE for the daemon, so there is one in `REST_S` at most; what cannot be said yet is due later.
 """
 
 from __future__ import annotations
