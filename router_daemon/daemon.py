@@ -283,6 +283,8 @@ def make_settings(config: Config) -> Settings:
             reference_alpha=profile.reference_alpha,
             forget_s=profile.forget_s,
             forget_services=profile.forget_services,
+            forget_from=profile.forget_from,
+            queue_alpha=profile.queue_alpha,
         ),
         attention=AttentionSettings(**config.attention.model_dump()),
         retry=RetrySettings(**retry, timeout_floor_s=floor_ms / 1000.0),

@@ -72,6 +72,7 @@ class Snapshot:
             for c in counts.capabilities.values()
         ]
         self.deliveries = [(b.label, _seen(b.outcomes), _seen(b.failures)) for b in counts.backends.values()]
+        self.lost_messages = [(c.label, c.lost) for c in counts.capabilities.values()]
         self.ejections = [(b.label, b.ejections) for b in counts.backends.values()]
         self.decisions = {"hit": Series(counts.decision_hit), "miss": Series(counts.decision_miss)}
         self.heads = _heads(counts.heads)
@@ -156,6 +157,12 @@ def _messages(snapshot: Snapshot) -> Iterator[Metric]:
     )
     yield _gauge("router_messages_in_flight", "Messages without their last answer.", snapshot.in_flight)
     yield _histogram("router_heads_per_message", "Deliveries made for one message.", [], [([], snapshot.heads)])
+    yield _counter(
+        "router_lost_messages",
+        "Messages without reply that were accepted and then not done.",
+        ["capability"],
+        (([label], n) for label, n in snapshot.lost_messages),
+    )
     yield _counter(
         "router_lost_answers",
         "Answers that could not be handed to their client: gone, or too much left unread.",

@@ -124,12 +124,21 @@ def test_none_to_one_that_was_busy_and_never_says_how_busy(reports: bool) -> Non
 
 
 def test_none_while_retries_and_timeouts_are_a_tenth_of_the_messages() -> None:
+    assert hedged_after(troubled(0.1, less=0.001))[0] is not None
+    assert hedged_after(troubled(0.1))[0] is None
+
+
+def troubled(share: float, *, less: float = 0.0, ago_s: float = 0.0) -> BrokerFixture:
+    """Return a broker in which so many of the messages will have been trouble when the next one is looked at."""
     fixture = known()
-    pool(fixture).troubles = 0.1 * (pool(fixture).messages + 1) - 0.001
-    assert hedged_after(fixture)[0] is not None
-    fixture = known()
-    pool(fixture).troubles = 0.1 * (pool(fixture).messages + 1)
-    assert hedged_after(fixture)[0] is None
+    pool(fixture).troubles = share * (pool(fixture).messages + 1) - less
+    pool(fixture).trouble_at = fixture.clock.now - ago_s
+    return fixture
+
+
+def test_trouble_of_long_ago_is_none() -> None:
+    assert hedged_after(troubled(0.5, ago_s=59.0))[0] is None
+    assert hedged_after(troubled(0.5, ago_s=60.1))[0] is not None
 
 
 @pytest.mark.parametrize(("cost", "hedged"), [(2.0, True), (2.1, False)])

@@ -1,4 +1,4 @@
-"""The sections about how load is spread and faults are met: each constant of the routing, with its reason.
+"""The sections about what is measured, how load is spread and how faults are met: each constant with its reason.
 
 Rules: as in `sections`. Where a reason is a figure, `docs/compare.md` says how it was measured.
 """
@@ -7,7 +7,65 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from router_daemon.config.base import DAY_MS, Section
+from router_daemon.config.base import DAY_MS, Alpha, Section
+
+
+class ProfileSection(Section):
+    """How measurements of a backend enter its profile, and what stands there before the first one."""
+
+    latency_alpha: Alpha = Field(
+        default=0.1,
+        description="Weight of a new latency in the moving average. Published: 0.1, about the last 20 deliveries.",
+    )
+    success_alpha: Alpha = Field(
+        default=0.05,
+        description="Weight of a new outcome in the success ratio. Published: 0.05, about the last 40 deliveries.",
+    )
+    initial_latency_ms: float = Field(
+        default=1.0,
+        gt=0,
+        le=DAY_MS,
+        description="Latency, in milliseconds, that a new backend is assumed to have while nobody of its capability "
+        "was measured. Low, so that it is tried and measured.",
+    )
+    initial_success: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Success ratio that a new backend is assumed to have: below that of one known to be good, above "
+        "that of one known to fail.",
+    )
+    reference_alpha: Alpha = Field(
+        default=0.002,
+        description="Weight of a new latency in the mean of its capability, against which backends are held. Small: it"
+        " is to say what is usual there.",
+    )
+    forget_s: float = Field(
+        default=3.0,
+        gt=0,
+        le=86_400,
+        description="An estimate above the mean of its capability drifts back to it with this time constant, in "
+        "seconds, once it is old: whoever was slow is tried again.",
+    )
+    forget_from: float = Field(
+        default=1 / 30,
+        ge=0,
+        le=1,
+        description="It begins to drift once it is older than this share of that time: earlier, what is measured often "
+        "would be forgotten between two measurements.",
+    )
+    queue_alpha: Alpha = Field(
+        default=0.5,
+        description="Weight of a backend's new report of its queue in what is known of its load from elsewhere. "
+        "Half: a report is old when it comes, and the next one comes soon.",
+    )
+    forget_services: float = Field(
+        default=100.0,
+        ge=0,
+        le=1_000_000,
+        description="Or with this many times the estimate, where that is longer: services of seconds are not forgotten"
+        " within seconds.",
+    )
 
 
 class AttentionSection(Section):
@@ -79,6 +137,13 @@ class RetrySection(Section):
         description="In modes auto and hedge, once all candidates were tried, the same ones may be tried again after "
         "half to one mean service time; else a single backend would have no retry.",
     )
+    pause_services: float = Field(
+        default=1.0,
+        ge=0,
+        le=1000,
+        description="Before the same backend is tried again, half to all of so many mean service times go by: time for "
+        "what ailed it to end, and at random, so that not all come back at once.",
+    )
     timeout_floor_ms: float = Field(
         default=50.0,
         gt=0,
@@ -126,8 +191,27 @@ class HedgeSection(Section):
         description="And only while retries and timeouts are less than this share of messages: copies do not help "
         "backends that fail under load.",
     )
+    trouble_window: int = Field(
+        default=512,
+        ge=2,
+        le=1_000_000,
+        description="Of so many last messages: enough to tell 10 % from chance, few enough to be of now.",
+    )
+    trouble_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=86_400,
+        description="Trouble longer ago than this, in seconds, is forgotten: where messages are rare, the last ones "
+        "are long ago.",
+    )
     samples: int = Field(
         default=16, ge=2, le=1_000_000, description="Latencies that must be known before a hedge is timed by them."
+    )
+    unknown_times: float = Field(
+        default=3.0,
+        gt=0,
+        le=1000,
+        description="Before that, an answer is late after so many mean latencies of the capability, if that is known.",
     )
 
 
@@ -179,6 +263,13 @@ class WaitingSection(Section):
         description="The share of a capability's places, rounded down, and of the waiting room, that only critical "
         "messages (priority 4) may take.",
     )
+    step_share: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="A waiting message rises by one priority for each such share of its time to live at the latest, so "
+        "that nobody waits to its end for being less important.",
+    )
     step_services: float = Field(
         default=4.0,
         gt=0,
@@ -207,6 +298,13 @@ class ExplorationSection(Section):
     )
     after_services: float = Field(
         default=50.0, ge=0, le=1_000_000, description="... and this many mean latencies of the capability."
+    )
+    complete_share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Of the fan-outs of mode auto, so many let those that come second finish: what is always cancelled "
+        "is never measured, and looks faster than it is.",
     )
     slow_start: bool = Field(
         default=True,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from router_daemon.config import addresses
-from router_daemon.config.base import DAY_MS, Alpha, Section, Weight
+from router_daemon.config.base import DAY_MS, Section, Weight
 from router_daemon.config.text import Rule
 
 TIB = 1 << 40
@@ -226,52 +226,6 @@ class WeightsSection(Section):
         default=0.1,
         description="Of the message's priority: priority / 4. The same for all backends, so it moves the score against"
         " the threshold and never the order.",
-    )
-
-
-class ProfileSection(Section):
-    """How measurements of a backend enter its profile, and what stands there before the first one."""
-
-    latency_alpha: Alpha = Field(
-        default=0.1,
-        description="Weight of a new latency in the moving average. Published: 0.1, about the last 20 deliveries.",
-    )
-    success_alpha: Alpha = Field(
-        default=0.05,
-        description="Weight of a new outcome in the success ratio. Published: 0.05, about the last 40 deliveries.",
-    )
-    initial_latency_ms: float = Field(
-        default=1.0,
-        gt=0,
-        le=DAY_MS,
-        description="Latency, in milliseconds, that a new backend is assumed to have while nobody of its capability "
-        "was measured. Low, so that it is tried and measured.",
-    )
-    initial_success: float = Field(
-        default=0.9,
-        ge=0,
-        le=1,
-        description="Success ratio that a new backend is assumed to have: below that of one known to be good, above "
-        "that of one known to fail.",
-    )
-    reference_alpha: Alpha = Field(
-        default=0.002,
-        description="Weight of a new latency in the mean of its capability, against which backends are held. Small: it"
-        " is to say what is usual there.",
-    )
-    forget_s: float = Field(
-        default=3.0,
-        gt=0,
-        le=86_400,
-        description="An estimate above the mean of its capability drifts back to it with this time constant, in "
-        "seconds, once it is old: whoever was slow is tried again.",
-    )
-    forget_services: float = Field(
-        default=100.0,
-        ge=0,
-        le=1_000_000,
-        description="Or with this many times the estimate, where that is longer: services of seconds are not forgotten"
-        " within seconds.",
     )
 
 

@@ -25,7 +25,6 @@ from router_daemon.core.types import Peer
 if TYPE_CHECKING:
     from router_daemon.core.messages import Delivery
 
-NEW_QUEUE_WEIGHT: Final = 0.5
 MOST_ELSEWHERE: Final = 1_000_000
 """More load from elsewhere is not believed: beside it, the sums of `pools` would not notice one delivery."""
 
@@ -39,6 +38,7 @@ class Backend:
         paused_until: after a NACK `busy`, nothing is sent before this time.
         connected: False once its connection is known to be gone while its session may still come back.
         queue: what it last reported as waiting or running there, None before it did.
+        queue_alpha: weight of a new report in `other`.
         other: load from elsewhere: other += 0.5 (max(0, queue - open) - other) (design: routing).
         said_busy: it has answered `busy`.
         work_s: sum of the expected services of what is open.
@@ -70,6 +70,7 @@ class Backend:
     connected: bool = True
     paused_until: float = 0.0
     queue: int | None = None
+    queue_alpha: float = 0.5
     other: float = 0.0
     said_busy: bool = False
     work_s: float = 0.0
@@ -176,7 +177,7 @@ class Backend:
             self._expect_elsewhere(0.0)
 
     def _expect_elsewhere(self, elsewhere: float) -> None:
-        change = NEW_QUEUE_WEIGHT * (elsewhere - self.other)
+        change = self.queue_alpha * (elsewhere - self.other)
         if change:
             self.other += change
             self.version += 1

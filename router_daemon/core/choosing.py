@@ -184,8 +184,8 @@ class Chooser:
         return ranking if limit == inf else ranking.only(lambda candidate: (candidate.backend.cost or 0.0) <= limit)
 
     def most_for_more(self, first: Backend) -> float:
-        """Return what a further head may cost where this was the first."""
-        return self._settings.extra_cost_ratio * (first.cost or 0.0)
+        """Return what a further head may cost where this was the first; any sum where its own cost is not known."""
+        return inf if first.cost is None else self._settings.extra_cost_ratio * first.cost
 
     def _not_much_dearer(self, other: Backend, first: Backend) -> bool:
         return (other.cost or 0.0) <= self.most_for_more(first)
@@ -203,7 +203,7 @@ class Chooser:
             return "load"
         if pool.hedges.look(pool.messages, now) < 1.0:
             return "budget"
-        return "trouble" if pool.trouble_share() >= settings.trouble_below else None
+        return "trouble" if pool.trouble_share(now) >= settings.trouble_below else None
 
     def may_risk(self, message: Message) -> bool:
         """Tell whether a message may go to a backend of which little is known: it can be tried again, or copied."""

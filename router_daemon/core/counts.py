@@ -73,6 +73,7 @@ class CapabilityCounts:
 
     Attributes:
         outcomes: how its messages ended: `answered`, `client_gone`, or an error code.
+        lost: messages with `reply: none` that were accepted and not done.
         hedges, retries, explorations: further heads while one was out; after one had failed; messages that explored.
         refusals: by cause, see `REFUSALS`.
         message_seconds: from reading the SEND to its last answer.
@@ -84,6 +85,7 @@ class CapabilityCounts:
         "explorations",
         "hedges",
         "label",
+        "lost",
         "message_seconds",
         "outcomes",
         "refusals",
@@ -93,6 +95,7 @@ class CapabilityCounts:
     def __init__(self, label: str) -> None:
         self.label = label
         self.outcomes = dict.fromkeys(MESSAGE_OUTCOMES, 0)
+        self.lost = 0
         self.hedges = self.retries = self.explorations = 0
         self.refusals = dict.fromkeys(REFUSALS, 0)
         self.message_seconds = Histogram(SECONDS)

@@ -211,9 +211,10 @@ class Dispatcher:
 
     def _wait(self, message: Message, now: float) -> None:
         pool = self._registry.pool(message.request.capability)
-        quarter_s = 0.25 * (message.deadline - message.accepted_at)
-        services_s = self._settings.waiting.step_services * pool.reference_s
-        self.waiting.add(message, min(quarter_s, services_s) if services_s else quarter_s, now)
+        settings = self._settings.waiting
+        share_s = settings.step_share * (message.deadline - message.accepted_at)
+        services_s = settings.step_services * pool.reference_s
+        self.waiting.add(message, min(share_s, services_s) if services_s else share_s, now)
 
     def _make_room(self, message: Message, now: float) -> bool:
         leaving = self.waiting.displaced_by(message)
@@ -296,13 +297,13 @@ class Dispatcher:
             return False
         pool = self._registry.pool(message.request.capability)
         pool.retries.spend()
-        pool.trouble()
+        pool.trouble(now)
         message.counts.retries += 1
         return True
 
     def _back_off(self, message: Message, now: float) -> None:
-        """Try the same backends again after half to one of their services, so that a pool of one has a retry, too."""
-        service_s = message.deliveries[-1].service.service_s
+        """Try the same backends again after half to all of the pause, so that a pool of one has a retry, too."""
+        service_s = self._settings.retry.pause_services * message.deliveries[-1].service.service_s
         message.again = True
         message.resume_at = now + service_s * (0.5 + 0.5 * self._rng.random())
         self.arm(message, now)
@@ -357,6 +358,8 @@ class Dispatcher:
         request, deliveries = message.request, message.deliveries
         if request.reply != "none":
             del client.open[request.id]
+        elif outcome != "answered":
+            message.counts.lost += 1
         if message.out:
             message.out = 0
             for delivery in deliveries:

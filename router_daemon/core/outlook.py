@@ -207,7 +207,7 @@ class Outlook:
             "off": "hedge.share is 0",
             "load": f"{pool.busy:.3g} of {pool.slots} slots busy, not under {settings.load_below:.0%}",
             "budget": f"{pool.hedges.tokens:.2f} in the budget, and one takes 1",
-            "trouble": f"{pool.trouble_share():.0%} of messages had a retry or a timeout",
+            "trouble": f"{pool.trouble_share(self._now):.0%} of messages had a retry or a timeout",
         }
         if obstacle is None and not any(self._may_be_second(c, first) for c in self.rows):
             return delay_s * 1000.0, "no second backend is idle"
@@ -246,7 +246,7 @@ class Outlook:
                 "retry": {"tokens": pool.retries.peek(pool.messages, now), "most": retry.most},
                 "hedge": {"tokens": pool.hedges.peek(pool.messages, now), "most": hedge.most},
             },
-            "trouble_share": pool.trouble_share(),
+            "trouble_share": pool.trouble_share(self._now),
             "explore_due": self._explore_due,
             "trials": [backend.name for backend in pool.trials],
             "waiting": {str(p): ahead[p - 1] - ahead[p] for p in range(1, CRITICAL + 1)},

@@ -20,8 +20,6 @@ from router_daemon.core.settings import Settings
 from router_daemon.core.timers import Timers
 
 LOST_AFTER_HEARTBEATS: Final = 3
-COMPLETE_SHARE: Final = 0.05
-"""Of mode auto's fan-outs, so many let the losers finish: what CANCEL ends early tells too little of its length."""
 
 
 class Places:
@@ -85,7 +83,7 @@ class Places:
 
     def _spare_losers(self, deliveries: list[Delivery]) -> None:
         """Let some losers of a fan-out finish: one in so many, and all of whom little is known."""
-        everybody = self._rng.random() < COMPLETE_SHARE
+        everybody = self._rng.random() < self._settings.exploration.complete_share
         for delivery in deliveries:
             delivery.complete = delivery.trial or everybody or delivery.service.samples < self._settings.hedge.samples
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections import deque
 from copy import copy
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Final
 
-from router_daemon.core.settings import Settings
+from router_daemon.core.settings import HedgeSettings, Settings
 
 if TYPE_CHECKING:
     from router_daemon.core.backends import Backend
 
-TROUBLE_WINDOW: Final = 512
 RATE_EVERY_S: Final = 0.1
 RATE_LEAST: Final = 5
 RATE_PAUSE: Final = 0.1
@@ -93,6 +93,7 @@ class Pool:
     capability: str
     retries: Bucket
     hedges: Bucket
+    hedge: HedgeSettings
     members: dict[str, Backend]
     slots: int = 0
     places: int = 0
@@ -108,6 +109,7 @@ class Pool:
     stream_s: float = 0.0
     samples: int = 0
     explore_from: int = 0
+    trouble_at: float = -inf
     troubles: float = 0.0
     troubles_from: float = 0.0
     rate_notes: deque[tuple[float, int]] = field(default_factory=deque)
@@ -124,17 +126,20 @@ class Pool:
         every = _explore_every(settings)
         self.explore_from = self.messages + (every if found else every // LOOK_AGAIN + 1)
 
-    def trouble(self) -> None:
+    def trouble(self, now: float) -> None:
         """Count a retry or a timeout."""
         self.troubles += 1.0
+        self.trouble_at = now
 
-    def trouble_share(self) -> float:
-        """Return retries and timeouts per message, over the last few hundred messages."""
-        span = self.messages - self.troubles_from
-        if span > TROUBLE_WINDOW:
-            self.troubles_from = self.messages - TROUBLE_WINDOW / 2
-            self.troubles *= TROUBLE_WINDOW / 2 / span
-            span = TROUBLE_WINDOW / 2
+    def trouble_share(self, now: float) -> float:
+        """Return retries and timeouts per message, over the last messages; none where the last one is long ago."""
+        span, window = self.messages - self.troubles_from, float(self.hedge.trouble_window)
+        if now - self.trouble_at > self.hedge.trouble_s:
+            self.troubles, self.troubles_from, span = 0.0, float(self.messages), 0.0
+        elif span > window:
+            self.troubles_from = self.messages - window / 2
+            self.troubles *= window / 2 / span
+            span = window / 2
         return self.troubles / max(1.0, span)
 
     def rate(self, now: float, window_s: float) -> float:
@@ -166,6 +171,7 @@ def make_pool(capability: str, settings: Settings) -> Pool:
         capability,
         retries=Bucket(retry.share, retry.most, start=retry.start, per_s=retry.per_s),
         hedges=Bucket(hedge.share, hedge.most),
+        hedge=hedge,
         members={},
         explore_from=_explore_every(settings),
     )

@@ -104,6 +104,7 @@ class Registry:
         group = self._counts.group(info.group or "")
         failures_at = deque[float](maxlen=max(1, self.settings.ejection.failures))
         backend = Backend(peer, delimited, info, profile, group, now, now, {}, {}, failures_at, progress_at=now)
+        backend.queue_alpha = self.settings.profile.queue_alpha
         self.by_name[info.name] = backend
         self.by_peer[peer] = backend
         self._index(backend, now)

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from router_daemon.core.pools import Pool
 
 LEAST_S: Final = 1e-6
-UNKNOWN_TIMES: Final = 3.0
-"""An answer of a backend that was hardly measured is late after so many reference latencies of the capability."""
-DRIFT_FROM: Final = 1.0 / 30.0
 DRIFT_STEP: Final = 1.0 / 50.0
 
 
@@ -33,10 +30,11 @@ class Learning:
     Attributes:
         alpha: weight of a sample, once there are more than 1 / alpha; before, each has its equal share.
         steady: from so many samples on that holds, and enough are known to say when an answer is late.
-        known: enough to say that. deviations: see `HedgeSettings`. initial_s: what is assumed before any sample.
+        known: enough to say that. deviations, unknown_times: see `HedgeSettings`.
+        initial_s: what is assumed before any sample.
     """
 
-    __slots__ = ("alpha", "deviations", "initial_s", "known", "reference_alpha", "steady")
+    __slots__ = ("alpha", "deviations", "initial_s", "known", "reference_alpha", "steady", "unknown_times")
 
     def __init__(self, settings: Settings) -> None:
         profile, hedge = settings.profile, settings.hedge
@@ -45,6 +43,7 @@ class Learning:
         self.initial_s = profile.initial_latency_s
         self.known = hedge.samples
         self.deviations = hedge.deviations
+        self.unknown_times = hedge.unknown_times
         self.steady = max(2, hedge.samples, int(1.0 / self.alpha) + 1)
 
 
@@ -131,7 +130,7 @@ class Service:
             self.late_s = self.response_s + learning.deviations * self.deviation_s
         else:
             known = self.pool.samples >= learning.known
-            self.late_s = UNKNOWN_TIMES * self.pool.reference_s if known else inf
+            self.late_s = learning.unknown_times * self.pool.reference_s if known else inf
 
     def refresh(self, now: float, profile: ProfileSettings, attention: AttentionSettings) -> None:
         """Recompute what a decision reads.
@@ -171,7 +170,7 @@ class Service:
         if service_s <= reference_s:
             return (max(LEAST_S, service_s)), inf
         tau_s = max(profile.forget_s, profile.forget_services * service_s)
-        begins = self.sampled_at + DRIFT_FROM * tau_s
+        begins = self.sampled_at + profile.forget_from * tau_s
         if now < begins:
             return service_s, begins
         drifted_s = reference_s + (service_s - reference_s) * exp((begins - now) / tau_s)

@@ -30,7 +30,9 @@ class ProfileSettings:
         initial_success: cold start; between "never fails" and what one failure would leave of it.
         reference_alpha: least weight of a sample in a capability's reference latency.
         forget_s: an estimate above the reference drifts to it with this time constant at least,
-        forget_services: and with this many times the estimate where that is more.
+        forget_services: and with this many times the estimate where that is more,
+        forget_from: once it is older than this share of that time.
+        queue_alpha: weight of a new report of a backend's queue.
     """
 
     latency_alpha: float = 0.1
@@ -40,6 +42,8 @@ class ProfileSettings:
     reference_alpha: float = 0.002
     forget_s: float = 3.0
     forget_services: float = 100.0
+    forget_from: float = 1 / 30
+    queue_alpha: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class RetrySettings:
         share, start, per_s, most: the token bucket of each capability: what a message adds, what is there at first,
             what a second adds at least, and the most there can be.
         same_backend: in modes auto and hedge the same backend may be tried again once there is no other.
+        pause_services: before that, half to all of this many services go by.
         timeout_floor_s: an attempt timeout learnt from latencies is never shorter.
         timeout_times: it is so many times the latency after which an answer is late, see `HedgeSettings`,
         timeout_samples: once that many are known.
@@ -78,6 +83,7 @@ class RetrySettings:
     per_s: float = 1.0
     most: float = 10.0
     same_backend: bool = True
+    pause_services: float = 1.0
     timeout_floor_s: float = 0.05
     timeout_times: float = 3.0
     timeout_samples: int = 20
@@ -92,7 +98,8 @@ class HedgeSettings:
         deviations: an answer is late, and a hedge leaves, after mean + deviations * mean deviation of the response.
         load_below: while less of the capability's slots is taken.
         trouble_below: while retries and timeouts are a smaller share of messages.
-        samples: once so many responses are known.
+        trouble_window, trouble_s: of the last so many messages; none where the last trouble is older.
+        samples: once so many responses are known; before, so many reference latencies are late (`unknown_times`).
     """
 
     share: float = 0.05
@@ -100,7 +107,10 @@ class HedgeSettings:
     deviations: float = 4.0
     load_below: float = 0.7
     trouble_below: float = 0.1
+    trouble_window: int = 512
+    trouble_s: float = 60.0
     samples: int = 16
+    unknown_times: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +141,14 @@ class WaitingSettings:
     Attributes:
         longest: a message whose predicted wait is more than this share of its time to live is refused.
         reserve: the share of a capability's places, and of the waiting room, that only critical messages may take.
+        step_share: the share of its time to live that a message waits for a step in standing, at most.
         step_services: how many reference latencies a message waits for a step in standing, at most: see `waiting`.
         rate_window_s: over which completions are counted to predict the wait.
     """
 
     longest: float = 0.25
     reserve: float = 0.1
+    step_share: float = 0.25
     step_services: float = 4.0
     rate_window_s: float = 10.0
 
@@ -148,12 +160,14 @@ class ExplorationSettings:
     Attributes:
         share: of a capability's messages.
         after_s, after_services: a backend is due after the longer of both, the latter in reference latencies.
+        complete_share: of mode auto's fan-outs, so many let the losers finish, to be measured.
         slow_start: a new backend gets one place, then two, four, ... while enough others are warm.
     """
 
     share: float = 0.01
     after_s: float = 1.0
     after_services: float = 50.0
+    complete_share: float = 0.05
     slow_start: bool = True
 
 

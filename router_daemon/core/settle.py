@@ -166,9 +166,8 @@ class Settler:
     def _head_due(self, delivery: Delivery, now: float) -> None:
         message = delivery.message
         dispatcher = self._dispatcher
-        if not delivery.hard and not (
-            dispatcher.chooser.has_untried(message, now) and dispatcher.may_retry(message, now)
-        ):
+        may_go_on = len(message.tried()) < message.heads and dispatcher.chooser.has_untried(message, now)
+        if not delivery.hard and not (may_go_on and dispatcher.may_retry(message, now)):
             delivery.limit_at = inf
             return
         self._time_out(delivery, now)
@@ -226,7 +225,7 @@ class Settler:
     def _time_out(self, delivery: Delivery, now: float) -> None:
         """Blame a head for its silence; how long it took is known where its stream has begun."""
         if not delivery.counted:
-            delivery.service.pool.trouble()
+            delivery.service.pool.trouble(now)
         full_length_s = now - delivery.sent_at if delivery.first_part_at is None else None
         self._blame(delivery, "timeout", now, full_length_s)
 
