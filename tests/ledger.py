@@ -250,7 +250,8 @@ class Ledger:
             assert cost <= sent.request.max_cost, f"{backend.name} costs {cost}"
         earlier = [sending for sending in history if sending not in self._step]
         if earlier and (first := history[0].backend) is not None and self._costs_something(sent):
-            assert cost <= self.fixture.settings.extra_cost_ratio * (first.cost or 0.0), f"{backend.name} costs {cost}"
+            most = float("inf") if first.cost is None else self.fixture.settings.extra_cost_ratio * first.cost
+            assert cost <= most, f"{backend.name} costs {cost}"
         out = [sending for sending in earlier if not sending.outcome and not sending.cancelled]
         if out and sent.mode in ("auto", "hedge") and sent.request.reply != "all":
             open_there = sum(other.backend is backend for other in self.sendings.values())
