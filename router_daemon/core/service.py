@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from router_daemon.core.pools import Pool
 
 LEAST_S: Final = 1e-6
+HARDLY: Final = 0.01
+"""A backend that fails less than this is not held dearer for retries that are few."""
 DRIFT_STEP: Final = 1.0 / 50.0
 
 
@@ -160,9 +162,10 @@ class Service:
         self.wait_s, self.share = wait_s, service_s / total_s
         self.latency_s, self.fresh_until = latency_s, until
         self.success = success = backend.profile.success
-        pool = self.pool
-        scarce = attention.scarcity * pool.retries.lack(pool.messages, now)
-        self.expected_s = latency_s + (1.0 - success) * (1.0 + scarce) * pool.reference_s
+        pool, failing = self.pool, 1.0 - success
+        if failing > HARDLY:  # else the budget is not worth a look
+            failing *= 1.0 + attention.scarcity * pool.retries.lack(pool.messages, now)
+        self.expected_s = latency_s + failing * pool.reference_s
 
     def _drifted(self, now: float, profile: ProfileSettings) -> tuple[float, float]:
         """Return the estimate, drifted towards the reference where it is above and old, and until when it holds."""
