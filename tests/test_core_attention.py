@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 import pytest
 from core_kit import success_after
@@ -202,3 +203,20 @@ def test_what_a_backend_once_reported_and_never_again_is_forgotten() -> None:
     for _ in range(12):
         fixture.heartbeat(busy.encode())
     assert fixture.backend(busy).other < 0.1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_looking_only_at_the_fast_ones_finds_the_same_as_looking_at_all(seed: int) -> None:
+    draw = Random(seed)
+    fixture = make(seed=seed, weights=Weights(performance=draw.uniform(0.05, 1.0), reliability=draw.uniform(0.05, 1.0)))
+    for number in range(12):
+        fixture.register(f"b{number}", "c", slots=1)
+        measured = fixture.broker.registry.service(fixture.backend(f"b{number}"), "c", fixture.clock.now)
+        measured.service_s, measured.version = 0.001 * 30.0 ** draw.random(), -1
+        fixture.backend(f"b{number}").profile.success = draw.random()
+    pool(fixture).reference_s = 0.004
+    ranking = fixture.broker.rankings.preview("c", 2, fixture.clock.now)
+    scores = live(fixture)
+    chosen = fixture.broker.policy.pick(ranking, [], fixture.clock.now)
+    assert chosen is not None
+    assert scores[chosen.backend.name] == max(scores.values()), f"seed {seed}: {scores}"

@@ -10,6 +10,7 @@ Rules:
 - Latency enters relative to the best, so that the rule discriminates for services of 2 ms and of 2 s alike.
 - Of more than `scan_most` candidates, `sample` are drawn at random for each message: looking at all of 10,000 would
   cost more than it finds. Where none of those has room, all are looked at, from a random one on, until one has.
+- The score is worked out only for those who are fast enough that it could be the best.
 - Ties are broken at random.
 """
 
@@ -26,6 +27,7 @@ from router_daemon.core.settings import Settings
 
 AT_BEST = 0.5
 """1 / (1 + E / min E) of the best candidate."""
+ROUNDING = 1.0 + 1e-9
 
 
 class Attention:
@@ -60,31 +62,43 @@ class Attention:
         if tried:
             candidates = [candidate for candidate in candidates if candidate.backend not in tried]
         cost = self._settings.cost_weight * ranking.pool.reference_s
-        priced = cost > 0.0
-        rows, least = [], inf
+        fastest, least = None, inf
         for candidate in candidates:
             backend, service = candidate.backend, candidate.service
             if backend.free <= 0:
                 continue
-            rows.append(candidate)
             if service.version != backend.version or now >= service.fresh_until:
                 service.refresh(now, self._profile, self._settings)
             expected_s = service.expected_s
-            if priced:
+            if cost:
                 expected_s += cost * candidate.surcharge
             if expected_s < least:
-                least = expected_s
+                fastest, least = candidate, expected_s
+        if fastest is None:
+            return None
+        slowest_s = inf if cost else self._slowest(fastest, least, ranking.priority)
+        rows = [c for c in candidates if c.service.expected_s <= slowest_s and c.backend.free > 0]
         return self._best(rows, least, cost)
+
+    def _slowest(self, fastest: Candidate, least: float, priority: int) -> float:
+        """Return the expected latency beyond which nobody can beat the fastest, not even by never failing.
+
+        With score(e, S) = fixed + w_p least / (least + e) + w_r S, from score(e, 1) = score(least, S of the fastest).
+        """
+        weights = self._weights
+        most_fixed = weights.capability + weights.priority * priority / PRIORITIES
+        ahead = weights.reliability * (1.0 - fastest.service.success) + most_fixed - fastest.fixed
+        needed = weights.performance * AT_BEST - ahead
+        return least * (weights.performance / needed - 1.0) * ROUNDING if needed > 0.0 else inf
 
     def _best(self, rows: Sequence[Candidate], least: float, cost: float) -> Candidate | None:
         """Return the arg max of the score; `least` is the shortest expected latency of the rows."""
         performance, reliability = self._weights.performance * least, self._weights.reliability
         best, best_score, ties = None, self.threshold, 1
-        priced = cost > 0.0
         for candidate in rows:
             service = candidate.service
             expected_s = service.expected_s
-            if priced:
+            if cost:
                 expected_s += cost * candidate.surcharge
             score = candidate.fixed + performance / (least + expected_s) + reliability * service.success
             if score > best_score:
