@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from math import exp
 from random import Random
@@ -43,6 +44,10 @@ class Balancer:
         share = 1.0 / max(1, len(backends))
         return [Candidate(backend, share, {"share": share}) for backend in backends]
 
+
+class ByCost(Balancer, ABC):
+    """A balancer that gives each candidate a cost of its own; ties are broken at random."""
+
     def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the candidate with the least cost of those with room that were not tried."""
         best, least, ties = None, 0.0, 1
@@ -62,12 +67,12 @@ class Balancer:
         """Return them by cost, the least first."""
         return sorted(ranking.candidates, key=lambda candidate: self.cost(candidate.service, now))
 
+    @abstractmethod
     def cost(self, service: Service, now: float) -> float:
         """Return what a further message would cost there: the less, the better."""
-        raise NotImplementedError
 
 
-class LeastInFlight(Balancer):
+class LeastInFlight(ByCost):
     """Fewest deliveries open there, of this daemon's (HAProxy `leastconn`, nginx `least_conn`, without weights)."""
 
     name = "least_in_flight"
@@ -94,7 +99,7 @@ class PeakEwma(Struct, eq=False):
         return self.rtt_s
 
 
-class P2cPeakEwma(Balancer):
+class P2cPeakEwma(ByCost):
     """Of two backends drawn at random, the one with the less cost = ewma * (open + 1).
 
     A round trip above the average replaces it; another one, and time that passes without any (a round trip of 0),
@@ -146,7 +151,7 @@ class Replica(Struct, eq=False):
     queue: float = 0.0
 
 
-class C3(Balancer):
+class C3(ByCost):
     """The least psi = R - 1/mu + qhat^3 / mu, with qhat = 1 + os * w + qbar.
 
     R is the mean response as measured here, 1/mu the mean time of the work, qbar the mean number that waited at the
