@@ -29,7 +29,7 @@ LEAST_S: Final = 1e-6
 
 
 class Balancer:
-    """What they share: equal scores, since nothing that they choose by lasts; the least `cost` gets the message."""
+    """What they share: equal scores, since nothing that they choose by lasts."""
 
     name = ""
     threshold = 0.0
