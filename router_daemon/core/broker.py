@@ -94,11 +94,11 @@ class Broker:
         self._timers = Timers()
         self._actions: list[Action] = []
         emit = self._actions.append
-        chooser = Chooser(settings, self.registry, self.rankings, policy, self.counts, rng, timer)
+        chooser = Chooser(settings, self.registry, self.rankings, policy, self.counts, timer)
         self.dispatcher = Dispatcher(
             settings, self.registry, self.rankings, chooser, self._timers, self.counts, emit, rng, first_delivery_id
         )
-        self._settler = Settler(settings, self.dispatcher, policy, self.counts, emit)
+        self._settler = Settler(self.registry.learning, self.dispatcher, policy, self.counts, emit)
         self._members = Membership(
             settings, self.registry, self.dispatcher, self._settler, self._timers, self.counts, emit
         )

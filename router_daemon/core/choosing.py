@@ -12,7 +12,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import islice
 from math import inf
-from random import Random
 
 from msgspec import UNSET
 
@@ -36,7 +35,6 @@ class Chooser:
         rankings: RankingCache,
         policy: Policy,
         counts: Counts,
-        rng: Random,
         timer: Callable[[], float],
     ) -> None:
         self._settings = settings
@@ -44,7 +42,6 @@ class Chooser:
         self._rankings = rankings
         self._policy = policy
         self._counts = counts
-        self._rng = rng
         self._timer = timer
 
     def decide(self, message: Message, now: float) -> tuple[Ranking, Sequence[Candidate]]:
@@ -110,8 +107,7 @@ class Chooser:
             service = candidate.service
             if service.samples < settings.hedge.samples:
                 return 0.0
-            if service.version != service.backend.version or now >= service.fresh_until:
-                service.refresh(now, settings.profile, settings.attention)
+            service.bring_up_to_date(now, settings.profile, settings.attention)
             least = min(least, service.latency_s)
         return 0.0 if least == inf else least
 

@@ -17,8 +17,6 @@ from math import inf
 from random import Random
 from typing import Final
 
-from msgspec import UNSET
-
 from router_daemon.core.actions import (
     Accept,
     AcceptHeader,
@@ -173,12 +171,7 @@ class Dispatcher:
 
     def _nobody(self, message: Message, ranking: Ranking) -> str | None:
         """Return the code for a message that no backend may get, whoever has room."""
-        limit = message.request.max_cost
-        if limit is UNSET:
-            able = bool(ranking.candidates)
-        else:
-            able = any((candidate.backend.cost or 0.0) <= limit for candidate in ranking.candidates)
-        if able:
+        if self.chooser.affordable(message, ranking).candidates:
             return None
         return "no_backend" if self._registry.was_offered(message.request.capability) else "no_capability"
 

@@ -77,8 +77,7 @@ class Places:
 
     def _share_of_work(self, service: Service, now: float) -> float:
         """Return how much of the latency to expect, for a delivery sent now, is not waiting."""
-        if service.version != service.backend.version or now >= service.fresh_until:
-            service.refresh(now, self._settings.profile, self._settings.attention)
+        service.bring_up_to_date(now, self._settings.profile, self._settings.attention)
         return service.share
 
     def _spare_losers(self, deliveries: list[Delivery]) -> None:

@@ -134,6 +134,11 @@ class Service:
             known = self.pool.samples >= learning.known
             self.late_s = learning.unknown_times * self.pool.reference_s if known else inf
 
+    def bring_up_to_date(self, now: float, profile: ProfileSettings, attention: AttentionSettings) -> None:
+        """Recompute what a decision reads, where something happened since, or time alone may have changed it."""
+        if self.version != self.backend.version or now >= self.fresh_until:
+            self.refresh(now, profile, attention)
+
     def refresh(self, now: float, profile: ProfileSettings, attention: AttentionSettings) -> None:
         """Recompute what a decision reads.
 

@@ -25,7 +25,6 @@ from router_daemon.core.events import NackHeader
 from router_daemon.core.messages import Delivery, Message
 from router_daemon.core.ranking import Policy
 from router_daemon.core.service import Learning
-from router_daemon.core.settings import Settings
 from router_daemon.core.types import Body
 
 FULL_PIPE_PAUSE_S: Final = 0.1
@@ -36,7 +35,7 @@ class Settler:
     """Settles deliveries and hands their messages back to the dispatcher."""
 
     def __init__(
-        self, settings: Settings, dispatcher: Dispatcher, policy: Policy, counts: Counts, emit: Callable[[Action], None]
+        self, learning: Learning, dispatcher: Dispatcher, policy: Policy, counts: Counts, emit: Callable[[Action], None]
     ) -> None:
         self._dispatcher = dispatcher
         self._places = dispatcher.places
@@ -44,8 +43,7 @@ class Settler:
         self._observe = policy.observe
         self._counts = counts
         self._emit = emit
-        self._alpha = settings.profile.latency_alpha
-        self._learning = Learning(settings)
+        self._learning = learning
 
     # --- what backends answer ---
 
@@ -217,7 +215,7 @@ class Settler:
         delivery.backend.profile.observe_failure(cause, full_length_s)
         delivery.backend.version += 1
         if full_length_s is not None:
-            delivery.service.observe_at_least(full_length_s, self._alpha, now)
+            delivery.service.observe_at_least(full_length_s, self._learning.alpha, now)
         self._health.failed(delivery, now)
         if self._observe is not None:
             self._observe(delivery, now - delivery.sent_at, False, now)
@@ -236,7 +234,7 @@ class Settler:
         delivery.counted = True
         delivery.backend.profile.count(outcome)
         if outcome == "cancelled" and delivery.first_part_at is None:
-            delivery.service.observe_at_least((now - delivery.sent_at) * delivery.share, self._alpha, now)
+            delivery.service.observe_at_least((now - delivery.sent_at) * delivery.share, self._learning.alpha, now)
         self._health.inconclusive(delivery, now)
 
     # --- what it means for the message ---

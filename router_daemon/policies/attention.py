@@ -67,7 +67,7 @@ class Attention:
             backend, service = candidate.backend, candidate.service
             if backend.free <= 0:
                 continue
-            if service.version != backend.version or now >= service.fresh_until:
+            if service.version != backend.version or now >= service.fresh_until:  # `bring_up_to_date`, without the call
                 service.refresh(now, self._profile, self._settings)
             expected_s = service.expected_s
             if cost:
@@ -115,8 +115,7 @@ class Attention:
         cost = self._settings.cost_weight * ranking.pool.reference_s
         for candidate in ranking.candidates:
             service = candidate.service
-            if service.version != candidate.backend.version or now >= service.fresh_until:
-                service.refresh(now, self._profile, self._settings)
+            service.bring_up_to_date(now, self._profile, self._settings)
             if candidate.backend.free > 0:
                 least = min(least, service.expected_s + cost * candidate.surcharge)
         live = []

@@ -12,10 +12,10 @@ Rules:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import exp
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -44,24 +44,30 @@ class Balancer:
         share = 1.0 / max(1, len(backends))
         return [Candidate(backend, share, {"share": share}) for backend in backends]
 
+    def _least(
+        self, candidates: Iterable[Candidate], tried: Sequence[Backend], cost: Callable[[Service], Any]
+    ) -> Candidate | None:
+        """Return the candidate with the least cost of those with room that were not tried; ties at random."""
+        best, least, ties = None, None, 1
+        for candidate in candidates:
+            backend = candidate.backend
+            if backend.free > 0 and backend not in tried:
+                its = cost(candidate.service)
+                if best is None or its < least:
+                    best, least, ties = candidate, its, 1
+                elif its == least:
+                    ties += 1
+                    if self._rng.random() * ties < 1.0:
+                        best = candidate
+        return best
+
 
 class ByCost(Balancer, ABC):
     """A balancer that gives each candidate a cost of its own; ties are broken at random."""
 
     def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the candidate with the least cost of those with room that were not tried."""
-        best, least, ties = None, 0.0, 1
-        for candidate in ranking.candidates:
-            backend = candidate.backend
-            if backend.free > 0 and backend not in tried:
-                cost = self.cost(candidate.service, now)
-                if best is None or cost < least:
-                    best, least, ties = candidate, cost, 1
-                elif cost == least:
-                    ties += 1
-                    if self._rng.random() * ties < 1.0:
-                        best = candidate
-        return best
+        return self._least(ranking.candidates, tried, lambda service: self.cost(service, now))
 
     def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:
         """Return them by cost, the least first."""

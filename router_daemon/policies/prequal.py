@@ -113,17 +113,7 @@ class Prequal(Balancer):
     def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the fastest of the cold, else the least busy, of those with room that were not tried."""
         theta = self._theta(ranking)
-        best, least, ties = None, (True, inf), 1
-        for candidate in ranking.candidates:
-            backend = candidate.backend
-            if backend.free > 0 and backend not in tried:
-                load = self._load(candidate.service, theta)
-                if best is None or load < least:
-                    best, least, ties = candidate, load, 1
-                elif load == least:
-                    ties += 1
-                    if self._rng.random() * ties < 1.0:
-                        best = candidate
+        best = self._least(ranking.candidates, tried, lambda service: self._load(service, theta))
         if best is not None:
             self._note(best.service, now)
         return best
