@@ -225,10 +225,11 @@ def test_a_daemon_that_leaves_with_bye_gets_no_results_and_its_work_is_stopped(
     with FakeDaemon() as daemon:
         backend = Backend("b1", daemon.address, slots=2, prefetch=1)
         held = Held(backend)
-        finish, flagged = threading.Event(), threading.Event()
+        began, finish, flagged = threading.Event(), threading.Event(), threading.Event()
 
         @backend.handler("slow")
         def slow(delivery: Delivery) -> bytes:
+            began.set()
             assert delivery.cancelled.wait(PATIENCE_S)
             flagged.set()
             assert finish.wait(PATIENCE_S)
@@ -239,6 +240,7 @@ def test_a_daemon_that_leaves_with_bye_gets_no_results_and_its_work_is_stopped(
             for number, capability in ((1, "work"), (2, "slow"), (3, "work")):
                 daemon.deliver(peer, number, capability=capability)
             assert held.began.wait(PATIENCE_S)
+            assert began.wait(PATIENCE_S)
             daemon.send(peer, "BYE", {})
             assert held.ended.wait(PATIENCE_S)
             assert flagged.wait(PATIENCE_S)
