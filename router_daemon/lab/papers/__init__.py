@@ -1,0 +1,1 @@
+"""The published systems' own experiments, run again with the policies that route live traffic."""
