@@ -8,23 +8,25 @@ Rules:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from router_daemon.lab.papers.ring_bound import Bound, bound
-from router_daemon.lab.papers.ring_runs import Job, Outcome, Reading, Variant, run
+from router_daemon.lab.papers.ring_bound import least_latency_ms
+from router_daemon.lab.papers.ring_runs import PLAIN, Job, Outcome, Reading, Variant, run
 from router_daemon.lab.papers.running import Options, Progress
 
-Found: TypeAlias = Mapping[Any, Sequence[Outcome]]
+Outcomes: TypeAlias = Sequence[Outcome]
+Todo: TypeAlias = Sequence[tuple[Any, Job]]
+"""Jobs, each with what it is for; several may be for the same."""
 
 MESSAGES: Final = 40_000
 QUICK_MESSAGES: Final = 3_000
 POOL_MESSAGES: Final = 4_000
 SWEEP_MESSAGES: Final = 2_500
 POOLS, READING_POOLS, SWEEP_POOLS = 40, 20, 12
-TUNING: Final = range(1_000_000, 1_000_100)
-"""Seeds on which constants may be tried; a report's begin at `1000 * seed` and are fewer than a thousand."""
+TUNING: Final = range(-100, 0)
+"""Seeds on which constants may be tried; those of reports are not below 0."""
 SHORTCUTS: Final = (0, 1, 2, 3, 4, 6, 8, 12, 16)
 TAUS: Final = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.5)
 LOAD: Final = 0.5
@@ -37,5 +39,144 @@ ATTN: Final = Variant("ring_attn", "ring", settings=PUBLISHED)
 SHORT: Final = Variant("ring_attn_sw", "ring", "random", PUBLISHED)
 MULTI: Final = Variant("ring_attn_mh", "ring_multi", settings=PUBLISHED)
 OURS: Final = Variant("ring, ours", "ring", "random")
-SPREAD: Final = Variant("ring, ours, chosen chords", "ring", "spread")
+SPREAD: Final = Variant("ours, chosen chords", "ring", "spread")
 VARIANTS: Final = (RR, GREEDY, ATTN, SHORT, MULTI, OURS, SPREAD)
+
+READINGS: Final[Mapping[str, Reading]] = {
+    "as in the table": PLAIN,
+    "q.k not divided by sqrt d": replace(PLAIN, settings={"scaled": False}),
+    "vectors as drawn": replace(PLAIN, unit=False),
+    "vectors as drawn, not divided": replace(PLAIN, unit=False, settings={"scaled": False}),
+    "nodes not known at first": replace(PLAIN, known=False),
+    "service varies (lognormal, sigma 0.3)": replace(PLAIN, jitter=0.3),
+    "8 topics": replace(PLAIN, topics=8),
+    "8 topics with noise 0.5": replace(PLAIN, topics=8, noise=0.5),
+    "all messages enter at one node": replace(PLAIN, enters="one"),
+    "none enters at the failed node": replace(PLAIN, enters="living"),
+    "the failed node relays nothing": replace(PLAIN, relays=False),
+    "none fails": replace(PLAIN, fails=False),
+}
+UNFAILING: Final = READINGS["none fails"]
+READ: Final = (GREEDY, ATTN, SHORT, MULTI)
+
+
+CURVES: Final[Mapping[str, tuple[float | None, bool]]] = {
+    "arg max, no queues": (None, False),
+    "arg max, queues": (LOAD, False),
+    "drawn by attention, queues": (LOAD, True),
+}
+"""What tau is swept for: the load, and whether nodes are drawn by their attention."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Everything that was run.
+
+    Attributes:
+        table, pools, unfailing: by variant name; of the last, no node fails.
+        readings: by (reading, variant name). shortcuts: by (variant name, their number). taus: by (curve, tau).
+        bounds_ms: for each run of ours in `unfailing`, the least latency that any policy could have at its alignment.
+        messages: of a run of the table.
+    """
+
+    table: Mapping[str, Outcomes]
+    pools: Mapping[str, Outcomes]
+    readings: Mapping[tuple[str, str], Outcomes]
+    shortcuts: Mapping[tuple[str, int], Outcomes]
+    taus: Mapping[tuple[str, float], Outcomes]
+    unfailing: Mapping[str, Outcomes]
+    bounds_ms: Sequence[float]
+    messages: int
+
+
+def find(options: Options, progress: Progress) -> Findings:
+    """Run everything."""
+    messages = options.size(MESSAGES, QUICK_MESSAGES)
+    few, most = (4, QUICK_MESSAGES // 3) if options.quick else (1, messages)
+    short = min(SWEEP_MESSAGES, most)
+    seeds = _Seeds(10_000 * options.seed, few)
+    ours = [Job(OURS, seed, short, UNFAILING) for seed in seeds.some(5_000, READING_POOLS)]
+    plan: dict[str, Todo] = {
+        "the table": _rows(VARIANTS, range(seeds.first, seeds.first + options.runs), messages),
+        "many pools": _rows(VARIANTS, seeds.some(1_000, POOLS), min(POOL_MESSAGES, most)),
+        "other readings": _readings(seeds.some(2_000, READING_POOLS), short),
+        "shortcuts": _shortcuts(seeds.some(3_000, SWEEP_POOLS), short),
+        "temperature": _taus(seeds.some(4_000, SWEEP_POOLS), short),
+        "no failure": [(job.variant.name, job) for job in _short_too(ours)],
+    }
+    progress.start(sum(map(len, plan.values())) + len(ours))
+    found = {what: _made(options, progress, what, todo) for what, todo in plan.items()}
+    unfailing = found["no failure"]
+    asked = [(job, outcome.alignment) for job, outcome in zip(ours, unfailing[OURS.name], strict=True)]
+    return Findings(
+        table=found["the table"],
+        pools=found["many pools"],
+        readings=found["other readings"],
+        shortcuts=found["shortcuts"],
+        taus=found["temperature"],
+        unfailing=unfailing,
+        bounds_ms=options.each(progress, "bounds", _bound, asked),
+        messages=messages,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seeds:
+    first: int
+    few: int
+
+    def some(self, offset: int, pools: int) -> range:
+        """Return the seeds of a stage: so many, or the so manieth part of them for a quick look."""
+        return range(self.first + offset, self.first + offset + max(2, pools // self.few))
+
+
+def _made(options: Options, progress: Progress, what: str, todo: Todo) -> dict[Any, list[Outcome]]:
+    """Run the jobs of a stage, and return what came of them by what they are for."""
+    by_key = defaultdict(list)
+    outcomes = options.each(progress, what, run, [job for _, job in todo])
+    for (key, _), outcome in zip(todo, outcomes, strict=True):
+        by_key[key].append(outcome)
+    return dict(by_key)
+
+
+def _bound(asked: tuple[Job, float]) -> float:
+    return least_latency_ms(*asked)
+
+
+def _rows(variants: Iterable[Variant], seeds: Iterable[int], messages: int) -> Todo:
+    return [(variant.name, Job(variant, seed, messages)) for variant in variants for seed in seeds]
+
+
+def _short_too(ours: Sequence[Job]) -> Sequence[Job]:
+    return [*ours, *(replace(job, variant=SHORT) for job in ours)]
+
+
+def _readings(seeds: Iterable[int], messages: int) -> Todo:
+    return [
+        ((name, variant.name), Job(variant, seed, messages, reading))
+        for name, reading in READINGS.items()
+        for variant in READ
+        for seed in seeds
+    ]
+
+
+def _shortcuts(seeds: Iterable[int], messages: int) -> Todo:
+    return [
+        ((variant.name, count), Job(variant, seed, messages, shortcuts=count))
+        for variant in (SHORT, OURS, SPREAD)
+        for count in SHORTCUTS
+        for seed in seeds
+    ]
+
+
+def _taus(seeds: Iterable[int], messages: int) -> Todo:
+    return [
+        ((curve, tau), Job(_at(SHORT, tau), seed, messages, load=load, sampled=sampled))
+        for curve, (load, sampled) in CURVES.items()
+        for tau in TAUS
+        for seed in seeds
+    ]
+
+
+def _at(variant: Variant, tau: float) -> Variant:
+    return replace(variant, settings={**variant.settings, "tau": tau})

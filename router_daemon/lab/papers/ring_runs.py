@@ -35,6 +35,7 @@ FAILS_AT: Final = 0.6
 SLOTS: Final = 1_000
 WORK: Final = "work"
 MS: Final = 1_000.0
+PRIORITY: Final = 2
 
 Chords: TypeAlias = Literal["none", "random", "spread"]
 
@@ -211,6 +212,31 @@ class _Run:
         )
 
 
+class Router:
+    """The nodes as backends of a broker's registry, and the policy that chooses among them.
+
+    One registry for all nodes: the paper's arg max is over what everybody knows. Where the way counts, it is moved to
+    where the message is: estimates of latencies include it, and move with it.
+    """
+
+    def __init__(self, job: Job, nodes: Sequence[Node]) -> None:
+        ring = RingAttentionSettings(**{**job.variant.settings, **job.reading.settings})
+        settings = Settings(threshold=0.0, ring_attention=ring)
+        rng = Random(f"policy/{job.seed}")
+        counts = Counts()
+        self._registry = Registry(settings, counts)
+        self._policy = make_policy(job.variant.policy, settings, rng)
+        self._cache = RankingCache(self._registry, self._policy, counts, rng, ttl_s=math.inf)
+        self._request = Request(id=0, capability=WORK, priority=PRIORITY)
+        self._backends = [self._add(number, node, job.reading) for number, node in enumerate(nodes)]
+        self._moves = ring.path_cost
+        self.now = 0.0
+
+    def _add(self, number: int, node: Node, reading: Reading) -> Backend:
+        key = world.unit(node.key) if reading.unit else node.key
+        info = Registration(f"node-{number:02}", [WORK], slots=SLOTS, embedding=packed(key))
+        backend = self._registry.add(info.name.encode(), False, info, self.now)
+        return backend
 class _Queues:
     """How long nodes take: at once, or one message after the other."""
 
