@@ -32,7 +32,14 @@ TAUS: Final = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.5)
 LOAD: Final = 0.5
 """Of the figure with contention: the share of what all nodes together could do."""
 
-PUBLISHED: Final[Mapping[str, Any]] = {"path_cost": False, "tau": 0.7}
+PUBLISHED: Final[Mapping[str, Any]] = {
+    "temperature": 0.7,
+    "performance": 0.3,
+    "reliability": 0.2,
+    "scaling": "unit",
+    "latency": "profile",
+    "path_cost": False,
+}
 RR: Final = Variant("rr", "round_robin")
 GREEDY: Final = Variant("greedy", "ring_greedy", settings=PUBLISHED)
 ATTN: Final = Variant("ring_attn", "ring", settings=PUBLISHED)
@@ -44,9 +51,9 @@ VARIANTS: Final = (RR, GREEDY, ATTN, SHORT, MULTI, OURS, SPREAD)
 
 READINGS: Final[Mapping[str, Reading]] = {
     "as in the table": PLAIN,
-    "q.k not divided by sqrt d": replace(PLAIN, settings={"scaled": False}),
-    "vectors as drawn": replace(PLAIN, unit=False),
-    "vectors as drawn, not divided": replace(PLAIN, unit=False, settings={"scaled": False}),
+    "q.k not divided by sqrt d": replace(PLAIN, settings={"scaling": "raw"}),
+    "vectors as drawn": replace(PLAIN, unit=False, settings={"scaling": "raw", "temperature": 0.7 * 8**0.5}),
+    "vectors as drawn, not divided": replace(PLAIN, unit=False, settings={"scaling": "raw"}),
     "nodes not known at first": replace(PLAIN, known=False),
     "service varies (lognormal, sigma 0.3)": replace(PLAIN, jitter=0.3),
     "8 topics": replace(PLAIN, topics=8),
@@ -179,4 +186,4 @@ def _taus(seeds: Iterable[int], messages: int) -> Todo:
 
 
 def _at(variant: Variant, tau: float) -> Variant:
-    return replace(variant, settings={**variant.settings, "tau": tau})
+    return replace(variant, settings={**variant.settings, "temperature": tau})

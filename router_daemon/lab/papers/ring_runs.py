@@ -15,27 +15,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, Literal, TypeAlias
 
-from msgspec import UNSET
-
-from router_daemon.core.backends import Backend
-from router_daemon.core.counts import Counts
-from router_daemon.core.events import Registration, Request
-from router_daemon.core.ranking import RankingCache
-from router_daemon.core.registry import Registry
-from router_daemon.core.settings import Settings
+from router_daemon.core.settings import RingAttentionSettings
 from router_daemon.lab.papers import ring_world as world
-from router_daemon.lab.papers.ring_world import Hops, Node, Vector
-from router_daemon.policies.base import make_policy
+from router_daemon.lab.papers.ring_router import Router
+from router_daemon.lab.papers.ring_world import Chord, Node, Vector
+from router_daemon.lab.result import percentile
 
 FAILS_AT: Final = 0.6
-SLOTS: Final = 1_000
-WORK: Final = "work"
-MS: Final = 1_000.0
-PRIORITY: Final = 2
 
 Chords: TypeAlias = Literal["none", "random", "spread"]
 
@@ -60,7 +50,8 @@ class Reading:
         topics, noise: queries are one of so many Gaussian topics, with that much noise; 0: each is drawn for itself.
         enters: at which node a message comes in: any, one and the same, any that has not failed.
         fails: the busiest node fails at 60 % of the run. relays: it still passes on what goes through it.
-        length: how queries and keys come: of length 1, or as drawn.
+        unit: queries and keys have length 1; else they are as drawn.
+        settings: of the policy.
     """
 
     known: bool = True
@@ -147,7 +138,16 @@ class _Run:
         self._chords = chords(job)
         self._hops = world.ring_hops(world.NODES, self._chords)
         self._along = world.ring_hops(world.NODES)
-        self._router = Router(job, self._nodes)
+        reading = job.reading
+        self._router = Router(
+            job.variant.policy,
+            RingAttentionSettings(**{**job.variant.settings, **reading.settings}),
+            self._nodes,
+            unit=reading.unit,
+            known=reading.known,
+            seed=job.seed,
+        )
+        self._chance = Random(f"draws/{job.seed}")
         self._failed: int | None = None
         self._traffic = [0] * world.NODES
         self._latencies_ms: list[float] = []
@@ -172,7 +172,11 @@ class _Run:
     def _serve(self, here: int, query: Vector, luck: Random, queues: _Queues) -> None:
         """Route one message and let the node that it goes to do it."""
         aimed = world.unit(query)
-        chosen, hops = self._router.choose(here, aimed if self._job.reading.unit else query, self._hops)
+        asked = aimed if self._job.reading.unit else query
+        if self._job.sampled:
+            chosen, hops = self._router.draw(here, asked, self._hops, self._chance)
+        else:
+            chosen, hops = self._router.choose(here, asked, self._hops)
         node = self._nodes[chosen]
         way_ms = hops * world.LINK_MS
         service_ms = queues.serve(chosen, way_ms, luck)
@@ -203,7 +207,7 @@ class _Run:
         return Outcome(
             latency_ms=mean_ms,
             hops=sum(hops * times for (hops, _), times in self._ways.items()) / count,
-            throughput=MS / mean_ms,
+            throughput=1_000.0 / mean_ms,
             alignment=math.fsum(self._alignment) / count,
             delta_p95_ms=percentile(after, 0.95) - percentile(before, 0.95),
             success=self._successes / count,
@@ -212,31 +216,6 @@ class _Run:
         )
 
 
-class Router:
-    """The nodes as backends of a broker's registry, and the policy that chooses among them.
-
-    One registry for all nodes: the paper's arg max is over what everybody knows. Where the way counts, it is moved to
-    where the message is: estimates of latencies include it, and move with it.
-    """
-
-    def __init__(self, job: Job, nodes: Sequence[Node]) -> None:
-        ring = RingAttentionSettings(**{**job.variant.settings, **job.reading.settings})
-        settings = Settings(threshold=0.0, ring_attention=ring)
-        rng = Random(f"policy/{job.seed}")
-        counts = Counts()
-        self._registry = Registry(settings, counts)
-        self._policy = make_policy(job.variant.policy, settings, rng)
-        self._cache = RankingCache(self._registry, self._policy, counts, rng, ttl_s=math.inf)
-        self._request = Request(id=0, capability=WORK, priority=PRIORITY)
-        self._backends = [self._add(number, node, job.reading) for number, node in enumerate(nodes)]
-        self._moves = ring.path_cost
-        self.now = 0.0
-
-    def _add(self, number: int, node: Node, reading: Reading) -> Backend:
-        key = world.unit(node.key) if reading.unit else node.key
-        info = Registration(f"node-{number:02}", [WORK], slots=SLOTS, embedding=packed(key))
-        backend = self._registry.add(info.name.encode(), False, info, self.now)
-        return backend
 class _Queues:
     """How long nodes take: at once, or one message after the other."""
 
