@@ -326,7 +326,7 @@ class Ring(RingAttention):
 
     def _one_of(self, z: Column, top: float) -> int:
         """Return the place of the best; any one of equals."""
-        best = np.flatnonzero(z >= top - TIE)
+        best = (z >= top - TIE).nonzero()[0]
         return int(best[0] if len(best) == 1 else best[int(self._rng.random() * len(best))])
 
 
@@ -344,13 +344,24 @@ class RingMulti(Ring):
 
     def _merged(self, logits: Column, live: Column, mask: Mask) -> Column:
         """Return g with g_i + live_i = log(sum_h softmax(z^h)_i), the softmax over those in the mask."""
-        z = logits + live
-        there = z[:, mask] if mask.any() else z
-        top = there.max(axis=1, keepdims=True)
-        shares = logits - top - np.log(np.exp(there - top).sum(axis=1, keepdims=True))
-        most = shares.max(axis=0)
-        merged: Column = most + np.log(np.exp(shares - most).sum(axis=0))
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        totals = np.einsum("hn,n->h", raised, np.where(mask, np.exp(live), 0.0))
+        if not totals.all() or not (weights := np.einsum("hn,h->n", raised, 1.0 / totals)).all():
+            return _merged_far_apart(logits, np.where(mask, live, -inf))
+        merged: Column = np.log(weights)
         return merged
+
+
+def _merged_far_apart(logits: Column, live: Column) -> Column:
+    """Return the same where some exponentials are too small for a float, as a very low temperature makes them."""
+    z = logits + live
+    top = z.max(axis=1, keepdims=True)
+    if top.min() == -inf:  # nobody is in the mask
+        return np.zeros(len(live))
+    shares = logits - top - np.log(np.exp(z - top).sum(axis=1, keepdims=True))
+    most = shares.max(axis=0)
+    merged: Column = most + np.log(np.exp(shares - most).sum(axis=0))
+    return merged
 
 
 def softmax(z: Column) -> Column:
