@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from router_daemon.lab.papers.content import Cell, Figure
@@ -39,7 +39,7 @@ def _bars(found: Findings, place: int) -> Figure:
 
     def draw(axes: Axes) -> None:
         row = Bars("seen", [s.mean for s in seen.values()], [s.deviation for s in seen.values()])
-        groups = [name.replace(", ", ",\n") for name in seen]
+        groups = [name.replace(", ", ",\n").replace("attn_", "attn\n_") for name in seen]
         bars(axes, groups, [row], title, printed=list(printed.values()), digits=DIGITS[place])
 
     rows: list[Sequence[Cell]] = [[name, s.mean, s.deviation, printed[name]] for name, s in seen.items()]
@@ -56,7 +56,10 @@ def _bars(found: Findings, place: int) -> Figure:
 
 def _shortcuts(found: Findings) -> Figure:
     seen = {
-        name: [(spread(found.shortcuts[name, s], "latency_ms"), spread(found.shortcuts[name, s], "hops")) for s in SHORTCUTS]
+        name: [
+            (spread(found.shortcuts[name, s], "latency_ms"), spread(found.shortcuts[name, s], "hops"))
+            for s in SHORTCUTS
+        ]
         for name in (SHORT.name, OURS.name, SPREAD.name)
     }
 
@@ -70,7 +73,7 @@ def _shortcuts(found: Findings) -> Figure:
         for s, (latency, hops) in zip(SHORTCUTS, pairs, strict=True)
     ]
     columns = ["", "chords", "latency, ms", "hops", "alignment"]
-    note = "Mean over pools. Each further chord shortens ways less than the one before; who is chosen does not change."
+    note = "Mean over pools. Each further chord shortens ways less than the one before; whom ring_attn_sw chooses does not change."
     return Figure("figure-6", "Figure 6: chords across the ring", draw, columns, rows, note)
 
 
@@ -78,7 +81,11 @@ def _temperature(found: Findings) -> Sequence[Figure]:
     """Figure 7 in two pictures, since its two axes are two questions."""
     columns = ["", "tau", "latency, ms", "alignment", "share of the busiest node"]
     rows: list[Sequence[Cell]] = [
-        [curve, tau, *(spread(found.taus[curve, tau], metric).mean for metric in ("latency_ms", "alignment", "busiest"))]
+        [
+            curve,
+            tau,
+            *(spread(found.taus[curve, tau], metric).mean for metric in ("latency_ms", "alignment", "busiest")),
+        ]
         for curve in CURVES
         for tau in TAUS
     ]
@@ -99,8 +106,9 @@ _TAU_NOTE: Final = (
 def _over_tau(curves: Mapping[str, Sequence[float]], title: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         lines(axes, [Line(curve, TAUS, values) for curve, values in curves.items()], "tau", title, log=True)
-        if title != "alignment":
-            axes.set_yscale("log")
+        axes.set_xticks(TAUS, [f"{tau:g}" for tau in TAUS])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0.0)
 
     return draw
 
@@ -121,8 +129,8 @@ def _stretch(found: Findings) -> Figure:
 
     rows: list[Sequence[Cell]] = [[name, x, y] for name, points in curves.items() for x, y in points]
     note = (
-        "Of the messages that another node did than the one at which they came in. Climbing never turns back on a ring,"
-        " so greedy goes exactly the distance, as the plain ring does."
+        "Of the messages that another node did than the one at which they came in. Climbing never turns back on a"
+        " ring, so greedy goes the distance as the plain ring does, but for ways that begin at the failed node."
     )
     return Figure("figure-8", "Figure 8: path stretch", draw, ["", "stretch", "share at most"], rows, note)
 
@@ -143,4 +151,6 @@ def _cdf(outcomes: Sequence[Outcome]) -> Sequence[tuple[float, float]]:
 
 def mean_stretch(outcomes: Sequence[Outcome]) -> float:
     """Return the mean of way / distance along the ring, over the messages that went somewhere."""
-    return mean([hops / along for o in outcomes for (hops, along), times in o.ways.items() if along for _ in range(times)])
+    return mean(
+        [hops / along for o in outcomes for (hops, along), times in o.ways.items() if along for _ in range(times)]
+    )

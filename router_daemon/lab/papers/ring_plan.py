@@ -21,10 +21,14 @@ Todo: TypeAlias = Sequence[tuple[Any, Job]]
 """Jobs, each with what it is for; several may be for the same."""
 
 MESSAGES: Final = 40_000
-QUICK_MESSAGES: Final = 3_000
-POOL_MESSAGES: Final = 4_000
-SWEEP_MESSAGES: Final = 2_500
-POOLS, READING_POOLS, SWEEP_POOLS = 40, 20, 12
+QUICK_MESSAGES, QUICK_SHARE = 3_000, 6
+"""Of a run of the table; and a quick look has so many times fewer pools."""
+POOL_MESSAGES: Final = 2_500
+SWEEP_MESSAGES: Final = 2_000
+POOLS, READING_POOLS, SWEEP_POOLS = 40, 16, 10
+OUR_POOLS: Final = 120
+"""What ours gains is small beside what pools differ by."""
+LEAST_POOLS: Final = 4
 TUNING: Final = range(-100, 0)
 """Seeds on which constants may be tried; those of reports are not below 0."""
 SHORTCUTS: Final = (0, 1, 2, 3, 4, 6, 8, 12, 16)
@@ -32,6 +36,7 @@ TAUS: Final = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.5)
 LOAD: Final = 0.5
 """Of the figure with contention: the share of what all nodes together could do."""
 
+HEADS: Final = 4
 PUBLISHED: Final[Mapping[str, Any]] = {
     "temperature": 0.7,
     "performance": 0.3,
@@ -44,7 +49,10 @@ RR: Final = Variant("rr", "round_robin")
 GREEDY: Final = Variant("greedy", "ring_greedy", settings=PUBLISHED)
 ATTN: Final = Variant("ring_attn", "ring", settings=PUBLISHED)
 SHORT: Final = Variant("ring_attn_sw", "ring", "random", PUBLISHED)
-MULTI: Final = Variant("ring_attn_mh", "ring_multi", settings=PUBLISHED)
+MULTI: Final = Variant(
+    "ring_attn_mh", "ring_multi", settings={**PUBLISHED, "heads": HEADS, "temperature": 0.7 * HEADS**0.5}
+)
+"""The policy divides a head's product by the root of its own length, here d / heads; one head's divisor is sqrt d."""
 OURS: Final = Variant("ring, ours", "ring", "random")
 SPREAD: Final = Variant("ours, chosen chords", "ring", "spread")
 VARIANTS: Final = (RR, GREEDY, ATTN, SHORT, MULTI, OURS, SPREAD)
@@ -59,6 +67,7 @@ READINGS: Final[Mapping[str, Reading]] = {
     "8 topics": replace(PLAIN, topics=8),
     "8 topics with noise 0.5": replace(PLAIN, topics=8, noise=0.5),
     "all messages enter at one node": replace(PLAIN, enters="one"),
+    "8 topics, all at one node": replace(PLAIN, topics=8, enters="one"),
     "none enters at the failed node": replace(PLAIN, enters="living"),
     "the failed node relays nothing": replace(PLAIN, relays=False),
     "none fails": replace(PLAIN, fails=False),
@@ -80,7 +89,7 @@ class Findings:
     """Everything that was run.
 
     Attributes:
-        table, pools, unfailing: by variant name; of the last, no node fails.
+        table, pools, ours, unfailing: by variant name; in the last, no node fails.
         readings: by (reading, variant name). shortcuts: by (variant name, their number). taus: by (curve, tau).
         bounds_ms: for each run of ours in `unfailing`, the least latency that any policy could have at its alignment.
         messages: of a run of the table.
@@ -88,6 +97,7 @@ class Findings:
 
     table: Mapping[str, Outcomes]
     pools: Mapping[str, Outcomes]
+    ours: Mapping[str, Outcomes]
     readings: Mapping[tuple[str, str], Outcomes]
     shortcuts: Mapping[tuple[str, int], Outcomes]
     taus: Mapping[tuple[str, float], Outcomes]
@@ -99,13 +109,15 @@ class Findings:
 def find(options: Options, progress: Progress) -> Findings:
     """Run everything."""
     messages = options.size(MESSAGES, QUICK_MESSAGES)
-    few, most = (4, QUICK_MESSAGES // 3) if options.quick else (1, messages)
-    short = min(SWEEP_MESSAGES, most)
-    seeds = _Seeds(10_000 * options.seed, few)
+    many, short = min(POOL_MESSAGES, messages), min(SWEEP_MESSAGES, messages)
+    seeds = _Seeds(10_000 * options.seed, QUICK_SHARE if options.quick else 1)
+    if options.quick:
+        short //= 2
     ours = [Job(OURS, seed, short, UNFAILING) for seed in seeds.some(5_000, READING_POOLS)]
     plan: dict[str, Todo] = {
         "the table": _rows(VARIANTS, range(seeds.first, seeds.first + options.runs), messages),
-        "many pools": _rows(VARIANTS, seeds.some(1_000, POOLS), min(POOL_MESSAGES, most)),
+        "many pools": _rows((RR, GREEDY, ATTN, SHORT, MULTI), seeds.some(1_000, POOLS), many),
+        "ours": _rows((SHORT, OURS, SPREAD), seeds.some(6_000, OUR_POOLS), many),
         "other readings": _readings(seeds.some(2_000, READING_POOLS), short),
         "shortcuts": _shortcuts(seeds.some(3_000, SWEEP_POOLS), short),
         "temperature": _taus(seeds.some(4_000, SWEEP_POOLS), short),
@@ -118,6 +130,7 @@ def find(options: Options, progress: Progress) -> Findings:
     return Findings(
         table=found["the table"],
         pools=found["many pools"],
+        ours=found["ours"],
         readings=found["other readings"],
         shortcuts=found["shortcuts"],
         taus=found["temperature"],
@@ -134,7 +147,7 @@ class _Seeds:
 
     def some(self, offset: int, pools: int) -> range:
         """Return the seeds of a stage: so many, or the so manieth part of them for a quick look."""
-        return range(self.first + offset, self.first + offset + max(2, pools // self.few))
+        return range(self.first + offset, self.first + offset + max(LEAST_POOLS, pools // self.few))
 
 
 def _made(options: Options, progress: Progress, what: str, todo: Todo) -> dict[Any, list[Outcome]]:

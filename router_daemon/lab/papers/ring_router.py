@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from struct import pack
 from typing import Final
@@ -191,4 +192,4 @@ class Climber(RingGreedy):
     def links(self, hops: Hops) -> int:
         """Return how many links the last climb went, from where the message came in."""
         nodes = [self.around.here, *self._climbed]
-        return sum(hops[one][other] for one, other in zip(nodes, nodes[1:], strict=False))
+        return sum(hops[one][other] for one, other in pairwise(nodes))

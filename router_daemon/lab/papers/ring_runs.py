@@ -231,7 +231,7 @@ class _Queues:
         """Return the milliseconds from a message's arrival at a node to its end there."""
         service_ms = self._nodes[chosen].base_ms
         if self._jitter:
-            service_ms *= math.exp(luck.gauss(-self._jitter**2 / 2.0, self._jitter))
+            service_ms *= math.exp(luck.gauss(-(self._jitter**2) / 2.0, self._jitter))
         if self._rate is None:
             return service_ms
         self._now_ms += self._rng.expovariate(self._rate)

@@ -15,6 +15,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from typing import Final, TypeAlias
 
@@ -70,6 +71,7 @@ def random_chords(nodes: int, count: int, rng: Random) -> tuple[Chord, ...]:
     return tuple(possible.pop(rng.randrange(len(possible))) for _ in range(count))
 
 
+@cache
 def spread_chords(nodes: int, count: int) -> tuple[Chord, ...]:
     """Return chords chosen one after the other, each the one that shortens the mean distance most; the first of equals.
 
@@ -114,9 +116,7 @@ class Node:
 def draw_nodes(seed: int, nodes: int = NODES, dimension: int = DIMENSION) -> Sequence[Node]:
     """Return the nodes of a seed."""
     rng = Random(f"nodes/{seed}")
-    return [
-        Node(gaussian(dimension, rng), rng.uniform(*BASE_MS), rng.uniform(*RELIABILITY)) for _ in range(nodes)
-    ]
+    return [Node(gaussian(dimension, rng), rng.uniform(*BASE_MS), rng.uniform(*RELIABILITY)) for _ in range(nodes)]
 
 
 def draw_queries(seed: int, topics: int = 0, noise: float = 0.0, dimension: int = DIMENSION) -> Iterator[Vector]:
