@@ -107,6 +107,10 @@ class Router:
         if self._policy.watch is not None:
             self._policy.watch(backend, False)
 
+    def backend(self, number: int) -> Backend:
+        """Return what is known of a node."""
+        return self._backends[number]
+
     def _ask(self, here: int, query: Vector, hops: Hops) -> tuple[Ranking, Request]:
         if self._moves:
             self._stand(hops[here])
