@@ -6,8 +6,8 @@ Rules:
   and keeps its length disturbs nobody's notes of who is in which row; `Keys.changes` says when such notes are void.
 - Scaling `unit` brings queries and keys to length 1, so that q.k is the cosine of the angle between them; `raw` leaves
   them as they are, cut off at `MOST`, so that no product is infinite.
-- Products are `einsum`'s, not `@`: BLAS would split all but the smallest among threads, which on busy cores wait for each
-  other (10,000 keys of 384 numbers: 9 ms instead of 0.6), and its sums depend on the machine more than need be.
+- Products are `einsum`'s, not `@`: BLAS would split all but the smallest among threads, which on busy cores wait for
+  each other (10,000 keys of 384 numbers: 9 ms instead of 0.6), and its sums depend on the machine more than need be.
 - Every attention head has its own projection of queries and keys; the plain one is a single head without any.
 - An embedding without numbers, all zero, or longer than the limit is none. At most `MOST_LENGTHS` lengths have a
   matrix: keys of further ones do not fit. So keys take at most 4 x backends x longest bytes, twice that while growing.
