@@ -107,6 +107,9 @@ def test_in_vectors_of_any_size_unit_scaling_sees_the_direction_alone() -> None:
     assert [row["a"].terms["alignment"] * 0.7 * sqrt(2) for row in rows[1:]] == pytest.approx([0.6] * 5, rel=1e-6)
     broker = ring({"a": (3e38, 3e38), "b": (-1e-40, 1e-40)})
     assert shown(broker, asking((1.0, 1.0)))["a"].terms["alignment"] == pytest.approx(1 / 0.7 / sqrt(2))
+    for size in (1e-45, 1e-20, 3e38):
+        request = Request(1, "c", embedding=packed((size, size)))
+        assert shown(broker, request)["a"].terms["alignment"] == pytest.approx(1 / 0.7 / sqrt(2))
 
 
 def test_raw_scaling_stays_finite() -> None:
