@@ -51,6 +51,7 @@ class Backend:
         ejected, ejections, readmit_at: it gets nothing; how often in a row; and until when. correlated: not alone.
         group_label: its group, bounded, as the metrics name it.
         bucket: its place in a timer wheel (silence, end of a pause or of an ejection).
+        path_s: what the way to it costs, in seconds; 0 for the daemon's own; estimates of its latency include it.
     """
 
     peer: Peer
@@ -86,6 +87,7 @@ class Backend:
     readmit_at: float = 0.0
     correlated: bool = False
     bucket: dict[Any, None] | None = None
+    path_s: float = 0.0
 
     def __repr__(self) -> str:
         return f"<Backend {self.name!r}: {len(self.open)} open>"

@@ -19,8 +19,9 @@ from msgspec import Struct
 
 from router_daemon.core.backends import Backend
 from router_daemon.core.counts import CapabilityCounts, Counts
+from router_daemon.core.events import Request
 from router_daemon.core.pools import Pool
-from router_daemon.core.registry import Registry
+from router_daemon.core.registry import Registry, Watcher
 from router_daemon.core.service import Service
 
 if TYPE_CHECKING:
@@ -102,6 +103,10 @@ class Ranking(Struct, eq=False):
 
 Observer = Callable[["Delivery", float, bool, float], None]
 """Told of a settled delivery: latency in seconds (of a timeout its full length), whether it succeeded, the time."""
+Objector = Callable[["Ranking", Request], tuple[str, str] | None]
+"""Returns code and detail of the ERROR for a message that the policy chooses nobody for, whoever has room, else None.
+
+Asked only where `pick` has chosen nobody, or there was no room to choose from."""
 
 
 class Policy(Protocol):
@@ -112,6 +117,8 @@ class Policy(Protocol):
         threshold: who scores this or less is no candidate.
         random_ties: backends that score the same are ranked at random, or one of them would get everything.
         observe: told of what became of deliveries; None where the policy learns nothing of its own.
+        watch: told of who is there; None where the policy keeps nothing of backends.
+        objection: why a message goes nowhere; None where the policy chooses for every message.
     """
 
     name: str
@@ -122,13 +129,21 @@ class Policy(Protocol):
     def observe(self) -> Observer | None:
         """What is to be told of the outcomes of deliveries."""
 
+    @property
+    def watch(self) -> Watcher | None:
+        """What is to be told of who is there."""
+
+    @property
+    def objection(self) -> Objector | None:
+        """What is to be asked why a message goes nowhere."""
+
     def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         """Return every given backend with its score, best first, equal ones in the given order; pure."""
 
-    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+    def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the candidate that this one message should go to: with room and not tried; None without any."""
 
-    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:
+    def peek(self, ranking: Ranking, request: Request, now: float) -> Iterable[Candidate]:
         """Yield them in the order the next message would prefer, as far as that is settled, and change nothing.
 
         What it recomputes of the ranking is the caller's own: see `Ranking.detached`.
