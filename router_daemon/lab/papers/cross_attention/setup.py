@@ -12,16 +12,19 @@ What the text leaves open, and what is assumed here:
 - How many messages come in a second; it decides how often 30 s of cache run out. Here `RATE_PER_S`, and a sweep.
 
 Rules:
-- Message k of a run fails on its j-th try where luck[k][j] is at least the system's reliability: the same luck for every
-  variant, so that variants are compared message by message.
+- Message k of a run fails on its j-th try where luck[k][j] is at least the system's reliability: the same luck for
+  every variant, so that variants are compared message by message.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import fsum
 from random import Random
 from typing import Final, TypeAlias
 
+from router_daemon.core.events import Request
 from router_daemon.core.settings import Settings
 from router_daemon.lab.chance import chooser, zipf
 
@@ -68,10 +71,9 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is asked for: per message, its capability, its priority, and its luck on each of its tries."""
+    """What is asked for: messages, and the luck of each on each of its tries."""
 
-    capabilities: list[str]
-    priorities: list[int]
+    requests: list[Request]
     luck: list[tuple[float, ...]]
 
 
@@ -106,8 +108,7 @@ def draw_demand(rng: Random, messages: int) -> Demand:
     """Draw that many messages."""
     capability = chooser(zipf(CAPABILITIES, ZIPF), rng)
     return Demand(
-        [capability() for _ in range(messages)],
-        [1 + rng.randrange(PRIORITIES) for _ in range(messages)],
+        [Request(number, capability(), 1 + rng.randrange(PRIORITIES)) for number in range(messages)],
         [tuple(rng.random() for _ in range(HEADS)) for _ in range(messages)],
     )
 
@@ -122,9 +123,30 @@ def demand_of(seed: int, number: int, messages: int) -> Demand:
     return draw_demand(Random(f"cross-attention/{seed}/demand/{number}"), messages)
 
 
-def mean_of_best_ms(pool: tuple[System, ...]) -> float:
-    """Return the mean latency of a router that knows who is fastest for each message: none with one head can beat it."""
+def best_ms(pool: tuple[System, ...]) -> float:
+    """Return the mean latency of a router that knows who is fastest: none that sends to one system can beat it."""
+    return _over_demand(pool, lambda able: min(system.latency_ms for system in able))
+
+
+def best_of_copies_ms(pool: tuple[System, ...]) -> float:
+    """Return the mean latency until a first success where each message goes to all that can do it at once.
+
+    sum over the capable by latency of l_k r_k prod_(j<k) (1 - r_j), over the chance that any succeeds: nothing that
+    answers as many messages can have less.
+    """
+    return _over_demand(pool, _first_success_ms)
+
+
+def _first_success_ms(able: list[System]) -> float:
+    total, left = 0.0, 1.0
+    for system in sorted(able, key=lambda system: system.latency_ms):
+        total += left * system.reliability * system.latency_ms
+        left *= 1.0 - system.reliability
+    return total / (1.0 - left)
+
+
+def _over_demand(pool: tuple[System, ...], measure: Callable[[list[System]], float]) -> float:
     shares = zipf(CAPABILITIES, ZIPF)
-    total = sum(shares.values())
-    best = {name: min(s.latency_ms for s in pool if name in s.capabilities) for name in CAPABILITIES}
-    return sum(share / total * best[name] for name, share in shares.items())
+    return fsum(
+        share * measure([system for system in pool if name in system.capabilities]) for name, share in shares.items()
+    ) / fsum(shares.values())

@@ -11,22 +11,23 @@ the paper puts around them. What the text leaves open is a `Reading`:
   needed": a failure ends them all).
 
 Rules:
-- A message's latency is the time until its first success, else until its last failure; tries one after the other add up.
-- A hit is a delivery to a system that has the capability. Success is what the text makes of reliability: it asks nothing
-  about capability.
+- A message's latency is the time until its first success, else until its last failure; tries one after the other add
+  up.
+- A hit is a delivery to a system that has the capability. Success is what the text makes of reliability: it asks
+  nothing about capability.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import fsum
 from random import Random
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from router_daemon.core.backends import Backend
 from router_daemon.core.counts import Counts
-from router_daemon.core.events import Registration
+from router_daemon.core.events import Registration, Request
 from router_daemon.core.ranking import Candidate, Policy, Ranking, RankingCache
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import ProfileSettings, Settings, Weights
@@ -52,7 +53,7 @@ class Variant:
     name: str
     policy: str
     strict: bool = False
-    weights: Weights = Weights()
+    weights: Weights = field(default_factory=Weights)
 
 
 RR: Final = Variant("rr", "round_robin")
@@ -60,6 +61,11 @@ CAP_ONLY: Final = Variant("cap-only", "capability_only", strict=True)
 CA_NO_REL: Final = Variant("ca-no-rel", "paper_no_reliability")
 CA_FULL: Final = Variant("ca-full", "paper")
 VARIANTS: Final = (RR, CAP_ONLY, CA_NO_REL, CA_FULL)
+
+
+def without(term: str) -> Variant:
+    """Return the full rule without one of its terms (Figure 5)."""
+    return replace(CA_FULL, name=f"without {term}", weights=replace(Weights(), **{term: 0.0}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,145 +100,71 @@ class Outcome:
     success: float
     latency_ms: float
     deliveries: float
-    cached: float
+    cached: float = 0.0
 
 
 class Attempt(NamedTuple):
     """One delivery, settled."""
 
+    candidate: Candidate
     system: System
     ok: bool
     latency_ms: float
 
 
-class Durations:
-    """How many times its base a delivery takes: lognormal with mean 1, mu = -sigma^2 / 2."""
-
-    def __init__(self, sigma: float, seed: str) -> None:
-        self._rng = Random(f"{seed}/durations") if sigma else None
-        self._sigma = sigma
-
-    def __call__(self) -> float:
-        """Draw one."""
-        sigma = self._sigma
-        return 1.0 if self._rng is None else self._rng.lognormvariate(-0.5 * sigma * sigma, sigma)
-
-
 class Stage:
     """A pool, registered with the daemon's core, and the policy that chooses from it."""
 
-    def __init__(self, variant: Variant, reading: Reading, pool: tuple[System, ...], rng: Random) -> None:
+    def __init__(self, variant: Variant, reading: Reading, pool: tuple[System, ...], seed: str) -> None:
         settings = settings_of(variant, reading)
-        self.reading = reading
-        self.policy: Policy = make_policy(variant.policy, settings, rng)
+        rng = Random(seed)
         counts = Counts(settings.label_values)
+        self.policy: Policy = make_policy(variant.policy, settings, rng)
         self.registry = Registry(settings, counts)
         self.cache = RankingCache(self.registry, self.policy, counts, rng, ttl_s=settings.cache_ttl_s)
-        self.truth: dict[Backend, System] = {}
+        self._reading = reading
+        self._durations = Random(f"{seed}/durations")
+        self._truth: dict[Backend, System] = {}
         for system in pool:
             info = Registration(system.name, list(system.capabilities))
             backend = self.registry.add(system.name.encode(), False, info, START_S)
-            self.truth[backend] = system
+            self._truth[backend] = system
             if reading.profiles != "learned":
                 backend.profile.latency_s = system.latency_ms / 1000.0
                 backend.profile.success = system.reliability
 
-    def decide(self, capability: str, priority: int, now: float) -> tuple[Ranking, Candidate | None]:
+    def decide(self, request: Request, now: float) -> tuple[Ranking, Candidate | None]:
         """Return the ranking in force and whom a message goes to first, as the daemon decides it."""
-        ranking = self.cache.get(capability, priority, now)
-        return ranking, self.policy.pick(ranking, (), now)
+        ranking = self.cache.get(request.capability, request.priority, now)
+        return ranking, self.policy.pick(ranking, request, (), now)
 
-    def attempt(self, candidate: Candidate, luck: float, durations: Durations) -> Attempt:
+    def others(self, ranking: Ranking, request: Request, first: Candidate, now: float) -> Iterator[Candidate]:
+        """Yield the candidates after the first, best first, until there are three heads."""
+        tried = [first.backend]
+        while len(tried) < HEADS and (found := self.policy.pick(ranking, request, tried, now)) is not None:
+            yield found
+            tried.append(found.backend)
+
+    def attempt(self, candidate: Candidate, luck: float) -> Attempt:
         """Deliver, and learn from it as far as the reading says."""
-        backend = candidate.backend
-        system = self.truth[backend]
-        latency_ms = system.latency_ms * durations()
-        ok = luck < system.reliability
-        if self.reading.profiles != "known":
+        reading, backend = self._reading, candidate.backend
+        system = self._truth[backend]
+        ok, latency_ms = luck < system.reliability, system.latency_ms
+        if reading.varies:
+            latency_ms *= self._durations.lognormvariate(-0.5 * reading.varies**2, reading.varies)
+        if reading.profiles != "known":
             if ok:
                 backend.profile.observe_success(latency_ms / 1000.0)
             else:
                 backend.profile.observe_failure("failed")
-        if not ok and self.reading.refresh == "failure":
+        if not ok and reading.refresh == "failure":
             self.registry.epoch += 1
-        return Attempt(system, ok, latency_ms)
+        return Attempt(candidate, system, ok, latency_ms)
 
-
-Sender: TypeAlias = Callable[
-    [Stage, Ranking, Candidate, tuple[float, ...], Durations, float, list[Attempt]],
-    None,
-]
-"""Adds to a message's first try the ones that follow it or go with it."""
-
-
-def _one(*_: object) -> None:
-    """Leave it at that."""
-
-
-def _again(
-    stage: Stage,
-    _ranking: Ranking,
-    first: Candidate,
-    luck: tuple[float, ...],
-    durations: Durations,
-    _now: float,
-    tries: list[Attempt],
-) -> None:
-    """After a failure, once more the same."""
-    if not tries[0].ok:
-        tries.append(stage.attempt(first, luck[1], durations))
-
-
-def _next(
-    stage: Stage,
-    ranking: Ranking,
-    first: Candidate,
-    luck: tuple[float, ...],
-    durations: Durations,
-    now: float,
-    tries: list[Attempt],
-) -> None:
-    """After each failure, the next in rank."""
-    heads = _others(stage.policy, ranking, first, now)
-    while not tries[-1].ok and (head := next(heads, None)) is not None:
-        tries.append(stage.attempt(head, luck[len(tries)], durations))
-
-
-def _all(
-    stage: Stage,
-    ranking: Ranking,
-    first: Candidate,
-    luck: tuple[float, ...],
-    durations: Durations,
-    now: float,
-    tries: list[Attempt],
-) -> None:
-    """The next two in rank, too."""
-    for head in _others(stage.policy, ranking, first, now):
-        tries.append(stage.attempt(head, luck[len(tries)], durations))
-
-
-_SENDERS: Final[dict[Delivery, Sender]] = {
-    "one head": _one,
-    "retry": _again,
-    "fail-over": _next,
-    "three heads": _all,
-}
-
-
-def _others(policy: Policy, ranking: Ranking, first: Candidate, now: float) -> Iterator[Candidate]:
-    """Yield the candidates after the first, best first, until there are three heads."""
-    tried = [first.backend]
-    while len(tried) < HEADS and (candidate := policy.pick(ranking, tried, now)) is not None:
-        yield candidate
-        tried.append(candidate.backend)
-
-
-def _latency_ms(tries: list[Attempt], *, at_once: bool) -> float:
-    """Return the time until the first success, else until the last failure."""
-    if not at_once:
-        return fsum(attempt.latency_ms for attempt in tries)
-    return min((attempt.latency_ms for attempt in tries if attempt.ok), default=max(a.latency_ms for a in tries))
+    def cached(self) -> float:
+        """Return the share of look-ups that found an entry in force."""
+        cache = self.cache
+        return cache.hits / max(1, cache.hits + cache.misses + cache.expired + cache.invalidated)
 
 
 def settings_of(variant: Variant, reading: Reading) -> Settings:
@@ -245,42 +177,68 @@ def settings_of(variant: Variant, reading: Reading) -> Settings:
 
 
 def run(variant: Variant, reading: Reading, pool: tuple[System, ...], demand: Demand, seed: str) -> Outcome:
-    """Send every message and return what became of them.
-
-    Args:
-        variant, reading: what is tried.
-        pool, demand: who is there and what is asked.
-        seed: of ties, of uniform choices, and of what varies.
-    """
-    stage = Stage(variant, reading, pool, Random(seed))
-    durations = Durations(reading.varies, seed)
-    send = _SENDERS[reading.delivery]
+    """Send every message and return what became of them; `seed` is of ties, uniform choices and what varies."""
+    stage = Stage(variant, reading, pool, seed)
+    go_on, at_once = _DELIVERIES[reading.delivery], reading.delivery == "three heads"
     hits = deliveries = successes = 0
     latencies: list[float] = []
     step_s, now = 1.0 / reading.rate_per_s, START_S
-    for capability, priority, luck in zip(demand.capabilities, demand.priorities, demand.luck, strict=True):
+    for request, luck in zip(demand.requests, demand.luck, strict=True):
         now += step_s
-        ranking, first = stage.decide(capability, priority, now)
+        ranking, first = stage.decide(request, now)
         if first is None:
             continue
-        tries = [stage.attempt(first, luck[0], durations)]
-        send(stage, ranking, first, luck, durations, now, tries)
+        tries = [stage.attempt(first, luck[0])]
+        if at_once or not tries[0].ok:
+            go_on(stage, stage.others(ranking, request, first, now), luck, tries)
+        deliveries += len(tries)
         for attempt in tries:
-            deliveries += 1
-            hits += capability in attempt.system.capabilities
+            hits += request.capability in attempt.system.capabilities
         successes += any(attempt.ok for attempt in tries)
-        latencies.append(_latency_ms(tries, at_once=reading.delivery == "three heads"))
-    cache, count = stage.cache, len(demand.capabilities)
-    looked = cache.hits + cache.misses + cache.expired + cache.invalidated
-    return Outcome(
-        hits / max(1, deliveries),
-        successes / count,
-        fsum(latencies) / max(1, len(latencies)),
-        deliveries / count,
-        cache.hits / looked,
-    )
+        latencies.append(_latency_ms(tries, at_once=at_once))
+    count = len(demand.requests)
+    mean_ms = fsum(latencies) / max(1, len(latencies))
+    return Outcome(hits / max(1, deliveries), successes / count, mean_ms, deliveries / count, stage.cached())
 
 
-def without(term: str) -> Variant:
-    """Return the full rule without one of its terms (Figure 5)."""
-    return replace(CA_FULL, name=f"without {term}", weights=replace(Weights(), **{term: 0.0}))
+GoOn: TypeAlias = Callable[[Stage, Iterator[Candidate], tuple[float, ...], list[Attempt]], None]
+"""Adds to a message's first try the ones that follow it or go with it."""
+
+
+def _leave_it(_stage: Stage, _others: Iterator[Candidate], _luck: tuple[float, ...], _tries: list[Attempt]) -> None:
+    """One head and no more."""
+
+
+def _same_again(stage: Stage, _others: Iterator[Candidate], luck: tuple[float, ...], tries: list[Attempt]) -> None:
+    tries.append(stage.attempt(tries[0].candidate, luck[1]))
+
+
+def _next_ones(stage: Stage, others: Iterator[Candidate], luck: tuple[float, ...], tries: list[Attempt]) -> None:
+    while not tries[-1].ok and (candidate := next(others, None)) is not None:
+        tries.append(stage.attempt(candidate, luck[len(tries)]))
+
+
+def _all_of_them(stage: Stage, others: Iterator[Candidate], luck: tuple[float, ...], tries: list[Attempt]) -> None:
+    for candidate in list(others):
+        tries.append(stage.attempt(candidate, luck[len(tries)]))
+
+
+_DELIVERIES: Final[dict[Delivery, GoOn]] = {
+    "one head": _leave_it,
+    "retry": _same_again,
+    "fail-over": _next_ones,
+    "three heads": _all_of_them,
+}
+
+
+def _first_success(tries: list[Attempt]) -> Attempt:
+    return min((attempt for attempt in tries if attempt.ok), key=lambda attempt: attempt.latency_ms)
+
+
+def _latency_ms(tries: list[Attempt], *, at_once: bool) -> float:
+    """Return the time until the first success, else until the last failure."""
+    if not at_once:
+        return fsum(attempt.latency_ms for attempt in tries)
+    if any(attempt.ok for attempt in tries):
+        return _first_success(tries).latency_ms
+    return max(attempt.latency_ms for attempt in tries)
