@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Final
 
 from router_daemon.lab.compare import mean, spread
@@ -52,7 +53,7 @@ def _of_variants(found: Found, metric: str, readings: Sequence[Reading]) -> list
         seen = [found.runs.get((variant, reading)) for variant in VARIANTS]
         means = [None if runs is None else average(runs, metric) for runs in seen]
         around = [0.0 if runs is None else spread(values(runs, metric)) for runs in seen]
-        rows.append(Bars(reading_name(reading), means, [0.0 if each != each else each for each in around]))  # noqa: PLR0124 - nan
+        rows.append(Bars(reading_name(reading), means, [0.0 if isnan(each) else each for each in around]))
     return rows
 
 
@@ -122,7 +123,7 @@ def figure_4(found: Found) -> Figure:
     def draw(axes: Axes) -> None:
         bars(axes, names, rows, "us per decision", printed=printed, digits=2)
         axes.set_yscale("symlog", linthresh=1.0)
-        axes.set_yticks([0, 1, 10], ["0", "1", "10"])
+        axes.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
 
     return Figure(
         "figure-4",
@@ -130,7 +131,7 @@ def figure_4(found: Found) -> Figure:
         draw,
         ("variant", "Table I, us", "Figure 4, us", "with the cache, us", "without, us"),
         [(name, printed[place], FIGURE_4_US.get(name), *times[place]) for place, name in enumerate(names)],
-        "Median on the machine that made this report; linear up to 1, logarithmic above. `attention` weighs what is"
+        "On the machine that made this report; linear up to 1, logarithmic above. `attention` weighs what is"
         " going on for every message, so the cache spares it less. The printed 0.0 of `rr` and `cap-only` is less than"
         " any look-up takes in Python: what they do was not measured, or not counted.",
     )
@@ -191,8 +192,10 @@ def _by_ttl(
         lines(axes, rows, "time to live, s", up)
         axes.set_xscale("symlog", linthresh=1.0)
         axes.set_xticks(TTLS_S, [f"{ttl_s:g}" for ttl_s in TTLS_S])
+        axes.minorticks_off()
         if log_up:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
 
     columns = ("time to live, s", *(row.label for row in rows))
     numbers = [(ttl_s, *(table[rate][place] for rate in RATES_PER_S)) for place, ttl_s in enumerate(TTLS_S)]
@@ -216,7 +219,7 @@ def figure_6_time(found: Found) -> Figure:
         "figure-6-time",
         "Figure 6: time of a decision by time to live",
         "us per decision",
-        "`ca-full`, profiles known; the median of batches of 500 decisions on the machine that made this report.",
+        "`ca-full`, profiles known; means over decisions on the machine that made this report.",
         lambda ttl_s, rate: found.cache_us[ttl_s, rate],
         log_up=True,
     )
@@ -246,6 +249,7 @@ def busy(found: Found) -> Figure:
     def draw(axes: Axes) -> None:
         lines(axes, rows, "load, as a share of what any router could serve", "p99 of the answered, ms")
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
 
     numbers = [(load, *(table[name][place] for name in table)) for place, load in enumerate(loads)]
     return Figure(

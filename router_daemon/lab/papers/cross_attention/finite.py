@@ -5,7 +5,8 @@ capabilities each, service lognormal, a time to live of 100 ms; the load is a sh
 
 Rules:
 - A variant is run as its text describes it: it decides by its ranking and no more. No retries, ejection, hedges,
-  exploration or waiting room stand around it; what backends cannot take at once queues there, without a limit.
+  exploration or waiting room stand around it; what backends cannot take at once queues there, without a limit; and
+  nobody is told that a copy has been answered, but in the line that says so.
 - `attention` is run as the daemon ships it. `rr` takes only the capable here: a backend refuses what it has no handler
   for.
 """
@@ -37,11 +38,16 @@ LOADS: Final = ("load-0.02", "load-0.3", "load-0.5", "load-0.7", "load-0.85")
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One line of the table: a policy and how many heads get each message at once."""
+    """One line of the table: a policy and how many heads get each message at once.
+
+    Attributes:
+        cancels: a backend stops working at what somebody else has answered.
+    """
 
     name: str
     policy: str
     heads: int = 1
+    cancels: bool = False
 
     def settings(self) -> Settings:
         """Return the daemon's settings for it."""
@@ -54,7 +60,8 @@ CONTESTANTS: Final = (
     Contestant("ca-no-rel", "paper_no_reliability"),
     Contestant("ca-full", "paper"),
     Contestant("ca-full, three heads", "paper", 3),
-    Contestant("attention", OURS),
+    Contestant("ca-full, three heads, cancelled", "paper", 3, cancels=True),
+    Contestant("attention", OURS, cancels=True),
 )
 
 
@@ -79,7 +86,7 @@ def run_finite(contestant: Contestant, cell: str, number: int, messages: int) ->
     if contestant.policy == OURS:
         backends = Contender(OURS).backends(scene.backends)
     else:
-        backends = [replace(spec, prefetch=PREFETCH) for spec in scene.backends]
+        backends = [replace(s, prefetch=PREFETCH, honours_cancel=contestant.cancels) for s in scene.backends]
 
     def make(settings: Settings, rng: Random) -> Policy:
         return make_policy(contestant.policy, settings, rng)

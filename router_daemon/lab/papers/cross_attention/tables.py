@@ -70,7 +70,7 @@ def table_1(found: Found) -> Table:
         "Mean and standard deviation over the runs, a pool each; the printed variants know every latency and"
         " reliability from the start and send to one system. `attention` is the daemon's default, in the same pools:"
         " it starts cold, and sends copies while little is going on (see the table of what goes beyond). Route time is"
-        " the median of a decision on the machine that made this report: the look-up in the decision cache and the"
+        " the mean of a decision on the machine that made this report: the look-up in the decision cache and the"
         " choice, no input or output.",
     )
 
