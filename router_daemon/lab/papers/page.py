@@ -30,12 +30,13 @@ h1 { font-size: 1.6rem; line-height: 1.2; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .6rem; }
 a { color: var(--ours); }
 code { font-size: .9em; background: var(--tint); padding: .1em .3em; border-radius: 3px; }
-nav ol { columns: 17rem; padding-left: 1.4rem; font-size: .95rem; }
+nav ol { columns: 17rem; column-gap: 2.5rem; padding-left: 1.4rem; font-size: .95rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { border-bottom-width: 2px; }
 tbody tr:nth-child(even) { background: var(--tint); }
+th, td:not(.number) { min-width: 5.5rem; }
 td.number { text-align: right; white-space: nowrap; }
 .note { color: var(--soft); font-size: .92rem; }
 figure { margin: 0; }
@@ -69,7 +70,7 @@ def _page(report: Report, pictures: Mapping[str, str]) -> Iterator[str]:
     yield f"<title>{escape(report.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>"
     yield f"<h1>{_inline(report.title)}</h1>"
     yield from _paragraphs(report.intro)
-    yield from _table(("setting", "value"), list(report.settings.items()))
+    yield from _table(("setting", "value"), [(name, number(value)) for name, value in report.settings.items()])
     yield from _contents(report)
     if report.claims:
         yield '<h2 id="claims">What follows and what does not</h2>'
