@@ -14,15 +14,15 @@ from time import perf_counter
 import pytest
 
 from router_daemon.core.settings import RingAttentionSettings
-from router_daemon.lab.papers import ring, ring_plan
-from router_daemon.lab.papers import ring_world as world
+from router_daemon.lab.papers import ring
 from router_daemon.lab.papers.content import Figure
-from router_daemon.lab.papers.ring_bound import least_latency_ms
-from router_daemon.lab.papers.ring_figures import mean_stretch
-from router_daemon.lab.papers.ring_numbers import PRINTED, Spread, mean
-from router_daemon.lab.papers.ring_plan import ATTN, GREEDY, MULTI, OURS, PUBLISHED, RR, SHORT, SPREAD, UNFAILING
-from router_daemon.lab.papers.ring_router import Router
-from router_daemon.lab.papers.ring_runs import PLAIN, Job, Outcome, Variant, run
+from router_daemon.lab.papers.ring import plan, world
+from router_daemon.lab.papers.ring.bound import least_latency_ms
+from router_daemon.lab.papers.ring.figures import mean_stretch
+from router_daemon.lab.papers.ring.numbers import PRINTED, Spread, mean
+from router_daemon.lab.papers.ring.plan import ATTN, GREEDY, MULTI, OURS, PUBLISHED, RR, SHORT, SPREAD, UNFAILING
+from router_daemon.lab.papers.ring.router import Router
+from router_daemon.lab.papers.ring.runs import PLAIN, Job, Outcome, Variant, run
 from router_daemon.lab.papers.running import Options, Quiet
 
 SEEDS = range(500, 508)
@@ -303,8 +303,8 @@ def test_no_policy_is_below_the_bound() -> None:
 
 
 def test_the_report_has_every_table_and_figure_and_a_verdict_for_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ring_plan, "LEAST_POOLS", 2)
-    monkeypatch.setattr(ring_plan, "QUICK_SHARE", 1_000)
+    monkeypatch.setattr(plan, "LEAST_POOLS", 2)
+    monkeypatch.setattr(plan, "QUICK_SHARE", 1_000)
     report = ring.reproduce(Options(perf_counter, runs=2, messages=100, quick=True), Quiet())
     names = [part.name for part in report.parts]
     assert len(set(names)) == len(names)

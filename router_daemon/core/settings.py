@@ -84,7 +84,7 @@ class RingAttentionSettings:
         dimensions: longer embeddings are none.
     """
 
-    temperature: float = 0.752
+    temperature: float = 0.75
     performance: float = 0.3
     reliability: float = 0.2
     scaling: str = "unit"

@@ -1,4 +1,4 @@
-"""Ring attention for distributed message processing: its experiment again, with the policies that route live traffic.
+"""What became of each statement of the ring paper.
 
 Rules:
 - Verdicts are worked out from the runs, never written down; what is written down is what was asked.
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
-from router_daemon.lab.papers import ring_tables as tables
-from router_daemon.lab.papers.content import Claim, Figure, Report, Table, Verdict
-from router_daemon.lab.papers.ring_figures import figures, mean_stretch
-from router_daemon.lab.papers.ring_numbers import DIGITS, METRICS, PRINTED, TITLES, Spread, mean
-from router_daemon.lab.papers.ring_plan import (
+from router_daemon.lab.papers.content import Claim, Verdict
+from router_daemon.lab.papers.ring import tables
+from router_daemon.lab.papers.ring.figures import mean_stretch
+from router_daemon.lab.papers.ring.numbers import DIGITS, METRICS, PRINTED, TITLES, Spread, mean
+from router_daemon.lab.papers.ring.plan import (
     ATTN,
     GREEDY,
     HEADS,
@@ -26,40 +26,8 @@ from router_daemon.lab.papers.ring_plan import (
     SPREAD,
     TAUS,
     Findings,
-    find,
 )
-from router_daemon.lab.papers.ring_tables import spread
-from router_daemon.lab.papers.running import Options, Progress
-
-TITLE: Final = "Ring attention for distributed message processing"
-INTRO: Final = """
-B. J. Gilbert's ring: 24 nodes with a key of 8 Gaussian numbers each, a base latency of 0.5 to 3.0 ms and a reliability
-of 0.90 to 0.995 (uniform), links of 0.06 ms; a message is a Gaussian query that comes in at some node. Each node scores
-z = q.k / tau + 0.3 log(1 / (1 + latency)) + 0.2 log(reliability) with tau 0.7, the greatest gets the message,
-latency = hops x link + service, and the moving averages of latency (0.1) and success (0.05) take it in. At 60 % of the
-run the node with the most messages fails.
-
-The policies are those of a daemon (`ring`, `ring_multi`, `ring_greedy`, `round_robin`), asked over the broker's own
-registry. Read as follows, where the text leaves it open: q and k have length 1, their product is divided by sqrt d;
-averages start at what the node is; a service takes its base latency, always; each query is drawn for itself; messages
-come in anywhere, alike; a failed node still passes on what goes through it; messages per second are 1000 / latency. What
-other readings give is a table below.
-"""
-
-
-def reproduce(options: Options, progress: Progress) -> Report:
-    """Return the report."""
-    found = find(options, progress)
-    settings = {"runs": options.runs, "messages": found.messages, "seed": options.seed}
-    parts: list[Table | Figure] = [
-        tables.table_one(found),
-        tables.ours(found),
-        tables.cells(found),
-        *figures(found),
-        tables.readings(found),
-        tables.bound(found),
-    ]
-    return Report("ring", TITLE, INTRO, settings, parts, list(claims(found)))
+from router_daemon.lab.papers.ring.tables import spread
 
 
 def claims(found: Findings) -> Iterator[Claim]:
@@ -172,7 +140,8 @@ def _heads(found: Findings) -> Iterator[Claim]:
             f"Averaging several heads costs {text}.",
             verdict(way * change.mean > 2.0 * change.error),
             f"Several heads minus one: {change.mean:+.3f} ± {change.error:.3f} (standard error). How heads are"
-            f" averaged is not given; here {HEADS} heads look at a random subspace each, and their softmax weights are averaged.",
+            f" averaged is not given; here {HEADS} heads have a random subspace each, and their softmax weights"
+            " are averaged.",
         )
 
 

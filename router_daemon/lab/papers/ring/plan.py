@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from router_daemon.lab.papers.ring_bound import least_latency_ms
-from router_daemon.lab.papers.ring_runs import PLAIN, Job, Outcome, Reading, Variant, run
+from router_daemon.lab.papers.ring.bound import least_latency_ms
+from router_daemon.lab.papers.ring.runs import PLAIN, Job, Outcome, Reading, Variant, run
 from router_daemon.lab.papers.running import Options, Progress
 
 Outcomes: TypeAlias = Sequence[Outcome]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from router_daemon.lab.papers.content import Cell, Table
-from router_daemon.lab.papers.ring_numbers import DIGITS, METRICS, PRINTED, TITLES, Spread, mean
-from router_daemon.lab.papers.ring_plan import OURS, READ, READINGS, SHORT, SPREAD, Findings
-from router_daemon.lab.papers.ring_runs import Outcome
+from router_daemon.lab.papers.ring.numbers import DIGITS, METRICS, PRINTED, TITLES, Spread, mean
+from router_daemon.lab.papers.ring.plan import OURS, READ, READINGS, SHORT, SPREAD, Findings
+from router_daemon.lab.papers.ring.runs import Outcome
 
 BETTER: Mapping[str, int] = {"latency_ms": -1, "hops": -1, "alignment": 1}
 """What the variant of ours is to be better in, and which way that is."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from router_daemon.lab.papers.content import Cell, Figure
 from router_daemon.lab.papers.drawing import COLOURS, Bars, Line, bars, lines
-from router_daemon.lab.papers.ring_numbers import METRICS, PRINTED, TITLES, mean
-from router_daemon.lab.papers.ring_plan import ATTN, CURVES, GREEDY, OURS, SHORT, SHORTCUTS, SPREAD, TAUS, Findings
-from router_daemon.lab.papers.ring_runs import Outcome
-from router_daemon.lab.papers.ring_tables import spread
+from router_daemon.lab.papers.ring.numbers import METRICS, PRINTED, TITLES, mean
+from router_daemon.lab.papers.ring.plan import ATTN, CURVES, GREEDY, OURS, SHORT, SHORTCUTS, SPREAD, TAUS, Findings
+from router_daemon.lab.papers.ring.runs import Outcome
+from router_daemon.lab.papers.ring.tables import spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +73,9 @@ def _shortcuts(found: Findings) -> Figure:
         for s, (latency, hops) in zip(SHORTCUTS, pairs, strict=True)
     ]
     columns = ["", "chords", "latency, ms", "hops", "alignment"]
-    note = "Mean over pools. Each further chord shortens ways less than the one before; whom ring_attn_sw chooses does not change."
+    note = (
+        "Mean over pools. A further chord shortens ways less than the one before; ring_attn_sw chooses alike with all."
+    )
     return Figure("figure-6", "Figure 6: chords across the ring", draw, columns, rows, note)
 
 

@@ -15,8 +15,8 @@ from typing import Final
 
 import numpy as np
 
-from router_daemon.lab.papers import ring_world as world
-from router_daemon.lab.papers.ring_runs import Job, chords, entries
+from router_daemon.lab.papers.ring import world
+from router_daemon.lab.papers.ring.runs import Job, chords, entries
 
 PRICES: Final = tuple(0.25 * k for k in range(1, 61))
 """Milliseconds for a whole cosine; 15 is beyond what the table's trade-off asks."""

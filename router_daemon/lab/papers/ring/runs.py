@@ -20,9 +20,9 @@ from random import Random
 from typing import Any, Final, Literal, TypeAlias
 
 from router_daemon.core.settings import RingAttentionSettings
-from router_daemon.lab.papers import ring_world as world
-from router_daemon.lab.papers.ring_router import Router
-from router_daemon.lab.papers.ring_world import Chord, Node, Vector
+from router_daemon.lab.papers.ring import world
+from router_daemon.lab.papers.ring.router import Router
+from router_daemon.lab.papers.ring.world import Chord, Node, Vector
 from router_daemon.lab.result import percentile
 
 FAILS_AT: Final = 0.6

@@ -22,8 +22,8 @@ from router_daemon.core.events import Registration, Request
 from router_daemon.core.ranking import Candidate, Policy, Ranking, RankingCache
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import ExplorationSettings, RingAttentionSettings, Settings
-from router_daemon.lab.papers import ring_world as world
-from router_daemon.lab.papers.ring_world import Hops, Node, Vector
+from router_daemon.lab.papers.ring import world
+from router_daemon.lab.papers.ring.world import Hops, Node, Vector
 from router_daemon.policies.base import make_policy
 from router_daemon.policies.layout import Arrangement
 from router_daemon.policies.ring_greedy import RingGreedy
