@@ -50,7 +50,7 @@ GREEDY: Final = Variant("greedy", "ring_greedy", settings=PUBLISHED)
 ATTN: Final = Variant("ring_attn", "ring", settings=PUBLISHED)
 SHORT: Final = Variant("ring_attn_sw", "ring", "random", PUBLISHED)
 MULTI: Final = Variant(
-    "ring_attn_mh", "ring_multi", settings={**PUBLISHED, "heads": HEADS, "temperature": 0.7 * HEADS**0.5}
+    "ring_attn_mh", "ring_multi", settings={**PUBLISHED, "attention_heads": HEADS, "temperature": 0.7 * HEADS**0.5}
 )
 """The policy divides a head's product by the root of its own length, here d / heads; one head's divisor is sqrt d."""
 OURS: Final = Variant("ring, ours", "ring", "random")
