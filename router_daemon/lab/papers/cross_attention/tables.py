@@ -182,8 +182,9 @@ def beyond(found: Found) -> Table:
         " nobody who sends to one system can have less than the fastest capable one, and nobody at all less than the"
         " first success of copies to all of them. The columns to the right let each latency be lognormal around its"
         f" base (sigma {VARIED}), where copies beat the fastest. The message latency of `attention` ends with the"
-        " answer, that of one head also with a failure, which takes no second try. `attention` is given nothing but"
-        " the registrations, and learns the rest.",
+        " answer, that of one head also with a failure, which takes no second try. With three heads `ca-full` takes the"
+        " answers of systems that cannot do it for answers, too: hence its hit, and some of its latency. `attention` is"
+        " given nothing but the registrations, and learns the rest.",
     )
 
 
