@@ -25,7 +25,7 @@ QUICK_MESSAGES, QUICK_SHARE = 3_000, 6
 """Of a run of the table; and a quick look has so many times fewer pools."""
 POOL_MESSAGES: Final = 2_500
 SWEEP_MESSAGES: Final = 2_000
-POOLS, READING_POOLS, SWEEP_POOLS = 40, 12, 10
+POOLS, READING_POOLS, SWEEP_POOLS = 40, 16, 10
 OUR_POOLS: Final = 120
 """What ours gains is small beside what pools differ by."""
 LEAST_POOLS: Final = 4
