@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import re
@@ -20,6 +21,7 @@ import pytest
 from tools import require_tool
 
 from router_daemon.admin.server import AdminServer
+from router_daemon.cli.reproducing import reproduce
 from router_daemon.config import Config
 from router_daemon.config.sections import RoutingSection
 from router_daemon.core import actions, events
@@ -28,6 +30,9 @@ from router_daemon.core.counts import DELIVERY_OUTCOMES, FAILURE_CAUSES, MESSAGE
 from router_daemon.core.settings import Settings
 from router_daemon.core.types import Side
 from router_daemon.errors import RETRY
+from router_daemon.lab.papers.content import Verdict
+from router_daemon.lab.papers.cross_attention.report import ORDER as CROSS_ATTENTION_PARTS
+from router_daemon.lab.papers.registry import PAPERS
 from router_daemon.metrics import Snapshot, render
 from router_daemon.policies.base import NAMES, make_policy
 from router_daemon.wire import COMMANDS, Decoder, Limits, encode
@@ -35,6 +40,7 @@ from router_daemon.wire import COMMANDS, Decoder, Limits, encode
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 PROTOCOL: Final = (REPOSITORY / "docs/protocol.md").read_text()
 OPERATIONS: Final = (REPOSITORY / "docs/operations.md").read_text()
+PAPERS_PAGE: Final = (REPOSITORY / "docs/papers.md").read_text()
 DOCUMENTS: Final = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
 
 
@@ -370,6 +376,30 @@ def test_promtool_finds_no_fault_in_the_metrics() -> None:
     command = [require_tool("promtool"), "check", "metrics"]
     done = subprocess.run(command, input=rendered_metrics(), capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# --- docs/papers.md ---
+
+
+def test_every_paper_is_there_with_its_command() -> None:
+    for name in PAPERS:
+        assert f"router-daemon reproduce {name} " in PAPERS_PAGE, name
+
+
+def test_every_option_of_reproduce_is_described() -> None:
+    options = {f"--{parameter.replace('_', '-')}" for parameter in inspect.signature(reproduce).parameters}
+    assert rows(PAPERS_PAGE.partition("\n## ")[0]).keys() == options - {"--paper"}
+
+
+def test_every_part_of_the_cross_attention_report_is_described() -> None:
+    text = section(PAPERS_PAGE, "Cross-attention routing between heterogeneous systems", "What each table says")
+    assert {name for first in rows(text) for name in first.split("`, `")} == set(CROSS_ATTENTION_PARTS)
+
+
+def test_every_verdict_is_described() -> None:
+    assert {f"*{verdict.capitalize()}*:" for verdict in get_args(Verdict)} <= set(
+        re.findall(r"\*[A-Z][a-z ]+\*:", PAPERS_PAGE.replace("\n", " "))
+    )
 
 
 # --- all documents ---

@@ -21,7 +21,7 @@ from typing import Annotated
 import typer
 
 from router_daemon import __version__
-from router_daemon.cli import comparing, lab
+from router_daemon.cli import comparing, lab, reproducing
 from router_daemon.cli.exits import USAGE, CommandError, reported
 from router_daemon.config import addresses, load_config
 from router_daemon.config.sources import Flag
@@ -263,6 +263,7 @@ def serve(
 
 app.command()(lab.simulate)
 app.command()(comparing.compare)
+app.command()(reproducing.reproduce)
 
 
 def _socket(option: str, flag: str | None, file: Path | None, section: str) -> str:
