@@ -20,8 +20,8 @@ Vector = Iterable[float]
 def ring(
     keys: Mapping[str, Vector | None], *, policy: str = "ring", slots: int = 4, seed: int = SEED, **own: Any
 ) -> BrokerFixture:
-    """Return a broker with these backends for capability "c"; None: one without a key."""
-    settings = RingAttentionSettings(**own)
+    """Return a broker with these backends for capability "c"; None: one without a key. tau is the published 0.7."""
+    settings = RingAttentionSettings(**{"temperature": 0.7, **own})
     everybody_warm = ExplorationSettings(slow_start=False, share=0.0)
     broker = BrokerFixture(policy=policy, seed=seed, mode="single", exploration=everybody_warm, ring_attention=settings)
     for name, key in keys.items():

@@ -277,7 +277,7 @@ def test_of_many_a_subset_is_looked_at_alone() -> None:
 def test_ring_paper_multi_head_is_the_mean_of_the_heads_weights() -> None:
     """Head 1 sees the first number, head 2 the second; cosines in one dimension are 1, 0 or -1."""
     heads = LearnedHeads(np.array([[[1.0, 0.0]], [[0.0, 1.0]]]))
-    settings = Settings(ring_attention=RingAttentionSettings(performance=0.0, reliability=0.0))
+    settings = Settings(ring_attention=RingAttentionSettings(temperature=0.7, performance=0.0, reliability=0.0))
     policy = RingMulti(settings, Random(SEED), heads)
     broker = BrokerFixture(policy=policy, mode="single")
     for name, key in {"a": (2.0, -1.0), "b": (3.0, 4.0), "d": (-1.0, 0.0)}.items():

@@ -235,12 +235,15 @@ class RingAttention(ABC):
         return places
 
     def _look_at(self, view: View, places: Iterable[int], now: float) -> None:
-        """Bring the columns up to date at these places."""
-        candidates, live, room = view.candidates, view.live, view.room
+        """Bring the columns up to date at these places, where something happened or time may have changed something."""
+        candidates, live, room, versions, until = view.candidates, view.live, view.room, view.versions, view.until
         for place in places:
             candidate = candidates[place]
-            live[place] = self._live(candidate, now)
-            room[place] = candidate.backend.free > 0
+            backend, service = candidate.backend, candidate.service
+            if not versions[place] == service.version == backend.version or now >= until[place]:
+                live[place] = self._live(candidate, now)
+                versions[place], until[place] = backend.version, service.fresh_until
+            room[place] = backend.free > 0
 
     def _live(self, candidate: Candidate, now: float) -> float:
         """Return the part of z that does not depend on the message."""

@@ -30,6 +30,7 @@ class View:
         place: backend -> where it is in the columns.
         live: what does not depend on the message, as last looked at: float64, shape (n,).
         room: whether it could get a delivery then: bool, shape (n,).
+        versions, until: of what `live` says, of its backend; and how long that holds if nothing happens there.
         lengths: length of key -> how many candidates have such a one.
         seen: up to where `Touched` has been read, -1 before anybody was. turn: the next to be looked at in turn.
         arrangement, arranged: of a layout, and its version.
@@ -48,6 +49,8 @@ class View:
         "room",
         "seen",
         "turn",
+        "until",
+        "versions",
     )
 
     def __init__(self, candidates: Sequence[Candidate], keys: Keys) -> None:
@@ -55,6 +58,8 @@ class View:
         self.place = {candidate.backend: place for place, candidate in enumerate(candidates)}
         self.live = np.zeros(len(candidates))
         self.room = np.ones(len(candidates), dtype=bool)
+        self.versions = [-1] * len(candidates)
+        self.until = [0.0] * len(candidates)
         self.lengths: dict[int, int] = {}
         self.seen, self.turn = -1, 0
         self.arrangement: Arrangement | None = None
