@@ -209,6 +209,14 @@ def test_a_paper_that_there_is_not_is_wrong_usage(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_papers")
+def test_a_directory_that_cannot_be_made_is_told_before_anything_is_run(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    done = CliRunner().invoke(app, ["reproduce", "made-up", "--out", str(tmp_path / "taken")])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"error: --out: {tmp_path}/taken/made-up: Not a directory\n"
+
+
+@pytest.mark.usefixtures("_papers")
 def test_on_a_terminal_there_is_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

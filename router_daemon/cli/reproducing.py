@@ -54,27 +54,35 @@ def reproduce(
 
     if paper not in (*PAPERS, ALL):
         raise CommandError(USAGE, f"there is no paper {paper}; there are: {', '.join(PAPERS)}, {ALL}")
+    chosen = list(PAPERS) if paper == ALL else [paper]
+    folders = {name: _folder(out / name) for name in chosen}  # before the minutes are spent
     paint = _painter()
     with ExitStack() as stack:
         spread = mapper(stack, jobs or os.cpu_count() or 1)
         options = Options(perf_counter, runs, messages, seed, quick, spread)
-        for name in PAPERS if paper == ALL else [paper]:
-            _one(name, PAPERS[name], options, out, paint)
+        for name in chosen:
+            _one(name, PAPERS[name], options, folders[name], paint)
 
 
-def _one(name: str, make: Reproduce, options: Options, out: Path, paint: Painter | None) -> None:
+def _one(name: str, make: Reproduce, options: Options, folder: Path, paint: Painter | None) -> None:
     """Reproduce one paper, write its files and say what came of it."""
     from router_daemon.lab.papers.report import files
 
     began = perf_counter()
     with ExitStack() as stack:
         report = make(options, _progress(name, stack))
-    made = files(report, paint)
-    folder = out / report.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, content in made.items():
+    for file, content in files(report, paint).items():
         (folder / file).write_bytes(content)
     print(f"{folder / 'report.html'}: {_verdicts(report)}; {perf_counter() - began:.0f} s")
+
+
+def _folder(path: Path) -> Path:
+    """Return the directory, made where it is not there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(USAGE, f"--out: {path}: {error.strerror}") from None
+    return path
 
 
 def _verdicts(report: Report) -> str:

@@ -79,7 +79,7 @@ class Report:
     """One paper's reproduction.
 
     Attributes:
-        name: of its directory: `cross-attention`.
+        name: as in the registry, and of its directory: `cross-attention`.
         intro: what was set up, in whose words, with which seeds.
         settings: what was run: runs, messages, seed.
         parts: tables and figures in the order in which they are to be read; no two have the same name.

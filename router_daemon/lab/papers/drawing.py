@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999933", "#888888")
-GROUP: Final = 0.8
+LEGEND_ROW, LEGEND_MARK = 90, 5
+"""How many letters of a legend fit in a row, and how many its coloured marks take up."""
+GROUP: Final = 0.86
 """The share of the room between two groups that bars take."""
 
 
@@ -61,6 +63,7 @@ def bars(
         digits: of the values, after the point.
     """
     width = GROUP / len(rows)
+    letters = 6.5 if len(rows) < 4 else 5.5
     for number, row in enumerate(rows):
         spots = [place - GROUP / 2 + (number + 0.5) * width for place in range(len(groups))]
         known = [(x, y, place) for place, (x, y) in enumerate(zip(spots, row.values, strict=True)) if y is not None]
@@ -76,7 +79,7 @@ def bars(
         for x, y, place in known:
             above = row.spreads[place] if row.spreads is not None else 0.0
             axes.annotate(
-                f"{y:.{digits}f}", (x, y + above), (0, 2), textcoords="offset points", ha="center", fontsize=6.5
+                f"{y:.{digits}f}", (x, y + above), (0, 2), textcoords="offset points", ha="center", fontsize=letters
             )
     for place, value in enumerate(printed or ()):
         if value is not None:
@@ -116,6 +119,7 @@ def lines(axes: Axes, rows: Sequence[Line], across: str, up: str, *, log: bool =
 
 
 def _legend_above(axes: Axes) -> None:
-    """Put the legend above the axes, where nothing is drawn."""
+    """Put the legend above the axes, where nothing is drawn: in one row where the labels are short enough."""
     labels = axes.get_legend_handles_labels()[1]
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, len(labels)), fontsize=8)
+    room = sum(len(label) + LEGEND_MARK for label in labels) <= LEGEND_ROW
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(labels) if room else 3, fontsize=8)

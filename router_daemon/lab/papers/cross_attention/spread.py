@@ -36,8 +36,12 @@ class Spread:
 
     def holds_mean(self, value: float, runs: int, rounding: float = 0.0) -> bool:
         """Tell whether a value lies within 95 % of the means of so many pools."""
+        return abs(value - self.mean) <= self.within(runs) + rounding
+
+    def within(self, runs: int) -> float:
+        """Return how far from the mean 95 % of the means of so many pools are at most."""
         deviation = 0.0 if math.isnan(self.deviation) else self.deviation
-        return abs(value - self.mean) <= NORMAL_95 * deviation / math.sqrt(runs) + rounding
+        return NORMAL_95 * deviation / math.sqrt(runs)
 
 
 def spread_of(values: Sequence[float]) -> Spread:
