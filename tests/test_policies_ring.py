@@ -14,6 +14,7 @@ from ring_kit import SEED, asking, measured, packed, picked, ranking_of, ring, s
 
 from router_daemon.core.actions import Deliver, DeliverHeader, Error
 from router_daemon.core.events import Request
+from router_daemon.core.ranking import Candidate
 from router_daemon.core.settings import RingAttentionSettings, Settings
 from router_daemon.policies.base import NAMES, make_policy
 from router_daemon.policies.keys import LearnedHeads, RandomHeads
@@ -484,3 +485,24 @@ def test_plain_objects_will_do() -> None:
     found = policy.pick(ranking, asking((0.0, 1.0)), (), broker.clock.now)
     assert found is not None
     assert found.backend.name == "b"
+
+
+def test_of_few_only_those_to_whom_something_happened_are_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = ring({"a": (1.0, 0.0), "b": (0.6, 0.8), "d": (0.0, 1.0)})
+    policy = broker.broker.policy
+    assert isinstance(policy, Ring)
+    looked: list[str] = []
+    live = policy._live
+
+    def spy(candidate: Candidate, now: float) -> float:
+        looked.append(candidate.backend.name)
+        return live(candidate, now)
+
+    monkeypatch.setattr(policy, "_live", spy)
+    assert picked(broker, asking((1.0, 0.0))) == "a"
+    assert looked == ["a", "b", "d"]
+    assert picked(broker, asking((0.0, 1.0))) == "d"
+    assert looked == ["a", "b", "d"]
+    measured(broker, "d", 10_000.0)
+    assert picked(broker, asking((0.0, 1.0))) == "b"
+    assert looked == ["a", "b", "d", "d"]
