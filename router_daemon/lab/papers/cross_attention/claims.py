@@ -316,9 +316,9 @@ def _constant(found: Found) -> Claim:
         f" start, and under 1.08 in {below:.0f} % of the pools. The full rule that learns as well has"
         f" {average(learned, 'success'):.3f} and {average(learned, 'latency_ms'):.3f} ms, and is slower in"
         f" {slower:.0f} % of the pools. The least that anybody can have over these pools is"
-        f" {mean(found.best_ms):.3f} ms where each message goes to one system (the full rule with everything known:"
-        f" {average(known, 'latency_ms'):.3f}, with {average(known, 'success'):.3f} success), and"
-        f" {mean(found.copies_ms):.3f} where it succeeds, since some answers are second ones.",
+        f" {mean(found.best_ms[: len(ours)]):.3f} ms where each message goes to one system (the full rule with"
+        f" everything known: {average(known, 'latency_ms'):.3f}, with {average(known, 'success'):.3f} success), and"
+        f" {mean(found.copies_ms[: len(ours)]):.3f} where it succeeds, since some answers are second ones.",
     )
 
 

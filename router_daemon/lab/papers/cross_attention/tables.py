@@ -151,23 +151,15 @@ def reading_name(reading: Reading) -> str:
 
 def beyond(found: Found) -> Table:
     """The daemon's default beside the full rule in each reading, and beside what cannot be beaten."""
+    count = found.size.ours
+    one, copies = found.best_ms[:count], found.copies_ms[:count]
     rows: list[list[Cell]] = [
-        ["who knows all, one head", 1.0, None, mean(found.best_ms), _share_below(found.best_ms), None, None, 1.0],
-        [
-            "who knows all, all at once",
-            1.0,
-            None,
-            mean(found.copies_ms),
-            _share_below(found.copies_ms),
-            None,
-            None,
-            None,
-        ],
+        ["who knows all, one head", 1.0, None, mean(one), _share_below(one), None, None, 1.0],
+        ["who knows all, all at once", 1.0, None, mean(copies), _share_below(copies), None, None, None],
     ]
     for reading in (BASE, LEARNED, Reading("learned", "fail-over"), Reading("learned", "three heads")):
-        plain = found.pools[CA_FULL, reading]
-        varied = found.pools.get((CA_FULL, _varied(reading)), ())
-        rows.append(_beyond_row(f"ca-full: {reading_name(reading)}", plain, varied))
+        plain, varied = found.pools[CA_FULL, reading], found.pools[CA_FULL, _varied(reading)]
+        rows.append(_beyond_row(f"ca-full: {reading_name(reading)}", plain[:count], varied[:count]))
     rows += [_beyond_row(mode, found.our_pools[mode, 0.0], found.our_pools[mode, VARIED]) for mode in MODES]
     printed = TABLE_1["ca-full"].latency_ms
     return Table(
@@ -178,13 +170,13 @@ def beyond(found: Found) -> Table:
             *("latency varies: success", "latency, ms", "deliveries"),
         ),
         rows,
-        "The same pools for all; means over them. The first two rows are bounds: with a latency that never varies,"
-        " nobody who sends to one system can have less than the fastest capable one, and nobody at all less than the"
-        " first success of copies to all of them. The columns to the right let each latency be lognormal around its"
-        f" base (sigma {VARIED}), where copies beat the fastest. The message latency of `attention` ends with the"
-        " answer, that of one head also with a failure, which takes no second try. With three heads `ca-full` takes the"
-        " answers of systems that cannot do it for answers, too: hence its hit, and some of its latency. `attention` is"
-        " given nothing but the registrations, and learns the rest.",
+        f"The same {count} pools for all; means over them. The first two rows are bounds: with a latency that never"
+        " varies, nobody who sends to one system can have less than the fastest capable one, and nobody at all less"
+        " than the first success of copies to all of them. The columns to the right let each latency be lognormal"
+        f" around its base (sigma {VARIED}), where copies beat the fastest. The message latency of `attention` ends"
+        " with the answer, that of one head also with a failure, which takes no second try. With three heads `ca-full`"
+        " takes the answers of systems that cannot do it for answers, too: hence its hit, and some of its latency."
+        " `attention` is given nothing but the registrations, and learns the rest.",
     )
 
 
