@@ -31,7 +31,8 @@ class Record(Struct, gc=False):
 
 
 class Side(IntEnum):
-    """Which of the two sockets."""
+    """Which of the sockets: of clients, of backends, of other daemons."""
 
     CLIENT = 0
     BACKEND = 1
+    RING = 2
