@@ -24,6 +24,7 @@ MOST_S: Final = 5.0
 STOOD_S: Final = 5.0
 CONNECT_S: Final = 5.0
 """A host that does not answer at all is given up after this; the kernel would try for two minutes."""
+BROKE_OFF: Final = "refused, or ended before the handshake"
 
 _log = structlog.get_logger("router_daemon")
 

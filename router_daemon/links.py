@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 
 from router_daemon.core.types import Side
-from router_daemon.dialling import CONNECT_S, Dialling
+from router_daemon.dialling import BROKE_OFF, CONNECT_S, Dialling
 from router_daemon.native import _Connection, _Side
 from router_daemon.ring.messages import Opened
 from router_daemon.transport import SocketLimits
@@ -34,7 +34,7 @@ class _Dialled(_Connection):
         super().__init__(side)
         self.address = address
         self.opened_at: float | None = None
-        self.shaken: asyncio.Future[None] = side.loop.create_future()
+        self.shaken: asyncio.Future[bool] = side.loop.create_future()
         self.ended: asyncio.Future[float] = side.loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,7 +49,7 @@ class _Dialled(_Connection):
             self.opened_at = self.side.loop.time()
             self.met = True
             if not self.shaken.done():
-                self.shaken.set_result(None)
+                self.shaken.set_result(True)
             queued = bool(self.inbox)
             self.inbox.insert(0, Opened(self.peer, self.address))  # type: ignore[arg-type] # `_Decoder` passes it on
             if not queued:
@@ -58,10 +58,10 @@ class _Dialled(_Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self.opened_at is not None:
-            self.ended.set_result(self.side.loop.time() - self.opened_at)
-        elif not self.shaken.done():
-            self.shaken.set_exception(ConnectionError("it ended before the handshake"))
+        if not self.shaken.done():
+            self.shaken.set_result(False)
+        elif not self.ended.done():  # it is where we do not dial any more
+            self.ended.set_result(self.side.loop.time() - (self.opened_at or 0.0))
 
 
 class _Decoder(Decoder):
@@ -103,11 +103,13 @@ class Links(_Side):
         try:
             async with asyncio.timeout(CONNECT_S):
                 await self._connect(connection)
-                await connection.shaken
+                stands = await connection.shaken
         except TimeoutError:
             if connection.peer in self.connections:
                 connection.transport.abort()
             raise
+        if not stands:
+            raise ConnectionError(BROKE_OFF)
         return await connection.ended
 
     async def _connect(self, connection: _Dialled) -> None:

@@ -23,7 +23,7 @@ from router_daemon.core.actions import Action
 from router_daemon.core.events import Event, Malformed
 from router_daemon.core.types import ClientId, Peer, Side
 from router_daemon.errors import ProtocolError
-from router_daemon.ring.messages import MESSAGES
+from router_daemon.ring.messages import MESSAGES, ForwardHeader, Listed, Message, RosterHeader
 
 PREFIX: Final = b"CAR1."
 RING_PREFIX: Final = b"RING1."
@@ -84,9 +84,14 @@ def _check_key(header: events.CancelHeader | events.FeedbackHeader) -> None:
     _check_id(header.id)
 
 
-def _check_profile(header: events.Registration | events.Revision) -> None:
+def _check_profile(header: events.Registration | events.Revision | ForwardHeader | Listed) -> None:
     if header.embedding is not msgspec.UNSET:
         _check_embedding(header.embedding)
+
+
+def _check_roster(header: RosterHeader) -> None:
+    for listed in header.backends:
+        _check_profile(listed)
 
 
 def _check_id(value: object) -> None:
@@ -118,21 +123,10 @@ def _of_a_daemon(kind: type[Any]) -> _Command:
     def event(peer: Peer, delimited: bool, *parts: Any) -> Event:  # noqa: ARG001 - as the others are called
         return kind(peer, *parts)  # type: ignore[no-any-return]
 
+    checks: dict[Any, Callable[[Any], None]] = {ForwardHeader: _check_profile, RosterHeader: _check_roster}
     return _Command(
-        kind.verb.decode(), event, header, has_body=kind.has_body, check=_embeddings_of(header), delimited=False
+        kind.verb.decode(), event, header, has_body=kind.has_body, check=checks.get(header), delimited=False
     )
-
-
-def _embeddings_of(header: type[msgspec.Struct]) -> Callable[[Any], None] | None:
-    """Return what checks the embedding that such a header may hold, None where it holds none."""
-    if "embedding" not in header.__struct_fields__:
-        return None
-
-    def check(read: Any) -> None:
-        if read.embedding is not msgspec.UNSET:
-            _check_embedding(read.embedding)
-
-    return check
 
 
 _COMMANDS: Final[dict[Side, dict[bytes, _Command]]] = {
@@ -182,7 +176,7 @@ encode_header: Final = msgspec.msgpack.Encoder().encode
 """Returns the bytes of a header alone, for a transport that frames by itself."""
 
 
-def encode(action: Action) -> list[Any]:
+def encode(action: Action | Message) -> list[Any]:
     """Return the frames of an action, its peer first."""
     if action.delimited:
         return [action.peer, b"", COMMANDS[type(action)], encode_header(action.header), *action.body]

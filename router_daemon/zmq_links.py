@@ -24,7 +24,7 @@ from zmq.backend import Socket as BackendSocket
 from router_daemon.core.actions import Action
 from router_daemon.core.events import Event, Undelivered
 from router_daemon.core.types import Peer, Side
-from router_daemon.dialling import CONNECT_S, Dialling
+from router_daemon.dialling import BROKE_OFF, CONNECT_S, Dialling
 from router_daemon.ring.messages import Opened
 from router_daemon.transport import SocketLimits, _Parked, _Socket
 
@@ -51,7 +51,7 @@ class _Dialled(_Socket):
         self.address = address
         self.opened_at: float | None = None
         loop = asyncio.get_running_loop()
-        self.shaken: asyncio.Future[None] = loop.create_future()
+        self.shaken: asyncio.Future[bool] = loop.create_future()
         self.ended: asyncio.Future[float] = loop.create_future()
         raw = self.raw
         raw.setsockopt(zmq.RECONNECT_IVL, -1)
@@ -63,7 +63,7 @@ class _Dialled(_Socket):
             self.close(0)
             raise OSError(error.errno, error.strerror) from None
 
-    def receive(self, limit: int, until: float, into: list[Event]) -> None:
+    def receive(self, limit: int, until: float, into: list[Any]) -> None:
         """As the base; first of all that the connection stands."""
         if self.opened_at is None:
             if not self._stands():
@@ -105,11 +105,11 @@ class _Dialled(_Socket):
                 if event == _SHAKEN:
                     self.opened_at = time.monotonic()
                     if not self.shaken.done():  # too late, where the time was up
-                        self.shaken.set_result(None)
+                        self.shaken.set_result(True)
                 elif self.opened_at is not None:
                     self._gone = [self.peer]
                 elif not self.shaken.done():
-                    self.shaken.set_exception(ConnectionError("refused, or it ended before the handshake"))
+                    self.shaken.set_result(False)
         if self._gone:
             self.news()
 
@@ -195,7 +195,9 @@ class ZmqLinks:
         socket.watch(self._wake)
         try:
             async with asyncio.timeout(CONNECT_S):  # libzmq says nothing of a name that cannot be looked up
-                await socket.shaken
+                stands = await socket.shaken
+            if not stands:
+                raise ConnectionError(BROKE_OFF)
             stood_s = await socket.ended
         except (OSError, TimeoutError):
             self._drop(socket)

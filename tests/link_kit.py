@@ -25,9 +25,7 @@ ANY: Final = "tcp://127.0.0.1:0"
 ENGINES: Final = ("native", "libzmq")
 
 
-def transport_of(
-    engine: str, neighbours: Sequence[str], unread_bytes: int = 1 << 20
-) -> NativeTransport | ZmqTransport:
+def transport_of(engine: str, neighbours: Sequence[str], unread_bytes: int = 1 << 20) -> NativeTransport | ZmqTransport:
     """Return a transport of that engine that dials these."""
     holds, rng = SocketLimits(Limits(), 32, unread_bytes), Random(1)
     if engine == "native":

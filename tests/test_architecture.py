@@ -38,8 +38,10 @@ IMPURE = {
     "uvloop",
     "zmq",
 }
-SHELL = ("transport", "native", "metrics", "admin", "state", "journal", "fleet")
-MAY_KNOW = {("admin", "metrics"), ("native", "transport")}
+SHELL = ("transport", "native", "dialling", "links", "zmq_links", "metrics", "admin", "state", "journal", "fleet")
+MAY_KNOW = {("admin", "metrics"), ("native", "transport"), ("transport", "zmq_links")} | {
+    (links, other) for links in ("links", "zmq_links") for other in ("native", "transport", "dialling")
+}
 SDK = ("client", "backend", "sdk")
 DAEMON_SIDE = (
     "core",
@@ -49,6 +51,9 @@ DAEMON_SIDE = (
     "zmtp",
     "transport",
     "native",
+    "dialling",
+    "links",
+    "zmq_links",
     "metrics",
     "admin",
     "state",
@@ -141,7 +146,8 @@ def test_the_ring_knows_the_core_and_draws_nothing(name: str) -> None:
 
 def test_nobody_below_the_daemon_knows_the_ring_but_who_speaks_for_it() -> None:
     knowing = {room(name) for name in MODULES if any(room(other) == "ring" for other in own(name))}
-    assert knowing <= {"ring", "wire", "config", "metrics", "admin", "daemon", "cli", "lab", "testing"}
+    speaking = {"wire", "links", "zmq_links", "admin", "metrics", "daemon", "cli", "lab", "testing"}
+    assert knowing <= {"ring", *speaking}
 
 
 @pytest.mark.parametrize("name", modules_of("policies"))

@@ -19,7 +19,7 @@ from router_daemon.core.events import Malformed, Undelivered
 from router_daemon.core.types import Side
 from router_daemon.dialling import BackOff
 from router_daemon.native import NativeTransport
-from router_daemon.ring.messages import MESSAGES, Hello, HelloHeader
+from router_daemon.ring.messages import Forward, ForwardHeader, Hello, HelloHeader
 from router_daemon.transport import SocketLimits
 from router_daemon.wire import Limits
 from router_daemon.zmtp import Reader, ready
@@ -40,7 +40,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hello(peer: bytes, name: str = "a") -> Hello:
-    return Hello(peer, HelloHeader(name, "ring", "i1", "0"))
+    return Hello(peer, HelloHeader(name, "ring", 1, "0"))
 
 
 # --- one connection ---
@@ -106,7 +106,9 @@ def test_a_neighbour_that_dies_is_gone_after_its_last_message_and_known_by_anoth
                 assert await here.next() == hello(peer, "last words")
                 assert await here.next() == gone(peer)
                 problems = here.send(hello(peer))
-                assert problems[0] == Undelivered(hello(peer), full=False)
+                assert isinstance(problems[0], Undelivered)
+                action: Any = problems[0].action
+                assert (action, problems[0].full) == (hello(peer), False)
             assert len(set(names)) == 3
             assert here.events == []
 
@@ -128,12 +130,12 @@ def test_who_listens_is_told_that_who_dialled_is_gone(run: Run, engine: str) -> 
 @both
 def test_a_neighbour_that_leaves_too_much_unread_is_full(run: Run, engine: str) -> None:
     async def main() -> None:
-        forward = next(kind for kind in MESSAGES if kind.verb == b"FORWARD")
+        header = ForwardHeader("b", 1, "x", "a", 1, 1, "m", "c", 2, 9, 1, 1, 1, 1, ["a"])
         async with node(engine) as there, node(engine, there.address, unread_bytes=1 << 20) as here:
             peer = await here.opened(there.address)
             problems: list[Any] = []
             while not problems:
-                problems = here.send(forward(peer, None, [bytes(1 << 20)]))
+                problems = here.send(Forward(peer, header, [bytes(1 << 20)]))
             assert problems == [Undelivered(problems[0].action, full=True)]
 
     run(main())
@@ -203,8 +205,7 @@ def test_a_connection_to_itself_is_cut(run: Run) -> None:
                 link.setblocking(False)
                 connection = links._Dialled(side, "itself")
                 await asyncio.get_running_loop().create_connection(lambda: connection, sock=link)
-                with pytest.raises(ConnectionError):
-                    await connection.shaken
+                assert not await connection.shaken
             assert here.events == []
 
     run(main())

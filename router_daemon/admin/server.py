@@ -21,6 +21,7 @@ from router_daemon.core import views
 from router_daemon.core.broker import Broker
 from router_daemon.errors import StartError
 from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
+from router_daemon.ring.node import Node
 
 SHUTDOWN_S: Final = 1.0
 
@@ -28,8 +29,11 @@ SHUTDOWN_S: Final = 1.0
 class AdminServer:
     """Serves one broker; `bind` is HOST:PORT, or "" for no server."""
 
-    def __init__(self, broker: Broker, bind: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, broker: Broker, bind: str, clock: Callable[[], float] = time.monotonic, *, node: Node | None = None
+    ) -> None:
         self._broker = broker
+        self._node = node
         self._bind = bind
         self._clock = clock
         self._runner: web.AppRunner | None = None

@@ -5,10 +5,9 @@ Rules: as in `sections`.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from router_daemon.config import addresses
 from router_daemon.config.base import Section
@@ -16,18 +15,8 @@ from router_daemon.config.sections import ENDPOINT_SCHEMA, Endpoints
 from router_daemon.config.text import Rule
 
 MOST_NEIGHBOURS: Final = 64
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
-_NAME_RULE: Final = "1 to 32 letters, digits, dots, dashes or underscores"
-
-
-def _name(text: str) -> str:
-    if not _NAME.fullmatch(text):
-        raise ValueError(f"must be {_NAME_RULE}")
-    return text
-
-
-def _name_or_none(text: str) -> str:
-    return _name(text) if text else text
+_NAME: Final = "[A-Za-z0-9._-]{1,64}"
+_NAME_RULE: Final = "1 to 64 letters, digits, dots, dashes or underscores"
 
 
 def _neighbours(value: Any) -> tuple[str, ...]:
@@ -48,8 +37,8 @@ Neighbours = Annotated[
     BeforeValidator(_neighbours),
     WithJsonSchema({"type": "array", "items": ENDPOINT_SCHEMA, "maxItems": MOST_NEIGHBOURS, "uniqueItems": True}),
 ]
-Name = Annotated[str, Rule(_NAME_RULE), AfterValidator(_name)]
-NameOrNone = Annotated[str, Rule(f'{_NAME_RULE}, or "" for no ring'), AfterValidator(_name_or_none)]
+Name = Annotated[str, Rule(_NAME_RULE), Field(pattern=f"^{_NAME}$")]
+NameOrNone = Annotated[str, Rule(f'{_NAME_RULE}, or "" for no ring'), Field(pattern=f"^({_NAME})?$")]
 
 
 class RingSection(Section):
@@ -74,6 +63,57 @@ class RingSection(Section):
         default=(),
         description="Addresses of other daemons to keep a connection to. One of two neighbours has to name the other; "
         "both may. Every daemon needs two, or the end of one cuts the ring.",
+    )
+    echo_ms: int = Field(
+        default=250,
+        ge=10,
+        le=60_000,
+        description="How often, in milliseconds, each link is measured. Messages take the way that is shortest by these "
+        "measurements; four a second notice a lost link within a second and cost a link some kilobytes a minute.",
+    )
+    lost_after: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="So many measurements without an answer, and a link is lost: messages go around it.",
+    )
+    profiles_ms: int = Field(
+        default=500,
+        ge=10,
+        le=60_000,
+        description="How often, in milliseconds, daemons tell each other what they have measured of their backends.",
+    )
+    max_hops: int = Field(
+        default=16,
+        ge=1,
+        le=255,
+        description="The most links that a message may pass on its way to a backend. A ring of 24 daemons without "
+        "shortcuts needs 12.",
+    )
+    max_daemons: int = Field(
+        default=256,
+        ge=1,
+        le=4096,
+        description="The most daemons of a ring; what others say of further ones is passed over.",
+    )
+    max_backends: int = Field(
+        default=1024,
+        ge=1,
+        le=100_000,
+        description="The most backends of one other daemon; further ones are passed over.",
+    )
+    keep_results: int = Field(
+        default=10_000,
+        ge=1,
+        le=10_000_000,
+        description="The most answers to other daemons that are kept for a while, to be said again where one was lost "
+        "with a link.",
+    )
+    keep_bytes: int = Field(
+        default=67_108_864,
+        ge=0,
+        le=1 << 40,
+        description="The most bytes of such answers. One that is lost and not kept any more fails its delivery.",
     )
 
     @property
