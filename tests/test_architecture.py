@@ -146,7 +146,7 @@ def test_the_ring_knows_the_core_and_draws_nothing(name: str) -> None:
 
 def test_nobody_below_the_daemon_knows_the_ring_but_who_speaks_for_it() -> None:
     knowing = {room(name) for name in MODULES if any(room(other) == "ring" for other in own(name))}
-    speaking = {"wire", "links", "zmq_links", "admin", "metrics", "daemon", "cli", "lab", "testing"}
+    speaking = {"wire", "links", "zmq_links", "admin", "metrics", "assembly", "daemon", "cli", "lab", "testing"}
     assert knowing <= {"ring", *speaking}
 
 

@@ -68,8 +68,8 @@ class RingSection(Section):
         default=250,
         ge=10,
         le=60_000,
-        description="How often, in milliseconds, each link is measured. Messages take the way that is shortest by these "
-        "measurements; four a second notice a lost link within a second and cost a link some kilobytes a minute.",
+        description="How often, in milliseconds, each link is measured. Messages take the way that is shortest by "
+        "these measurements; four a second notice a lost link within a second.",
     )
     lost_after: int = Field(
         default=3,
