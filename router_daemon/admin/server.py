@@ -1,4 +1,4 @@
-"""The admin HTTP server: /livez /readyz /metrics /backends /explain, read-only.
+"""The admin HTTP server: /livez /readyz /metrics /backends /explain /ring, read-only.
 
 Rules: handlers read the broker on the loop it lives on, so they see a consistent state; of many backends a part at a
 time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one
@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import web
 
 from router_daemon import __version__
+from router_daemon.admin.ring import ring_view
 from router_daemon.core import views
 from router_daemon.core.broker import Broker
 from router_daemon.errors import StartError
@@ -69,11 +70,12 @@ class AdminServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/backends", self._backends)
         app.router.add_get("/explain", self._explain)
+        app.router.add_get("/ring", self._ring)
         return app
 
     async def _index(self, _: web.Request) -> web.Response:
         return await _json(
-            {"router-daemon": __version__, "see": ["/metrics", "/backends", "/explain", "/livez", "/readyz"]}
+            {"router-daemon": __version__, "see": ["/metrics", "/backends", "/explain", "/ring", "/livez", "/readyz"]}
         )
 
     async def _livez(self, _: web.Request) -> web.Response:
@@ -86,7 +88,7 @@ class AdminServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        snapshot = Snapshot(self._broker, self._clock())
+        snapshot = Snapshot(self._broker, self._clock(), self._node)
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(None, lambda: render(snapshot, openmetrics=openmetrics))
         return web.Response(body=body, headers={"Content-Type": OPENMETRICS if openmetrics else TEXT})
@@ -97,6 +99,9 @@ class AdminServer:
             rows += part
             await asyncio.sleep(0)
         return await _json({"backends": rows})
+
+    async def _ring(self, _: web.Request) -> web.Response:
+        return await _json({} if self._node is None else ring_view(self._node, self._clock()))
 
     async def _explain(self, request: web.Request) -> web.Response:
         capability = request.query.get("capability", "")
