@@ -70,7 +70,7 @@ async def _play(
     await running
     await load.settle()
     pages |= await stage.pages()
-    measured = Measured(row.name, load.ledger, _hops(pages), killed, killed_s)
+    measured = Measured(row.name, load.ledger, _hops(pages), killed, killed_s, options.seconds)
     measured.wrong = stage.complaints()
     measured.wrong += [] if load.ledger.balanced else ["a message is missing in the ledger, or there twice"]
     measured.wrong += [f"{load.ledger.unanswered} messages were not answered"] if load.ledger.unanswered else []

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ from ring_app.plan import Plan, backend_name, daemon_name
 START_S: Final = 60.0
 STOP_S: Final = 10.0
 LOOK_S: Final = 0.1
+FAULT_CHARS: Final = 400
 
 CONFIG: Final = """\
 [frontend]
@@ -60,6 +62,15 @@ format = "json"
 
 class StageError(Exception):
     """A process did not do what it must; the text says which and what it said last."""
+
+
+def _fault(line: str) -> str:
+    """Return the end of the traceback in a line of the log."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return line[-FAULT_CHARS:]
+    return f"{told.get('event', '')[:80]}: {told.get('exception', '')[-FAULT_CHARS:]}"
 
 
 class Ports:
@@ -197,13 +208,14 @@ class Stage:
         os.kill(self.pids[node], signal.SIGKILL)
 
     def complaints(self) -> list[str]:
-        """Return what daemons have said that they must never say."""
-        return [
-            f"{path.name}: {line[:300]}"
+        """Return what daemons have said that they must never say: each fault once, with how often it came."""
+        said = Counter(
+            _fault(line)
             for path in sorted(self.directory.glob("*.log"))
             for line in path.read_text(errors="replace").splitlines()
             if "Traceback" in line or "fault while" in line
-        ]
+        )
+        return [f"{count} times: {text}" for text, count in said.items()]
 
     async def _start(self, name: str, module: str, *arguments: str) -> Child:
         log = self.directory / f"{name}.out"
