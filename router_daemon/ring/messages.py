@@ -202,8 +202,8 @@ class ResultHeader(Record):
         kind: `ack`, `nack`, or a piece of a stream (`part`).
         seq: of a part: 0, 1, ...; of an ack or nack: how many parts there were.
         code: of a nack. `failed`, `busy`, `rejected`, `cancelled`: as in NACK. Not begun: `gone` (no such backend
-            there, or it takes nothing more), `unreachable` (no way to the home, hops used up, or a loop; said by a relay).
-            `unknown`: the answer to an ASK about a FORWARD that never came.
+            there, or it takes nothing more), `unreachable` (no way to the home, hops used up, or a loop; a relay says
+            so). `unknown`: the answer to an ASK about a FORWARD that never came.
         reason: for a person. retry_after_ms: with `busy`.
         queue: as in PROFILES, of this backend, now.
         elapsed_ms: as in REPLY, at the home.
