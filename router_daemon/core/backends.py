@@ -50,7 +50,7 @@ class Backend:
         failures_at: when the last failures were.
         ejected, ejections, readmit_at: it gets nothing; how often in a row; and until when. correlated: not alone.
         group_label: its group, bounded, as the metrics name it.
-        path_s, hops: of a backend of another daemon: what the way there and back takes (s), and how many links it is.
+        path_s, hops: of a backend of another daemon: the way there and back (s), in every estimate, and its links.
         bucket: its place in a timer wheel (silence, end of a pause or of an ejection).
     """
 

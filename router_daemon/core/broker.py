@@ -90,7 +90,7 @@ class Broker:
         self.settings = settings
         self.policy = policy
         self.counts = Counts(settings.label_values)
-        self.registry = Registry(settings, self.counts)
+        self.registry = Registry(settings, self.counts, policy.watch)
         self.rankings = RankingCache(self.registry, policy, self.counts, rng, ttl_s=settings.cache_ttl_s)
         self._timers = Timers()
         self._actions: list[Action] = []

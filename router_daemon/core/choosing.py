@@ -58,7 +58,7 @@ class Chooser:
             elif message.mode == "auto" and self.is_idle(pool) and may_spread(message, pool):
                 chosen = self._spread(message, ranking, (), now)
             else:
-                candidate = self._policy.pick(ranking, (), now)
+                candidate = self._policy.pick(ranking, request, (), now)
                 if candidate is not None:
                     chosen = (candidate,)
         elif pool.trials and not message.deliveries and not message.fan_out and self.may_risk(message):
@@ -82,7 +82,7 @@ class Chooser:
         if pool.free <= pool.reserved and request.priority != CRITICAL:
             return None
         ranking = self.affordable(message, ranking).only(_idle if asked else surely_idle)
-        candidate = self._policy.pick(ranking, self.tried(message), now)
+        candidate = self._policy.pick(ranking, request, self.tried(message), now)
         if candidate is not None and not asked and settings.share:
             pool.hedges.spend()
         return candidate
@@ -135,6 +135,11 @@ class Chooser:
         service = self._registry.service(backend, message.request.capability, now)
         return (Candidate(backend, 1.0, {}, weight=1.0, service=service),)
 
+    def objection(self, message: Message, ranking: Ranking) -> tuple[str, str] | None:
+        """Return code and detail where the policy chooses nobody for a message, whoever has room."""
+        object_to = self._policy.objection
+        return None if object_to is None else object_to(ranking, message.request)
+
     def least_latency_s(self, ranking: Ranking, now: float) -> float:
         """Return the shortest latency to expect at any candidate that was measured; of many, at the first few."""
         settings = self._settings
@@ -157,7 +162,7 @@ class Chooser:
         if message.fan_out:
             chosen = self._spread(message, ranking, tried, now)
             return self._with_trial(message, ranking, chosen, now) if pool.trials and not tried else chosen
-        first = self._policy.pick(ranking, tried, now)
+        first = self._policy.pick(ranking, message.request, tried, now)
         if not message.deliveries and first is not None and self.may_risk(message):
             other = self.risk(ranking, first, now)
             if other is not None:
@@ -203,7 +208,7 @@ class Chooser:
         room = pool.free if message.request.priority == CRITICAL else pool.free - pool.reserved
         most = message.heads - len(message.tried())  # `tried` is empty where the same ones may try again
         for _ in range(min(most, room)):
-            candidate = self._policy.pick(ranking, seen, now)
+            candidate = self._policy.pick(ranking, message.request, seen, now)
             if candidate is None:
                 break
             chosen.append(candidate)
@@ -245,7 +250,7 @@ class Chooser:
 
     def _last_resort(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
         """Return an ejected candidate whose trial is due: with the others full, it would never come back else."""
-        if ranking.pool.costly:  # whom it would cost more than is not known
+        if ranking.pool.costly or self.objection(message, ranking) is not None:  # costly: more than whom is not known
             return ()
         trial = self._due_trial(self.affordable(message, ranking), now)
         return () if trial is None else (trial,)

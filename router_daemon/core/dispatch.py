@@ -90,10 +90,10 @@ class Dispatcher:
         ranking.pool.messages += 1
         message.counts = ranking.counts
         if not chosen:
-            code = self._nobody(message, ranking)
-            if code is not None:
-                self.refuse(message, code, f"{message.request.capability}: {_NOBODY[code]}")
-            if code is not None or not self._let_in(message, ranking, now):
+            refusal = self._nobody(message, ranking)
+            if refusal is not None:
+                self.refuse(message, *refusal)
+            if refusal is not None or not self._let_in(message, ranking, now):
                 ranking.pool.messages -= 1  # what is refused earns nothing: retries would rise with the overload
                 return
         self.messages[message] = None
@@ -153,6 +153,8 @@ class Dispatcher:
             self._deliver(message, ranking, chosen, now)
         elif not self.chooser.has_untried(message, now):  # while it backed off, who might get it has left
             self.fail(message, "failed", now)
+        elif self._objects(message, ranking, now):
+            return
         elif self._make_room(message, now):
             self._wait(message, now)
             self.arm(message, now)
@@ -173,11 +175,24 @@ class Dispatcher:
 
     # --- where nobody has room ---
 
-    def _nobody(self, message: Message, ranking: Ranking) -> str | None:
-        """Return the code for a message that no backend may get, whoever has room."""
-        if message.named or self.chooser.affordable(message, ranking).candidates:
+    def _nobody(self, message: Message, ranking: Ranking) -> tuple[str, str] | None:
+        """Return code and detail for a message that no backend may get, whoever has room."""
+        if message.named:
             return None
-        return "no_backend" if self._registry.was_offered(message.request.capability) else "no_capability"
+        if self.chooser.affordable(message, ranking).candidates:
+            return self.chooser.objection(message, ranking)
+        capability = message.request.capability
+        code = "no_backend" if self._registry.was_offered(capability) else "no_capability"
+        return code, f"{capability}: {_NOBODY[code]}"
+
+    def _objects(self, message: Message, ranking: Ranking, now: float) -> bool:
+        """End an open message that the policy chooses nobody for any more, and tell whether it was so."""
+        objection = None if message.named else self.chooser.objection(message, ranking)
+        if objection is not None:
+            code, detail = objection
+            message.reason = "; ".join(filter(None, (detail, message.reason)))
+            self.fail(message, code, now)
+        return objection is not None
 
     def _let_in(self, message: Message, ranking: Ranking, now: float) -> bool:
         """Let a new message wait, or refuse it: it would wait too long, or there is no room."""
@@ -259,7 +274,7 @@ class Dispatcher:
             return True
         ranking, chosen = self.chooser.decide(message, now)
         if not chosen:
-            return False
+            return self._objects(message, ranking, now)
         named = message.named
         least_s = self.chooser.named_latency_s(message, now)[1] if named else self.chooser.least_latency_s(ranking, now)
         if message.deadline - now < least_s:

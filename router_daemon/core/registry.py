@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from msgspec import UNSET
@@ -31,15 +31,20 @@ REMEMBER_S: Final = 600.0
 REMEMBER_MOST: Final = 10_000
 CAPABILITIES_SEEN: Final = 65_536
 
+Watcher = Callable[[Backend, bool], None]
+"""Told of a backend that has registered, or has registered or updated again (True), or that has left (False)."""
+
 
 class Registry:
     """The registered backends by name, by connection and by capability, and the memory of those who left.
 
-    Where `require_capability` is off, every backend may get any message: all of them are then one pool.
+    Where `require_capability` is off, every backend may get any message: all of them are then one pool. `watch` is told
+    of each change of who is there, and as what.
     """
 
-    def __init__(self, settings: Settings, counts: Counts) -> None:
+    def __init__(self, settings: Settings, counts: Counts, watch: Watcher | None = None) -> None:
         self.settings = settings
+        self._watch = watch
         self.learning = Learning(settings)
         self._counts = counts
         self.by_name: dict[str, Backend] = {}
@@ -114,6 +119,7 @@ class Registry:
         if not backend.warm:
             backend.window = self._first_window(backend)
         backend.refresh(now)
+        self._tell(backend, there=True)
         return backend
 
     def remove(self, backend: Backend, now: float) -> None:
@@ -125,6 +131,7 @@ class Registry:
         while len(self._remembered) >= REMEMBER_MOST:
             self._forget_profile(next(iter(self._remembered)))
         self._remembered[backend.name] = (backend.profile, now)
+        self._tell(backend, there=False)
 
     def move(self, backend: Backend, peer: Peer, delimited: bool) -> None:
         """Let the registration go on over another connection."""
@@ -151,6 +158,7 @@ class Registry:
         if ranked_alike:
             self.epoch = epoch
         backend.refresh(now)
+        self._tell(backend, there=True)
 
     def revise(self, backend: Backend, revision: Revision, now: float) -> None:
         """Change the keys that an UPDATE names; a drain goes on."""
@@ -297,6 +305,10 @@ class Registry:
         self.unclaimed.backends.pop(name, None)
         if profile.counts.label == name != OTHER:
             self._counts.backends.pop(name, None)
+
+    def _tell(self, backend: Backend, *, there: bool) -> None:
+        if self._watch is not None:
+            self._watch(backend, there)
 
     def _index(self, backend: Backend, now: float) -> None:
         self.epoch += 1

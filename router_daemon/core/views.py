@@ -148,6 +148,7 @@ def _candidate(broker: Broker, outlook: Outlook, candidate: Candidate, now: floa
         "score": candidate.score,
         "weight": candidate.score / outlook.total if outlook.total else candidate.weight,
         "terms": candidate.terms,
+        "logit": candidate.logit,
         "head": outlook.heads.get(backend.name),
         "reason": outlook.reason(candidate),
         **_load(broker, backend, candidate.service, now),

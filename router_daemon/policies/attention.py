@@ -22,6 +22,7 @@ from math import fsum, inf
 from random import Random
 
 from router_daemon.core.backends import Backend
+from router_daemon.core.events import Request
 from router_daemon.core.ranking import PRIORITIES, Candidate, Ranking, first_free
 from router_daemon.core.settings import Settings
 
@@ -36,6 +37,8 @@ class Attention:
     name = "attention"
     random_ties = False
     observe = None
+    watch = None
+    objection = None
 
     def __init__(self, settings: Settings, rng: Random) -> None:
         self.threshold = settings.threshold
@@ -54,7 +57,7 @@ class Attention:
         scored.sort(key=lambda candidate: candidate.score, reverse=True)
         return scored
 
-    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+    def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the best candidate with room that was not tried."""
         candidates = ranking.candidates
         if len(candidates) > self._settings.scan_most:
@@ -109,7 +112,7 @@ class Attention:
                     best = candidate
         return best
 
-    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:
+    def peek(self, ranking: Ranking, request: Request, now: float) -> Iterable[Candidate]:
         """Return copies with their live terms, best first."""
         least = inf
         cost = self._settings.cost_weight * ranking.pool.reference_s

@@ -20,6 +20,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from router_daemon.core.backends import Backend
+from router_daemon.core.events import Request
 from router_daemon.core.messages import Delivery
 from router_daemon.core.ranking import Candidate, Observer, Ranking
 from router_daemon.core.service import Service
@@ -35,11 +36,13 @@ class Balancer:
     threshold = 0.0
     random_ties = False
     observe: Observer | None = None
+    watch = None
+    objection = None
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
 
-    def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:  # noqa: ARG002
+    def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         """Return every backend with an equal score."""
         share = 1.0 / max(1, len(backends))
         return [Candidate(backend, share, {"share": share}) for backend in backends]
@@ -65,11 +68,11 @@ class Balancer:
 class ByCost(Balancer, ABC):
     """A balancer that gives each candidate a cost of its own; ties are broken at random."""
 
-    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+    def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the candidate with the least cost of those with room that were not tried."""
         return self._least(ranking.candidates, tried, lambda service: self.cost(service, now))
 
-    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:
+    def peek(self, ranking: Ranking, request: Request, now: float) -> Iterable[Candidate]:
         """Return them by cost, the least first."""
         return sorted(ranking.candidates, key=lambda candidate: self.cost(candidate.service, now))
 
@@ -83,7 +86,7 @@ class LeastInFlight(ByCost):
 
     name = "least_in_flight"
 
-    def cost(self, service: Service, now: float) -> float:  # noqa: ARG002 - one shape for all
+    def cost(self, service: Service, now: float) -> float:
         """Return how many are open."""
         return float(len(service.backend.open))
 
@@ -124,7 +127,7 @@ class P2cPeakEwma(ByCost):
         self._tau_s = tau_s
         self.observe = self._observe
 
-    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+    def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the better of two with room that were not tried."""
         open_ones = [c for c in ranking.candidates if c.backend.free > 0 and c.backend not in tried]
         if len(open_ones) < 2:
@@ -145,7 +148,7 @@ class P2cPeakEwma(ByCost):
         own: PeakEwma = service.own
         return own
 
-    def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:  # noqa: ARG002
+    def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:
         self._ewma(delivery.service, now).take(latency_s, now, self._tau_s)
 
 
@@ -184,7 +187,7 @@ class C3(ByCost):
         self._alpha = alpha
         self.observe = self._observe
 
-    def cost(self, service: Service, now: float) -> float:  # noqa: ARG002 - one shape for all
+    def cost(self, service: Service, now: float) -> float:
         """Return psi, in seconds."""
         replica = self._replica(service)
         queue = 1.0 + len(service.backend.open) * self._clients + replica.queue
@@ -197,7 +200,7 @@ class C3(ByCost):
         own: Replica = service.own
         return own
 
-    def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:  # noqa: ARG002
+    def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:
         replica, backend, alpha = self._replica(delivery.service), delivery.backend, self._alpha
         if ok or latency_s > replica.response_s:
             replica.response_s += alpha * (latency_s - replica.response_s)
