@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from msgspec import UNSET
 
@@ -125,14 +125,17 @@ class Links:
             self._went_down(link)
             link.lost = True
 
-    def greeted(self, peer: Peer) -> Link | None:
-        """Return the link of a peer that may speak; one that may not is told so."""
-        link = self.by_peer.get(peer)
-        if link is not None and link.greeted:
-            return link
-        if link is None or not link.refused:
-            self.refuse(peer, "not_greeted", "HELLO first")
-        return None
+    def greeted(self, handle: Callable[[Any, float], None]) -> Callable[[Any, float], None]:
+        """Return a handler for what only a neighbour that has said HELLO may say; another one is told so."""
+
+        def guarded(message: Any, now: float) -> None:
+            link = self.by_peer.get(message.peer)
+            if link is not None and link.greeted:
+                handle(message, now)
+            elif link is None or not link.refused:
+                self.refuse(message.peer, "not_greeted", "HELLO first")
+
+        return guarded
 
     def refuse(self, peer: Peer, code: str, detail: str) -> None:
         """Tell a neighbour what is wrong."""

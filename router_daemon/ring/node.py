@@ -80,7 +80,7 @@ class Node:
         self._feed: deque[Any] = deque()
         feed, registry = self._feed.append, broker.registry
         prefix = b"ring/" + secret + b"/" if secret else b"ring/"
-        self.links = Links(settings, instance, version, self.counts, self._out.append)
+        links = self.links = Links(settings, instance, version, self.counts, self._out.append)
         self.floods = Floods(settings, self.counts)
         self.topology = Topology(settings.name)
         self.abroad = Abroad(registry, prefix, feed)
@@ -117,19 +117,19 @@ class Node:
             "refresh": self._refresh,
         }
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
-            Opened: self.links.opened,
-            Hello: self.links.hello,
-            RingError: lambda message, _: self.links.error(message),
-            RingBye: lambda message, _: self.links.bye(message),
-            Echo: self._greeted(lambda message, _: self.links.echo(message)),
-            Echoed: self._greeted(self.links.echoed),
-            LinksMessage: self._greeted(self.reach.hear_links),
-            Roster: self._greeted(self.reach.hear_roster),
-            Profiles: self._greeted(self.reach.hear_profiles),
-            Forward: self._greeted(lambda message, _: self.relay.take(message)),
-            Result: self._greeted(lambda message, _: self.relay.take(message)),
-            RingCancel: self._greeted(lambda message, _: self.relay.take(message)),
-            Ask: self._greeted(lambda message, _: self.relay.take(message)),
+            Opened: links.opened,
+            Hello: links.hello,
+            RingError: lambda message, _: links.error(message),
+            RingBye: lambda message, _: links.bye(message),
+            Echo: links.greeted(lambda message, _: links.echo(message)),
+            Echoed: links.greeted(links.echoed),
+            LinksMessage: links.greeted(self.reach.hear_links),
+            Roster: links.greeted(self.reach.hear_roster),
+            Profiles: links.greeted(self.reach.hear_profiles),
+            Forward: links.greeted(lambda message, _: self.relay.take(message)),
+            Result: links.greeted(lambda message, _: self.relay.take(message)),
+            RingCancel: links.greeted(lambda message, _: self.relay.take(message)),
+            Ask: links.greeted(lambda message, _: self.relay.take(message)),
             Gone: self._gone,
             Malformed: self._malformed,
             Undelivered: self._undelivered,
@@ -289,7 +289,13 @@ class Node:
 
     def _deliver(self, action: Deliver) -> None:
         """Send a delivery of our broker to a backend of another daemon."""
-        daemon = self.abroad.by_peer[action.peer].daemon
+        remote = self.abroad.by_peer.get(action.peer)
+        if remote is None:  # the broker is about to hear that it is gone: it must first hear that this never left
+            self._feed.appendleft(Undelivered(action, full=False))
+            self.counts.forwarded += 1
+            self.counts.results["unreachable"] += 1
+            return
+        daemon = remote.daemon
         self.outbound.deliver(action, self.floods.known[daemon].instance, self._one_way_s(daemon), self._now)
 
     def _one_way_s(self, daemon: str) -> float:
@@ -317,17 +323,6 @@ class Node:
             return
         answer = ResultHeader(header.origin, header.instance, header.id, me, "nack", 0, [], code="unreachable")
         self.relay.send(Result(b"", answer))
-
-    # --- what neighbours say ---
-
-    def _greeted(self, handle: Callable[[Any, float], None]) -> Callable[[Any, float], None]:
-        """Return a handler for what only a neighbour that has said HELLO may say."""
-
-        def guarded(message: Any, now: float) -> None:
-            if self.links.greeted(message.peer) is not None:
-                handle(message, now)
-
-        return guarded
 
     # --- who can be reached ---
 
