@@ -26,9 +26,7 @@ def ring_text(answer: Row) -> str:
         )
         + "\n"
         + ", ".join(f"{text_of(counts, name)} {name.replace('_', ' ')}" for name in COUNTED),
-        table(
-            ["NEIGHBOUR", "STATE", "RTT MS", "DIALLED", "ADDRESS", "WHY"], [_link_cells(row) for row in links]
-        )
+        table(["NEIGHBOUR", "STATE", "RTT MS", "DIALLED", "ADDRESS", "WHY"], [_link_cells(row) for row in links])
         if links
         else "no links",
     ]

@@ -108,13 +108,18 @@ class RoutingSection(Section):
         "p2c_peak_ewma",
         "prequal",
         "c3",
+        "ring",
+        "ring_multi",
+        "ring_greedy",
     ] = Field(
         default="attention",
         description="How backends are scored. attention: the cross-attention score with the load, the silence and the "
         "latency of this moment weighed for each message; paper: the published rule, whose winner is cached;"
         " paper_no_reliability: the same without its reliability term; round_robin: in turn; "
         "capability_only: any capable one, by chance; least_in_flight, p2c_peak_ewma, prequal, c3: published load "
-        "balancers, to compare with.",
+        "balancers, to compare with; ring: the message's embedding held against those of the backends, with latency "
+        "and reliability; ring_multi: the same with several attention heads; ring_greedy: the same, climbing from "
+        "neighbour to neighbour (see [ring_attention]).",
     )
     mode: Literal["auto", "fanout", "hedge", "single"] = Field(
         default="auto",

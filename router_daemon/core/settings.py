@@ -76,7 +76,7 @@ class RingAttentionSettings:
         latency: `live`: what is to be expected now, with the load; `profile`: the mean of what was measured.
         path_cost: latency includes the way to a backend of another daemon.
         without_embedding: what becomes of a message that no key can be held against: `attention` or `refuse`.
-        heads: attention heads of ring_multi, seed: of their projections, where none are given:
+        attention_heads: of ring_multi, seed: of their projections, where none are given:
         projections: array of shape (heads, size, d), or (2, heads, size, d), those of queries first.
         dimensions: longer embeddings are none.
     """
@@ -88,7 +88,7 @@ class RingAttentionSettings:
     latency: str = "live"
     path_cost: bool = True
     without_embedding: str = "attention"
-    heads: int = 4
+    attention_heads: int = 4
     seed: int = 1
     projections: Any = field(default=None, compare=False)
     dimensions: int = 4096

@@ -6,8 +6,9 @@ Rules:
   and keeps its length disturbs nobody's notes of who is in which row; `Keys.changes` says when such notes are void.
 - Scaling `unit` brings queries and keys to length 1, so that q.k is the cosine of the angle between them; `raw` leaves
   them as they are, cut off at `MOST`, so that no product is infinite.
-- Products are `einsum`'s, not `@`: BLAS would split all but the smallest among threads, which on busy cores wait for each
-  other (10,000 keys of 384 numbers: 9 ms instead of 0.6), and its sums depend on the machine more than need be.
+- Products are `einsum`'s, not `@`: BLAS would split all but the smallest among threads, which on busy cores wait for
+  each other (10,000 keys of 384 numbers: 9 ms instead of 0.6; a QR decomposition: seconds), and its sums depend on the
+  machine more than need be.
 - Every attention head has its own projection of queries and keys; the plain one is a single head without any.
 - An embedding without numbers, all zero, or longer than the limit is none. At most `MOST_LENGTHS` lengths have a
   matrix: keys of further ones do not fit. So keys take at most 4 x backends x longest bytes, twice that while growing.
@@ -100,10 +101,8 @@ class RandomHeads:
             while len(self._drawn) >= MOST_LENGTHS:
                 del self._drawn[next(iter(self._drawn))]
             random = np.random.default_rng((self._seed, length))
-            shape = (self.count, length, self.size(length))
-            drawn = self._drawn[length] = np.stack(
-                [np.linalg.qr(random.standard_normal(shape[1:]))[0].T for _ in range(self.count)]
-            ).astype(np.float32)
+            directions = random.standard_normal((self.count, self.size(length), length))
+            drawn = self._drawn[length] = orthonormal(directions).astype(np.float32)
         return drawn
 
 
@@ -314,7 +313,7 @@ def _products(keys: Floats, query: Floats) -> Floats:
 def unit(vector: NDArray[Any]) -> Floats | None:
     """Return a vector of any finite numbers at length 1, None where all are zero."""
     if vector.dtype == np.float32:
-        length = float(np.dot(vector, vector)) ** 0.5  # `@` would warn of what overflows
+        length = float(np.einsum("i,i->", vector, vector)) ** 0.5
         if SAFE[0] < length < SAFE[1]:
             quick: Floats = vector * np.float32(1.0 / length)
             return quick
@@ -322,5 +321,19 @@ def unit(vector: NDArray[Any]) -> Floats | None:
     if largest == 0.0:
         return None
     wide = vector.astype(np.float64) / largest  # numbers of up to 1e308 have squares that no float holds
-    scaled: Floats = (wide / np.sqrt(wide @ wide)).astype(np.float32)
+    scaled: Floats = (wide / np.sqrt(np.einsum("i,i->", wide, wide))).astype(np.float32)
     return scaled
+
+
+def orthonormal(directions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return an orthonormal base of what the rows of each matrix span: (heads, size, length), size at most length.
+
+    Gram and Schmidt's way, one row after the other; twice, as once is not exact where rows are nearly dependent.
+    """
+    base = directions.copy()
+    for row in range(base.shape[1]):
+        for _ in range(2):
+            before, this = base[:, :row], base[:, row]
+            this -= np.einsum("hr,hrl->hl", np.einsum("hrl,hl->hr", before, this), before)
+            this /= np.sqrt(np.einsum("hl,hl->h", this, this))[:, np.newaxis]
+    return base

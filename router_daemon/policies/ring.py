@@ -119,7 +119,7 @@ class RingAttention(ABC):
         return chosen
 
     def peek(self, ranking: Ranking, request: Request, now: float) -> Iterable[Candidate]:
-        """Return copies with the terms of z as of now and the weights, by weight."""
+        """Return copies with the terms of z as of now and the weights among those with room, by weight."""
         if not ranking.candidates:
             return []
         view = View(ranking.candidates, self._keys)
@@ -128,13 +128,14 @@ class RingAttention(ABC):
             return self._fallback.peek(ranking, request, now)
         self._look_at(view, range(len(ranking.candidates)), now)
         logits = held.all()
-        weights = softmax(logits + view.live).mean(axis=0)
+        masked = np.where(view.room, logits + view.live, -inf) if view.room.any() else logits + view.live
+        weights = softmax(masked).mean(axis=0)
         alignments = logits.mean(axis=0)
         live = [
             self._copy(candidate, float(alignment), float(weight))
             for candidate, alignment, weight in zip(ranking.candidates, alignments, weights, strict=True)
         ]
-        live.sort(key=lambda candidate: candidate.score, reverse=True)
+        live.sort(key=lambda candidate: (candidate.score, candidate.logit), reverse=True)
         return self._in_order(live, view, held, request)
 
     @abstractmethod
@@ -339,7 +340,7 @@ class RingMulti(Ring):
         own = settings.ring_attention
         if heads is None:
             given = own.projections
-            heads = RandomHeads(own.heads, own.seed) if given is None else LearnedHeads(given)
+            heads = RandomHeads(own.attention_heads, own.seed) if given is None else LearnedHeads(given)
         super().__init__(settings, rng, heads)
 
     def _merged(self, logits: Column, live: Column, mask: Mask) -> Column:

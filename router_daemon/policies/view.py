@@ -139,7 +139,7 @@ class Held:
         at = int(np.searchsorted(self._having, place))
         if at == len(self._having) or self._having[at] != place:
             return 0.0
-        return float(self._matrix.rows[0, self._rows[at]] @ self._query[0]) * self._scale
+        return float(np.einsum("s,s->", self._matrix.rows[0, self._rows[at]], self._query[0])) * self._scale
 
 
 class Touched:
