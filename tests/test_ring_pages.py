@@ -117,7 +117,7 @@ def test_metrics_of_a_ring() -> None:
         'router_ring_results_total{result="ack"} 0.0',
     ):
         assert line in text.splitlines()
-    assert "router_ring" not in render(Snapshot(ring.broker, NOW), openmetrics=False).decode()
+    assert "router_ring_link" not in render(Snapshot(ring.broker, NOW), openmetrics=False).decode()
 
 
 # --- what a configuration makes ---
