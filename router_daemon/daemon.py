@@ -97,8 +97,8 @@ class Loop:
             actions += self.broker.on_timer(now)
             self._log_faults("fault while doing what is due")
         self._send(actions, now)
-        for what, backend in self.broker.take_news():
-            _log.info(what, backend=backend)
+        for what, name in self.broker.take_news():
+            _log.info(what, **{"backend" if what.startswith("backend ") else "daemon": name})
         if events or actions:  # sending may have consumed the edge of what has come meanwhile
             self.wake()
         else:

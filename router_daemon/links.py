@@ -115,9 +115,7 @@ class Links(_Side):
     async def _connect(self, connection: _Dialled) -> None:
         address = connection.address
         if address.startswith("ipc://"):
-            path = address.removeprefix("ipc://")
-            path = "\0" + path[1:] if path.startswith("@") else path
-            await self.loop.create_unix_connection(lambda: connection, path)
+            await self._connect_path(connection, address.removeprefix("ipc://"))
             return
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
@@ -126,3 +124,13 @@ class Links(_Side):
         link = transport.get_extra_info("socket")
         link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    async def _connect_path(self, connection: _Dialled, path: str) -> None:
+        link = socket.socket(socket.AF_UNIX)
+        link.setblocking(False)
+        try:  # by ourselves, as uvloop takes no path outside the file system
+            await self.loop.sock_connect(link, "\0" + path[1:] if path.startswith("@") else path)
+            await self.loop.create_unix_connection(lambda: connection, sock=link)
+        except BaseException:
+            link.close()
+            raise

@@ -62,10 +62,12 @@ def test_messages_pass_both_ways_on_a_connection_that_was_dialled(run: Run, dial
     run(main())
 
 
+@on_both_loops
 @both
-def test_unix_sockets_are_dialled_too(run: Run, engine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["path", "abstract"])
+def test_unix_sockets_are_dialled_too(run: Run, engine: str, place: str, tmp_path: Path) -> None:
     async def main() -> None:
-        address = f"ipc://{tmp_path}/ring"
+        address = f"ipc://@router-daemon-ring-{tmp_path.name}" if place == "abstract" else f"ipc://{tmp_path}/ring"
         async with node(engine, listen=address) as there, node(engine, address) as here:
             peer = await here.opened(address, there)
             assert here.send(hello(peer)) == []
