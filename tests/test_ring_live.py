@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -14,6 +19,10 @@ from conftest import Daemon, DaemonFactory, Room, free_port
 
 from router_daemon.cli import asking
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+from fault_proxy import Proxy
+
 WAIT_S: Final = 15.0
 BACKENDS: Final = 6
 ROUTING: Final = {"mode": "single", "unsaid_idempotent": "retries"}
@@ -21,14 +30,22 @@ OpenRoom = Callable[[Daemon], Room]
 
 
 class Ring:
-    """Daemons linked as told, each with the places where it is asked."""
+    """Daemons linked as told, each with the places where it is asked; `over`: what stands in the place of a link."""
 
-    def __init__(self, start: DaemonFactory, engine: str, *links: str) -> None:
-        names = sorted({name for link in links for name in link})
+    def __init__(
+        self,
+        start: DaemonFactory,
+        engine: str,
+        *links: str,
+        at: Mapping[str, str] | None = None,
+        over: Mapping[str, str] | None = None,
+    ) -> None:
+        names = sorted({name for link in links for name in link}, reverse=True)  # who is dialled is there first
         ports: set[int] = set()
         while len(ports) < 4 * len(names):
             ports.add(free_port())  # all before the first is taken, so that none is drawn twice
-        self.places = {name: f"tcp://127.0.0.1:{ports.pop()}" for name in names}
+        self.places = {name: f"tcp://127.0.0.1:{ports.pop()}" for name in names} | dict(at or {})
+        dialled = {link: (over or {}).get(link, self.places[link[1]]) for link in links}
         self.admins = {name: f"127.0.0.1:{ports.pop()}" for name in names}
         self.daemons = {
             name: start(
@@ -37,7 +54,7 @@ class Ring:
                 ring={
                     "name": name,
                     "listen": self.places[name],
-                    "neighbours": [self.places[link[1]] for link in links if link[0] == name],
+                    "neighbours": [place for link, place in dialled.items() if link[0] == name],
                     "echo_ms": 50,
                 },
                 admin={"bind": self.admins[name]},
@@ -100,7 +117,7 @@ def test_a_message_finds_a_backend_of_another_daemon_and_its_answer_the_way_back
 
 
 def test_who_drains_is_left_alone_and_who_has_left_is_not_there(daemon: DaemonFactory, open_room: OpenRoom) -> None:
-    ring = Ring(daemon, "native", "ab", "bc", "ca")
+    ring = Ring(daemon, "native", "ab", "bc", "ac")
     near, far = open_room(ring["a"]), open_room(ring["c"])
     backend = far.backend(name="worker", capabilities=["c"])
     ring.knows("a", "c/worker")
@@ -120,7 +137,7 @@ def test_who_drains_is_left_alone_and_who_has_left_is_not_there(daemon: DaemonFa
 def test_a_message_under_way_is_answered_though_a_daemon_between_is_killed(
     daemon: DaemonFactory, open_room: OpenRoom
 ) -> None:
-    ring = Ring(daemon, "native", "ab", "bd", "ac", "ce", "ed")
+    ring = Ring(daemon, "native", "ab", "bd", "ac", "ce", "de")
     near, far = open_room(ring["a"]), open_room(ring["d"])
     backends = [far.backend(name=f"worker{number}", capabilities=["c"]) for number in range(BACKENDS)]
     ring.knows("a", *(f"d/{backend.name}" for backend in backends))
@@ -136,6 +153,61 @@ def test_a_message_under_way_is_answered_though_a_daemon_between_is_killed(
     assert {client.expect("REPLY", timeout_s=WAIT_S).header["id"] for _ in sent} == sent
     ring.until("a", lambda answer: reached(answer) == {"c": 1, "d": 3, "e": 2})
     daemon.daemons.remove(ring["b"])
+
+
+@contextlib.contextmanager
+def proxied(target: str) -> Iterator[tuple[str, Callable[[str], None]]]:
+    """Stand before an address; return where, and how to have it fail (see `fault_proxy`)."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    proxy = Proxy(free_port(), int(target.rpartition(":")[2]))
+
+    def run(coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, loop).result(WAIT_S)
+
+    async def changed(fault: str) -> None:
+        proxy.set(fault)
+
+    thread.start()
+    try:
+        run(proxy.start())
+        yield f"tcp://127.0.0.1:{proxy.port}", lambda fault: run(changed(fault))
+    finally:
+        run(proxy.stop())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def way_to(answer: dict[str, Any], name: str) -> list[str]:
+    return next((row["path"] for row in answer["daemons"] if row["name"] == name), [])
+
+
+@pytest.mark.parametrize("engine", ["native", "libzmq"])
+def test_what_falls_into_a_black_hole_between_two_daemons_goes_the_other_way(
+    daemon: DaemonFactory, open_room: OpenRoom, engine: str
+) -> None:
+    place = f"tcp://127.0.0.1:{free_port()}"
+    with proxied(place) as (hole, fail):
+        ring = Ring(daemon, engine, "ab", "ac", "bc", at={"b": place}, over={"ab": hole})
+        near, far = open_room(ring["a"]), open_room(ring["b"])
+        backend = far.backend(name="worker", capabilities=["c"])
+        ring.knows("a", "b/worker")
+        ring.until("a", lambda answer: links_of(answer) == {"b": ["a", "c"], "c": ["a", "b"]})
+        ring.until("a", lambda answer: way_to(answer, "b") == ["b"])
+        client = near.client()
+        fail("hole")
+        client.send("c", b"into the hole", id=1)
+        delivery = backend.delivery(WAIT_S)
+        assert delivery.body == [b"into the hole"]
+        backend.ack(delivery, b"and out")
+        assert client.until_last(1, WAIT_S)[-1].body == [b"and out"]
+        assert way_to(ring.ask("a"), "b") == ["c", "b"]
+        fail("pass")
+        ring.until("a", lambda answer: way_to(answer, "b") == ["b"])
+        client.send("c", b"again", id=2)
+        backend.ack(backend.delivery(WAIT_S), b"fine")
+        assert client.until_last(2, WAIT_S)[-1].body == [b"fine"]
 
 
 def test_another_ring_is_not_let_in(daemon: DaemonFactory) -> None:
