@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from ring_kit import Ring
+from nodes_kit import Ring
 
 from router_daemon.core import events
 from router_daemon.core.memory import ServiceRecord

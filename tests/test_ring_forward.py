@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ring_kit import Delivered, Ring
+from nodes_kit import Delivered, Ring
 
 from router_daemon.core import events
 from router_daemon.core.actions import Deliver, Error, Piece, Reply

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ring_kit import START, Ring
+from nodes_kit import START, Ring
 
 from router_daemon.core.events import Gone, Malformed
 from router_daemon.core.types import Side
