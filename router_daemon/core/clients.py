@@ -163,7 +163,8 @@ class Clients:
     def _refusal(self, event: Send, message: Message) -> tuple[str, str] | None:
         """Return code and detail where the message may not be opened, whoever is there."""
         request = event.header
-        if request.durable or request.policy is not UNSET or (message.named and not self._may_name(message.client)):
+        named = request.backend is not UNSET
+        if request.durable or request.policy is not UNSET or (named and not self._may_name(message.client)):
             return "forbidden", "durable, policy and backend are not offered by this daemon"
         if request.reply == "all":
             if event.delimited:
@@ -177,7 +178,7 @@ class Clients:
             return "draining", "the daemon is about to exit"
         if len(self._dispatcher.messages) >= self._open_messages:
             return "overloaded", f"{self._open_messages} messages are open, and no more are allowed"
-        return self._bind(message) if message.named else None
+        return self._bind(message) if named else None
 
     def _may_name(self, client: Client) -> bool:
         """Tell whether a client may say which backend gets its message: the one place where that is decided."""

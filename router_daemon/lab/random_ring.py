@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Final
@@ -56,6 +56,18 @@ def random_ring(
     faults += [fault for fault in _faults(rng, plan.seconds, count, len(links)) if fault.kind in kinds]
     demand = replace(plan.demand, connections=max(count, plan.demand.connections))
     return replace(plan, daemons=count, demand=demand, faults=tuple(faults), ring=ring)
+
+
+def kinds_for(ring: int | None) -> Sequence[str]:
+    """Return the kinds of faults that there are, without a ring or with one."""
+    return KINDS if ring is None else ALL_KINDS
+
+
+def plan_for(seed: int, ring: int | None, *, messages: int, kinds: Collection[str], policy: str | None) -> Plan:
+    """Return the world of a seed, of daemons that do not see each other or of a ring of so many."""
+    if ring is None:
+        return random_plan(seed, messages=messages, kinds=kinds, policy=policy)
+    return random_ring(seed, ring, messages=messages, kinds=kinds, policy=policy)
 
 
 def _shortcuts(rng: Random, count: int) -> list[tuple[int, int]]:

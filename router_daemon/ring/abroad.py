@@ -99,6 +99,8 @@ class Abroad:
             if backend.connected != report.up:
                 backend.connected = report.up
                 backend.refresh(now)
+                if report.up and not backend.draining:  # who waits for it is served as at any registration
+                    self._join(remote, remote.listed)
             self._beat(remote)
 
     def beat(self) -> None:
