@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -12,9 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from ring_kit import SEED, asking, packed, picked, ring, shown
 
+from router_daemon import policies
 from router_daemon.core.settings import Settings
 from router_daemon.policies.keys import MOST_LENGTHS, Keys, OneHead, RandomHeads, unit
 from router_daemon.policies.ring import Ring
+from router_daemon.policies.view import MOST_TOUCHED, Touched
 from router_daemon.testing import BrokerFixture
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=64)
@@ -175,6 +179,27 @@ def test_a_head_that_sees_nothing_of_a_key_is_perpendicular_to_it() -> None:
     matrix = keys.matrix(2)
     assert matrix is not None
     assert not matrix.rows.any()
+
+
+@pytest.mark.parametrize("name", ["keys", "view", "ring", "ring_greedy"])
+def test_nothing_there_is_left_to_blas(name: str) -> None:
+    """Its threads wait for one another on busy cores: a decision took 9 ms, the first registration seconds."""
+    source = Path(policies.__file__).with_name(f"{name}.py").read_text()
+    for node in ast.walk(ast.parse(source)):
+        assert not isinstance(node, ast.MatMult)
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in {"linalg", "dot", "vdot", "inner", "matmul", "tensordot"}
+
+
+def test_of_too_many_touched_the_oldest_are_forgotten() -> None:
+    backend, touched = ring({"a": None}).backend("a"), Touched()
+    assert touched.since(0) == []
+    for _ in range(2 * MOST_TOUCHED + 1):
+        touched.add(backend)
+    assert touched.end == 2 * MOST_TOUCHED + 1
+    assert touched.since(MOST_TOUCHED - 1) is None
+    assert len(touched.since(MOST_TOUCHED) or ()) == MOST_TOUCHED + 1
+    assert len(touched._backends) <= 2 * MOST_TOUCHED
 
 
 def test_a_policy_of_its_own_takes_in_whom_it_was_not_told_of() -> None:

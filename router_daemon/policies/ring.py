@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from math import inf, log, log1p
+from math import exp, inf, log, log1p
 from random import Random
 from typing import Final, NamedTuple
 
@@ -99,7 +99,7 @@ class RingAttention(ABC):
             profile = candidate.backend.profile
             candidate.terms = self._terms(candidate.backend, profile.latency_s, profile.success)
             candidate.logit = sum(candidate.terms.values())
-            candidate.score = float(np.exp(candidate.logit))
+            candidate.score = exp(candidate.logit)
         scored.sort(key=lambda candidate: candidate.score, reverse=True)
         return scored
 
