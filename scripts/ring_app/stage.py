@@ -29,6 +29,8 @@ START_S: Final = 60.0
 STOP_S: Final = 10.0
 LOOK_S: Final = 0.1
 FAULT_CHARS: Final = 400
+SCRAPES: Final = 4
+"""A daemon on a crowded machine may be late for one."""
 
 CONFIG: Final = """\
 [frontend]
@@ -195,12 +197,15 @@ class Stage:
 
     async def pages(self) -> dict[int, Page]:
         """Return /metrics of every daemon that lives."""
-        nodes = [node for node in range(self.plan.size) if node not in self.dead]
-        pages = await asyncio.gather(*(scrape(self.ports[node].admin_address) for node in nodes))
-        missing = [daemon_name(node) for node, page in zip(nodes, pages, strict=True) if page is None]
+        found: dict[int, Page] = {}
+        for _ in range(SCRAPES):
+            nodes = [node for node in range(self.plan.size) if node not in self.dead and node not in found]
+            pages = await asyncio.gather(*(scrape(self.ports[node].admin_address) for node in nodes))
+            found |= {node: page for node, page in zip(nodes, pages, strict=True) if page is not None}
+        missing = [daemon_name(node) for node in range(self.plan.size) if node not in self.dead and node not in found]
         if missing:
             raise StageError(f"no answer of {', '.join(missing)}\n{self.complaints()}")
-        return {node: page for node, page in zip(nodes, pages, strict=True) if page is not None}
+        return found
 
     def kill(self, node: int) -> None:
         """End a daemon as a crash would."""
