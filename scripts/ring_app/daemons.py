@@ -58,6 +58,7 @@ def _serve(path: Path, parent: int) -> NoReturn:
     code = 1
     try:
         die_with(parent)
+        os.setsid()  # processors are shared among sessions: each daemon is to have its own part
         log = os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
