@@ -369,7 +369,7 @@ def test_no_such_backend_there_is_no_fault_of_it() -> None:
     forward(ring, "a", "b", backend="nobody")
     assert results(ring) == [("gone", 1)]
     forward(ring, "a", "b", backend="x", at=999, id=78)
-    assert results(ring)[-1] == ("gone", 1), "meant for another process of that name"
+    assert results(ring)[-1] == ("failed", 1), "meant for another process of that name, which may have begun it"
 
 
 def test_nothing_is_passed_on_to_a_backend_of_a_third() -> None:
@@ -548,6 +548,19 @@ def test_a_daemon_that_stops_ends_what_it_has_and_its_clients_hear_of_it() -> No
     ring.run(0.1)
     assert answers(ring) == [(1, "failed")]
     assert ring.known_at("a") == []
+
+
+def test_what_may_run_only_once_is_not_run_again_when_its_daemon_stops() -> None:
+    ring = across()
+    ring.register("c", "y")
+    ring.run(1.0)
+    ring.send("a", idempotent=False)
+    ring.run(0.01)
+    assert ring.take_one().daemon == "d"
+    ring._after("d", ring.nodes["d"].stop(ring.now))
+    ring.run(0.1)
+    assert ring.take() == []
+    assert answers(ring) == [(1, "failed")]
 
 
 # --- load ---

@@ -55,12 +55,14 @@ class Abroad:
         self._registry = registry
         self._prefix = prefix
         self._feed = feed
+        self._registered = False
         self.by_daemon: dict[str, dict[str, Remote]] = {}
         self.by_peer: dict[Peer, Remote] = {}
 
-    def list(self, daemon: str, roster: Mapping[str, Listed]) -> None:
-        """Have just these backends of a daemon registered."""
+    def list(self, daemon: str, roster: Mapping[str, Listed]) -> bool:
+        """Have just these backends of a daemon registered; tell whether the broker has to hear of any."""
         mine = self.by_daemon.setdefault(daemon, {})
+        self._registered = False
         for name in mine.keys() - roster.keys():
             self._drop(mine[name])
         for name, listed in roster.items():
@@ -71,6 +73,7 @@ class Abroad:
                 self._join(remote, listed)
             else:
                 self._change(remote, listed)
+        return self._registered
 
     def drop(self, daemon: str) -> None:
         """A daemon cannot be reached: its backends are not there."""
@@ -119,6 +122,7 @@ class Abroad:
     def _join(self, remote: Remote, listed: Listed) -> None:
         remote.listed = listed
         if not listed.draining:
+            self._registered = True
             self._feed(Register(remote.peer, False, registration(remote.daemon, listed)))
 
     def _change(self, remote: Remote, listed: Listed) -> None:

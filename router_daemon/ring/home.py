@@ -7,6 +7,7 @@ Rules:
 - A daemon that cannot be reached gets what it has open here cancelled, as a client that is gone.
 - A CANCEL for what has not come yet is remembered as its answer: it may have overtaken it.
 - Only backends of our own: nothing is passed on twice.
+- `gone` and `busy` are said of what has surely not begun, as it may then run elsewhere even where it may run only once.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ CODES: Final[dict[str, Code]] = {
     "no_capability": "gone",
 }
 """What an ERROR of our broker means to the origin; any other one: `failed`."""
+_ANOTHER: Final = "another process has taken its place"
 
 
 class Stay(Struct):
@@ -79,6 +81,8 @@ class Home:
         self._feed = feed
         self.guests: dict[Peer, Guest] = {}
         self._stays: Counter[str] = Counter()
+        self._waiting: dict[str, int] = {}
+        self._closed = False
         self._done: OrderedDict[Key, Result | None] = OrderedDict()
         self._kept: deque[tuple[float, Key, int]] = deque()
         self._kept_bytes = 0
@@ -94,8 +98,11 @@ class Home:
             self._counts.duplicates += 1
             self._again(guest, header.id)
             return
+        if header.at != self._instance:  # the process that was asked before may have begun it
+            self._send(self._nack(guest, header.id, "failed", _ANOTHER))
+            return
         backend = self._registry.by_name.get(header.backend)
-        if header.at != self._instance or backend is None or type(backend.peer) is RingPeer:
+        if backend is None or type(backend.peer) is RingPeer:
             self._finish(guest, header.id, self._nack(guest, header.id, "gone", f"no {header.backend!r} here"), now)
             return
         self._counts.taken += 1
@@ -118,11 +125,15 @@ class Home:
         guest = self._guest(header.origin, header.instance)
         for number in header.ids:
             if header.at != self._instance:
-                self._send(self._nack(guest, number, "failed", "another process has taken its place"))
+                self._send(self._nack(guest, number, "failed", _ANOTHER))
             elif (header.origin, header.instance, number) in self._done:
                 self._again(guest, number)
             elif number not in guest.open:
                 self._send(self._nack(guest, number, "unknown"))
+
+    def close(self) -> None:
+        """The daemon exits: what is open ends now, whether it has begun or not."""
+        self._closed = True
 
     def leave(self, origin: str, now: float) -> None:
         """A daemon cannot be reached, or is another process now: end what it has open here."""
@@ -165,7 +176,8 @@ class Home:
             result = self._result(guest, number, "ack", action.body, seq=stay.parts)
             result.header.elapsed_ms = action.header.elapsed_ms
         else:
-            result = self._nack(guest, number, CODES.get(action.header.code, "failed"), action.header.detail)
+            code = "failed" if self._closed else CODES.get(action.header.code, "failed")
+            result = self._nack(guest, number, code, action.header.detail)
             result.header.seq = stay.parts
             if action.header.code == "overloaded":
                 result.header.retry_after_ms = action.header.retry_after_ms
@@ -173,12 +185,19 @@ class Home:
         self._finish(guest, number, result, now)
 
     def queue(self, name: str) -> int:
-        """Return how many deliveries are open or wait at a backend of ours, from whoever they are."""
+        """Return how many deliveries are open or wait at a backend of ours; those that wait as last counted."""
         backend = self._registry.by_name.get(name)
-        if backend is None:
-            return 0
-        placed = sum(d.message.client.trusted and not d.message.ended for d in backend.open.values())
-        return len(backend.open) + round(backend.other) + max(0, self._stays[name] - placed)
+        return 0 if backend is None else len(backend.open) + round(backend.other) + self._waiting.get(name, 0)
+
+    def count_waiting(self) -> None:
+        """Count the deliveries of other daemons that wait for each backend; seldom, as all open ones are looked at."""
+        self._waiting.clear()
+        for name, stays in self._stays.items():
+            backend = self._registry.by_name.get(name)
+            held = () if backend is None else backend.open.values()
+            placed = sum(d.message.client.trusted and not d.message.ended for d in held)
+            if stays > placed:
+                self._waiting[name] = stays - placed
 
     # --- answers ---
 

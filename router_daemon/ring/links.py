@@ -17,6 +17,7 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from router_daemon.core.types import Peer
+from router_daemon.errors import RETRY
 from router_daemon.ring.counts import RingCounts
 from router_daemon.ring.messages import (
     Echo,
@@ -33,6 +34,8 @@ from router_daemon.ring.messages import (
 from router_daemon.ring.settings import RingSettings
 
 ECHOES_KEPT: Final = 8
+CODES: Final = frozenset((*RETRY, "wrong_ring", "not_greeted"))
+"""What an ERROR may say; anything else is counted as `other`."""
 HELLO_AGAIN_S: Final = 1.0
 """A HELLO without an answer, or refused, is said again after this: the name may have become free."""
 LEAST_CHANGE_S: Final = 0.0001
@@ -225,7 +228,7 @@ class Links:
     def error(self, message: RingError) -> None:
         """ERROR: after some there is nothing more to say on this connection, for now."""
         code = message.header.code
-        self._counts.errors[code if len(self._counts.errors) < ECHOES_KEPT * 8 else "other"] += 1
+        self._counts.errors[code if code in CODES else "other"] += 1
         link = self.by_peer.get(message.peer)
         if link is not None and code in ("wrong_ring", "name_taken", "unsupported_version"):
             self._close(link, code)

@@ -20,29 +20,13 @@ from router_daemon.core.actions import CancelDelivery, Deliver, Error, Piece, Re
 from router_daemon.core.broker import Broker
 from router_daemon.core.events import Gone, Malformed, Undelivered
 from router_daemon.core.types import RingPeer, Side
+from router_daemon.ring import messages
 from router_daemon.ring.abroad import Abroad
 from router_daemon.ring.counts import RingCounts
 from router_daemon.ring.floods import Floods
 from router_daemon.ring.home import Home
 from router_daemon.ring.links import Links
-from router_daemon.ring.messages import (
-    Ask,
-    ByeHeader,
-    Echo,
-    Echoed,
-    Forward,
-    Hello,
-    Opened,
-    Profiles,
-    Result,
-    ResultHeader,
-    RingBye,
-    RingCancel,
-    RingError,
-    Roster,
-    Routed,
-)
-from router_daemon.ring.messages import Links as LinksMessage
+from router_daemon.ring.messages import Ask, ByeHeader, Forward, Result, ResultHeader, RingBye, RingCancel, Routed
 from router_daemon.ring.outbound import Outbound
 from router_daemon.ring.reach import Reach
 from router_daemon.ring.relay import Relay
@@ -117,15 +101,15 @@ class Node:
             "refresh": self._refresh,
         }
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
-            Opened: links.opened,
-            Hello: links.hello,
-            RingError: lambda message, _: links.error(message),
-            RingBye: lambda message, _: links.bye(message),
-            Echo: links.greeted(lambda message, _: links.echo(message)),
-            Echoed: links.greeted(links.echoed),
-            LinksMessage: links.greeted(self.reach.hear_links),
-            Roster: links.greeted(self.reach.hear_roster),
-            Profiles: links.greeted(self.reach.hear_profiles),
+            messages.Opened: links.opened,
+            messages.Hello: links.hello,
+            messages.RingError: lambda message, _: links.error(message),
+            messages.RingBye: lambda message, _: links.bye(message),
+            messages.Echo: links.greeted(lambda message, _: links.echo(message)),
+            messages.Echoed: links.greeted(links.echoed),
+            messages.Links: links.greeted(self.reach.hear_links),
+            messages.Roster: links.greeted(self.reach.hear_roster),
+            messages.Profiles: links.greeted(self.reach.hear_profiles),
             Forward: links.greeted(lambda message, _: self.relay.take(message)),
             Result: links.greeted(lambda message, _: self.relay.take(message)),
             RingCancel: links.greeted(lambda message, _: self.relay.take(message)),
@@ -191,6 +175,7 @@ class Node:
     def stop(self, now: float) -> list[Any]:
         """End every open message with `draining`, and say BYE to every backend and every neighbour."""
         self._now = now
+        self.home.close()
         self._sort(self.broker.stop(now))
         actions = self._settle()
         self._stopped = True
@@ -394,7 +379,7 @@ class Node:
         self.reach.forget_old(now)
         if not self.reach.aside:
             self._telling.tell_links()
-            self._telling.tell_roster(draining=self.draining, anyway=True)
+            self._telling.tell_roster(draining=self.draining, refresh=True)
             self._telling.tell_profiles(now, everything=True)
         self._plan("refresh", now + self.settings.refresh_s)
 

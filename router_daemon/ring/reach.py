@@ -108,8 +108,9 @@ class Reach:
     def list(self, name: str) -> None:
         """Have the backends of a daemon registered, as it has listed them."""
         known = self._floods.known.get(name)
-        if known is not None and known.roster is not None and name in self.names:
-            self._abroad.list(name, known.roster)
+        if known is None or known.roster is None or name not in self.names:
+            return
+        if self._abroad.list(name, known.roster):
             self.joined.append(name)
 
     def acquaint(self, now: float) -> None:

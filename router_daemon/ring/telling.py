@@ -2,7 +2,7 @@
 
 Rules:
 - A report is made when something has changed, and every `refresh_s` anyway: what a full connection has dropped is
-  repaired by the next one, not missed.
+  repaired by the next one, not missed. A roster of many pages is told again the less often: a page each `refresh_s`.
 - Of backends, only our own are told; those of other daemons are told by these.
 - What is long goes in pages of about `page_bytes`, well below the limit of a header; a backend whose registration alone
   is too long for one is not told.
@@ -67,6 +67,7 @@ class Telling:
         self._emit = emit
         self.seq = 0
         self.pages: list[RosterHeader] = []
+        self._refreshes = 0
         self._listed: list[Listed] = []
         self._told: dict[str, tuple[Any, ...]] = {}
 
@@ -84,9 +85,11 @@ class Telling:
         header = LinksHeader(self._settings.name, self._instance, self.seq, self._links.told())
         self.flood(LinksMessage(b"", header))
 
-    def tell_roster(self, *, draining: bool, anyway: bool = False) -> None:
-        """Tell all of our backends, where these are others than last told, or `anyway`."""
-        for page in self.roster(draining=draining, anyway=anyway):
+    def tell_roster(self, *, draining: bool, refresh: bool = False) -> None:
+        """Tell all of our backends, where these are others than last told; or again, where that is due."""
+        self._refreshes += refresh
+        anyway = self._refreshes >= len(self.pages)
+        for page in self.roster(draining=draining, anyway=refresh and anyway):
             self.flood(Roster(b"", page))
 
     def tell_profiles(self, now: float, *, everything: bool = False) -> None:
@@ -108,6 +111,7 @@ class Telling:
         if self.pages and listed == self._listed and not anyway:
             return []
         self._listed = listed
+        self._refreshes = 0
         self.seq += 1
         parts = list(self._parts(listed))
         name, instance, seq = self._settings.name, self._instance, self.seq
@@ -120,12 +124,17 @@ class Telling:
         part: dict[str, Report] = {}
         size = 0
         told: dict[str, tuple[Any, ...]] = {}
+        self._home.count_waiting()
         for backend in self._own():
-            report = self._report(backend, now)
-            state = told[backend.name] = (report.queue, report.success, report.up, report.cost, backend.version)
-            if not everything and self._told.get(backend.name) == state:
+            name, profile = backend.name, backend.profile
+            up = backend.connected and now >= backend.paused_until
+            queue = self._home.queue(name)
+            state = told[name] = (queue, up, profile.success, profile.cost, backend.version)
+            if not everything and self._told.get(name) == state:
                 continue
-            part[backend.name] = report
+            services = record_of(backend, now).services
+            cost = UNSET if profile.cost is None else profile.cost
+            report = part[name] = Report(queue, profile.success, services, up=up, cost=cost)
             size += 100 + sum(100 + len(capability) for capability in report.services)
             if size >= self._settings.page_bytes or len(part) == NAMES:
                 found.append(self._profiles(part))
@@ -141,13 +150,6 @@ class Telling:
 
     def _own(self) -> Iterator[Backend]:
         return (backend for backend in self._registry.by_name.values() if type(backend.peer) is not RingPeer)
-
-    def _report(self, backend: Backend, now: float) -> Report:
-        record = record_of(backend, now)
-        queue = self._home.queue(backend.name)
-        cost = UNSET if record.cost is None else record.cost
-        up = backend.connected and now >= backend.paused_until
-        return Report(queue, record.success, record.services, up=up, cost=cost)
 
     def _parts(self, listed: list[Listed]) -> Iterator[list[Listed]]:
         """Yield the backends page by page, at least one page, as nobody is told, too, by a page."""
