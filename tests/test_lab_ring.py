@@ -1,12 +1,17 @@
-"""Rings in the simulator: each keeps every promise whatever befalls links and daemons, and a seed replays."""
+"""Rings in the simulator: each keeps every promise whatever befalls links and daemons, and a seed replays.
+
+`python tests/test_lab_ring.py` writes lab_ring_digests.json anew, after a change that is meant to change what rings do.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
@@ -24,6 +29,7 @@ from router_daemon.lab.specs import BackendSpec, Demand, RingSpec, circle
 from router_daemon.lab.timeline import BrokenError
 from router_daemon.lab.world import World
 
+DIGESTS: Final = Path(__file__).resolve().parent / "lab_ring_digests.json"
 MESSAGES = 60
 WORLDS = 40
 BATCH = 10
@@ -159,6 +165,17 @@ def test_each_kind_of_fault_of_a_ring_strikes_and_no_other() -> None:
         assert set(+struck) == {kind}
 
 
+def digests() -> dict[str, str]:
+    """Return the digest of a few rings, by seed."""
+    return {
+        str(seed): random_ring(seed, 4, messages=40, policy="attention").run(check_every=0).digest for seed in (1, 2, 3)
+    }
+
+
+def test_the_digests_are_those_on_record() -> None:
+    assert digests() == json.loads(DIGESTS.read_text()), f"if this was meant: python {Path(__file__).name}"
+
+
 def test_the_same_seed_gives_the_same_run_and_another_one_another() -> None:
     first = random_ring(5, messages=MESSAGES).run(check_every=0)
     assert random_ring(5, messages=MESSAGES).run(check_every=1).digest == first.digest
@@ -215,3 +232,7 @@ def test_and_so_is_one_that_may_not_run_again() -> None:
 
 def _deliver(attempt: int) -> Deliver:
     return Deliver(b"b", False, DeliverHeader(attempt, "m", "work", 2, 100, attempt, attempt, attempt), (b"\0" * 8,))
+
+
+if __name__ == "__main__":
+    DIGESTS.write_text(json.dumps(digests(), indent=2) + "\n")

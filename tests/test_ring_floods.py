@@ -201,6 +201,20 @@ def test_who_has_not_been_heard_of_for_long_is_forgotten() -> None:
     assert known.known == {}
 
 
+def test_a_neighbour_that_echoes_and_says_nothing_of_itself_has_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Ring("a", "b", forget_s=3.0)
+    ring.link("a-b")
+    ring.register("b", "x")
+    ring.run(1.0)
+    assert ring.known_at("a") == ["b/x"]
+    monkeypatch.setattr(ring.nodes["b"]._telling, "flood", lambda *_: None)
+    ring.run(6.0)
+    assert "b" in ring.nodes["a"].topology.ways
+    assert ring.known_at("a") == []
+    ring.send("a")
+    assert ring.take() == []
+
+
 def test_what_is_told_again_is_as_old_as_it_is() -> None:
     known = floods()
     known.take_links(LinksHeader("a", 1, 1, {"b": 7}, age_ms=1000), 0.0)

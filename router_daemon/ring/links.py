@@ -40,7 +40,8 @@ HELLO_AGAIN_S: Final = 1.0
 """A HELLO without an answer, or refused, is said again after this: the name may have become free."""
 LEAST_CHANGE_S: Final = 0.0001
 LEAST_CHANGE: Final = 0.25
-"""A round trip time that differs by more than both is told to the ring: each report has every way worked out anew."""
+"""A round trip time that differs by less than either from what was told is told as before: else all daemons of a ring
+would work out all ways anew all the time. One that differs by more is told at the next refresh."""
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +83,7 @@ class Links:
     """All connections; `emit` takes what is to be sent.
 
     Attributes:
-        changed: a link has come up or gone down, or takes another time, since somebody last set this to False.
+        changed: a link has come up or gone down since somebody last set this to False.
         fresh: links that came up since somebody last emptied this.
         news: (what, name of the daemon).
     """
@@ -222,8 +223,6 @@ class Links:
             self._in_use = None
             self.fresh.append(link)
             self.news.append(("link up", link.name))
-        elif abs(link.rtt_s - link.told_s) > max(LEAST_CHANGE_S, LEAST_CHANGE * link.told_s):
-            self.changed = True
 
     def error(self, message: RingError) -> None:
         """ERROR: after some there is nothing more to say on this connection, for now."""
@@ -283,7 +282,9 @@ class Links:
         """Return what is to be told of the links that are up: by neighbour, the round trip time in microseconds."""
         links = self.neighbours()
         for link in links.values():
-            link.told_s = link.rtt_s or 0.0
+            rtt_s = link.rtt_s or 0.0
+            if not link.told_s or abs(rtt_s - link.told_s) > max(LEAST_CHANGE_S, LEAST_CHANGE * link.told_s):
+                link.told_s = rtt_s
         return {name: max(1, round(link.told_s * 1e6)) for name, link in links.items()}
 
     def others(self, but: Peer | None = None) -> Iterator[Link]:

@@ -315,8 +315,7 @@ class Node:
         """Take in what has become of our own links."""
         if self.links.changed:
             self.links.changed = False
-            self.topology.report(self.settings.name, self.links.told())
-            self.reach.stale = True
+            self.reach.stale |= self.topology.report(self.settings.name, self.links.told())
             self._plan("links", max(self._now, self._told_at + LINKS_APART_S))
         for link in self.links.fresh:
             self._telling.introduce(link.peer, self.floods.all(self._now))
@@ -377,8 +376,8 @@ class Node:
 
     def _refresh(self, _: None, now: float) -> None:
         self.reach.forget_old(now)
+        self.links.changed = True  # have them told again, with what they take now
         if not self.reach.aside:
-            self._telling.tell_links()
             self._telling.tell_roster(draining=self.draining, refresh=True)
             self._telling.tell_profiles(now, everything=True)
         self._plan("refresh", now + self.settings.refresh_s)

@@ -64,8 +64,7 @@ class Reach:
         header = message.header
         if self._floods.take_links(header, now):
             self._pass_on(message, message.peer)
-            self._topology.report(header.origin, header.links)
-            self.stale = True
+            self.stale |= self._topology.report(header.origin, header.links)
         self._stand_aside()
 
     def hear_roster(self, message: Roster, now: float) -> None:
@@ -134,6 +133,7 @@ class Reach:
             self.aside, self.stale = False, True
         for name in self._floods.forget_old(now):
             self._topology.forget(name)
+            self._lose(name, now)  # also where it is a neighbour: what it has is not known any more
             self.stale = True
 
     def _lose(self, name: str, now: float) -> None:

@@ -58,9 +58,12 @@ class Topology:
         self._links: dict[str, dict[str, int]] = {}
         self._edges: frozenset[Edge] = frozenset()
 
-    def report(self, name: str, links: Mapping[str, int]) -> None:
-        """Take in the links of one daemon: by neighbour, the round trip time in microseconds."""
+    def report(self, name: str, links: Mapping[str, int]) -> bool:
+        """Take in the links of one daemon: by neighbour, the round trip time (us); tell whether they are others now."""
+        if self._links.get(name) == links:
+            return False
         self._links[name] = dict(links)
+        return True
 
     def forget(self, name: str) -> None:
         """Forget what one daemon has reported."""
