@@ -195,10 +195,11 @@ class RingAttention(ABC):
         """Return code and detail for a message that cannot be held against keys; None where it can be."""
         if not ranking.candidates:
             return None
-        view = View(ranking.candidates, self._keys)
-        held, reason = self._hold(view, request)
-        if held is not None:
+        view = self._view(ranking)  # the ranking's own: refusals may come by the thousand
+        asked = self._ask(view, request)
+        if asked.held is not None:
             return None
+        reason = asked.reason
         what = f"{ranking.capability}: the policy {self.name} needs"
         if reason == "no_keys":
             return "no_backend", f"{what} embeddings, and no backend that offers it has one"
