@@ -31,8 +31,10 @@ from router_daemon.core.settings import (
 from router_daemon.links import Links
 from router_daemon.native import NativeTransport
 from router_daemon.policies.base import make_policy
+from router_daemon.policies.ring_greedy import RingGreedy
 from router_daemon.ring.node import Node
 from router_daemon.ring.settings import RingSettings
+from router_daemon.ring_layout import RingLayout
 from router_daemon.transport import Listener, SocketLimits, ZmqTransport
 from router_daemon.wire import Limits
 from router_daemon.zmq_links import ZmqLinks
@@ -135,7 +137,10 @@ def make_node(config: Config, broker: Broker) -> Node | None:
         keep_results=ring.keep_results,
         keep_bytes=ring.keep_bytes,
     )
-    return Node(broker, settings, instance=_microseconds(), secret=secrets.token_bytes(8), version=__version__)
+    node = Node(broker, settings, instance=_microseconds(), secret=secrets.token_bytes(8), version=__version__)
+    if isinstance(broker.policy, RingGreedy):
+        broker.policy.layout = RingLayout(node.topology)
+    return node
 
 
 def _microseconds() -> int:

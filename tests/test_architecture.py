@@ -138,6 +138,11 @@ def test_the_core_knows_nothing_but_itself_and_the_errors(name: str) -> None:
     check_randomness(name)
 
 
+def test_the_layout_of_the_ring_is_pure() -> None:
+    assert {room(other) for other in own("ring_layout")} <= {"core", "policies", "ring"}
+    assert not foreign("ring_layout") & IMPURE
+
+
 @pytest.mark.parametrize("name", modules_of("ring"))
 def test_the_ring_knows_the_core_and_draws_nothing(name: str) -> None:
     assert {room(other) for other in own(name)} <= {"ring", "core", "errors"}
@@ -146,7 +151,19 @@ def test_the_ring_knows_the_core_and_draws_nothing(name: str) -> None:
 
 def test_nobody_below_the_daemon_knows_the_ring_but_who_speaks_for_it() -> None:
     knowing = {room(name) for name in MODULES if any(room(other) == "ring" for other in own(name))}
-    speaking = {"wire", "links", "zmq_links", "admin", "metrics", "assembly", "daemon", "cli", "lab", "testing"}
+    speaking = {
+        "ring_layout",
+        "wire",
+        "links",
+        "zmq_links",
+        "admin",
+        "metrics",
+        "assembly",
+        "daemon",
+        "cli",
+        "lab",
+        "testing",
+    }
     assert knowing <= {"ring", *speaking}
 
 
@@ -223,7 +240,7 @@ def test_the_fakes_for_tests_need_no_sockets() -> None:
 
 def test_the_core_reads_no_clock_by_another_name() -> None:
     calls = {"open", "print", "input", "__import__", "eval", "exec"}
-    for name in modules_of("core", "policies", "ring", "wire", "zmtp", "lab"):
+    for name in modules_of("core", "policies", "ring", "ring_layout", "wire", "zmtp", "lab"):
         used = {ast.unparse(node.func) for node in ast.walk(tree(name)) if isinstance(node, ast.Call)}
         assert not used & calls, name
 

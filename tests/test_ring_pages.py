@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from router_daemon.assembly import LINK_BYTES, make_broker, make_node, make_tran
 from router_daemon.cli.ringing import ring_text
 from router_daemon.config import Config
 from router_daemon.config.ring import RingSection
-from router_daemon.config.sections import LimitsSection, TransportSection
+from router_daemon.config.sections import LimitsSection, RoutingSection, TransportSection
 from router_daemon.core.types import Side
 from router_daemon.metrics import Snapshot, render
 from router_daemon.native import NativeTransport
@@ -20,6 +21,7 @@ from router_daemon.ring.links import Link
 from router_daemon.ring.messages import LinksHeader, RosterHeader
 from router_daemon.ring.node import Node
 from router_daemon.ring.settings import RingSettings
+from router_daemon.ring_layout import RingLayout
 from router_daemon.testing import BrokerFixture
 
 NOW = 1000.0
@@ -162,3 +164,31 @@ def test_both_engines_listen_for_links(engine: Any) -> None:
         return bound
 
     assert len(asyncio.run(main())) == 3
+
+
+# --- whose neighbour is who, for a policy that asks ---
+
+
+def test_ring_greedy_climbs_along_the_links_of_the_ring_from_this_daemon_on() -> None:
+    config = Config(ring=RingSection(name="a"), routing=RoutingSection(policy="ring_greedy"))
+    made = make_node(config, make_broker(config, 1))
+    assert made is not None
+    layout = made.broker.policy.layout  # type: ignore[attr-defined]
+    assert isinstance(layout, RingLayout)
+    names = ["own", "b/far", "c/near"]
+    candidates: Any = [SimpleNamespace(backend=SimpleNamespace(name=name)) for name in names]
+    versions = [layout.version]
+    for reports in (
+        {"a": {"c": 10}, "c": {"a": 10, "b": 10}, "b": {"c": 10}},
+        {"c": {"a": 20, "b": 10}},
+        {"c": {"a": 9}},
+    ):
+        for name, links in reports.items():
+            made.topology.report(name, links)
+        made.topology.compute()
+        versions.append(layout.version)
+        assert layout.arrange(candidates).starts == [0]
+        if len(versions) == 2:
+            around = [[names[place] for place in places] for places in layout.arrange(candidates).neighbours]
+            assert around == [["own", "c/near"], ["b/far", "c/near"], ["c/near", "own", "b/far"]]
+    assert versions == [0, 1, 1, 2]  # other round trip times are no other links

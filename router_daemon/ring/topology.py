@@ -58,6 +58,11 @@ class Topology:
         self._links: dict[str, dict[str, int]] = {}
         self._edges: frozenset[Edge] = frozenset()
 
+    @property
+    def edges(self) -> frozenset[Edge]:
+        """The links that count, each once, the lower name first; another object after each `compute`."""
+        return self._edges
+
     def report(self, name: str, links: Mapping[str, int]) -> bool:
         """Take in the links of one daemon: by neighbour, the round trip time (us); tell whether they are others now."""
         if self._links.get(name) == links:
