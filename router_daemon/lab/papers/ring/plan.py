@@ -73,7 +73,7 @@ READINGS: Final[Mapping[str, Reading]] = {
     "none fails": replace(PLAIN, fails=False),
 }
 UNFAILING: Final = READINGS["none fails"]
-READ: Final = (GREEDY, ATTN, SHORT, MULTI)
+READ: Final = (RR, GREEDY, ATTN, SHORT, MULTI)
 
 
 CURVES: Final[Mapping[str, tuple[float | None, bool]]] = {
