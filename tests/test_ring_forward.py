@@ -443,6 +443,23 @@ def test_a_link_found_gone_when_sending_is_gone_around() -> None:
     node.check()
 
 
+def test_what_never_left_may_run_elsewhere_where_there_is_no_other_way() -> None:
+    ring = Ring("a", "b")
+    ring.link("a-b")
+    ring.register("b", "x")
+    ring.run(1.0)
+    ring.register("a", "own")
+    node = ring.nodes["a"]
+    request = events.Request(1, "c", idempotent=False)
+    (sent,) = node.handle(events.Send(b"client", False, request, (b"z",)), ring.now)
+    assert isinstance(sent, Forward)
+    actions = node.handle(events.Undelivered(sent, full=False), ring.now)
+    assert [action.peer for action in actions if isinstance(action, Deliver)] == [b"own"]
+    assert node.broker.counts.backends["b/x"].outcomes["undelivered"] == 1
+    assert ring.known_at("a") == ["own"]
+    node.check()
+
+
 # --- daemons that die, leave and come back ---
 
 

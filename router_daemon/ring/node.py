@@ -345,9 +345,13 @@ class Node:
             self._sort(self.broker.handle_all((event,), now))
             return
         if not event.full:
+            mine = self.outbound.withdraw(message) if isinstance(message, Forward) else None
             self.links.unreachable(message.peer)
             self._look_at_links()
             self.reach.update(self._now)
+            if mine is not None and not self.outbound.resume(mine):
+                self._feed.rotate(1)  # that it never left, the broker must hear before that its backend is gone
+                return
         if isinstance(message, Forward | Result | RingCancel | Ask):
             if event.full:
                 self._stuck(message)

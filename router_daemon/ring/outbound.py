@@ -142,6 +142,19 @@ class Outbound:
         if sent is not None and sent.tries == 1:
             self._excuse(sent, "unreachable", full=full)
 
+    def withdraw(self, message: Forward) -> Sent | None:
+        """Take a FORWARD of ours back that has not left and is the first of its delivery; None where it is not."""
+        sent = self.open.get(message.header.id) if message.header.origin == self._me else None
+        return self.open.pop(message.header.id) if sent is not None and sent.tries == 1 else None
+
+    def resume(self, sent: Sent) -> bool:
+        """Go on with what was withdrawn where its backend can still be reached, else excuse it; tell which."""
+        self.open[sent.action.header.id] = sent
+        if sent.remote.peer in self._abroad.by_peer:
+            return True
+        self._excuse(sent, "unreachable", full=False)
+        return False
+
     def _excuse(self, sent: Sent, why: str, *, full: bool = True) -> None:
         del self.open[sent.action.header.id]
         self._counts.results[why] += 1
