@@ -82,7 +82,7 @@ def _other_readings(found: Findings, name: str) -> str:
         if variant == name and tables.inside(outcomes, name) == len(METRICS)
     ]
     return (
-        f" All five are inside when read otherwise: {'; '.join(fitting)}." if fitting else " So it is in each reading."
+        f" All five are inside when read otherwise: {'; '.join(fitting)}." if fitting else " No reading has all five inside."
     )
 
 
