@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
@@ -26,7 +25,7 @@ from router_daemon.core.actions import (
 )
 from router_daemon.core.backends import Backend
 from router_daemon.core.choosing import Chooser, suits
-from router_daemon.core.counts import MOST_HEADS, Counts
+from router_daemon.core.counts import MOST_HEADS, MOST_NOTED, Counts
 from router_daemon.core.health import Health
 from router_daemon.core.messages import Message
 from router_daemon.core.patience import Patience
@@ -366,7 +365,9 @@ class Dispatcher:
         counts, sent, seconds = message.counts, len(deliveries), now - message.accepted_at
         counts.outcomes[outcome] += 1
         histogram = counts.message_seconds
-        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
-        histogram.total += seconds
+        noted = histogram.noted  # `observe`, without the call
+        noted.append(seconds)
+        if len(noted) >= MOST_NOTED:
+            histogram.settle()
         self._sent_to[sent if sent < MOST_HEADS else MOST_HEADS] += 1
         deliveries.clear()  # each holds its message: a cycle that only the collector would free

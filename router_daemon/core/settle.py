@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable
 from math import inf
 from typing import Final
@@ -19,7 +18,7 @@ from msgspec import UNSET
 
 from router_daemon.core.actions import Action, Error, ErrorHeader, Piece, PieceHeader, Reply, ReplyHeader
 from router_daemon.core.backends import Backend
-from router_daemon.core.counts import Counts
+from router_daemon.core.counts import MOST_NOTED, Counts
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import NackHeader
 from router_daemon.core.messages import Delivery, Message
@@ -205,8 +204,10 @@ class Settler:
         histogram = counts.delivery_seconds.get(backend.group_label)
         if histogram is None:
             histogram = counts.delivery_histogram(backend.group_label)
-        histogram.counts[bisect_left(histogram.bounds, latency_s)] += 1  # `observe`, without the call
-        histogram.total += latency_s
+        noted = histogram.noted  # `observe`, without the call
+        noted.append(latency_s)
+        if len(noted) >= MOST_NOTED:
+            histogram.settle()
 
     def _blame(self, delivery: Delivery, cause: str, now: float, full_length_s: float | None = None) -> None:
         if delivery.counted:
