@@ -256,11 +256,11 @@ class _Side:
 
     def receive(self, limit: int, into: list[Event]) -> None:
         """Append the events of at most so many messages, going round the connections that have some."""
-        ready, decode = self.ready, self.decoder.decode
+        ready, decode_all = self.ready, self.decoder.decode_all
         enough = len(into) + limit
         while ready and (room := enough - len(into)) > 0:
             connection = ready.popleft()
-            into += map(decode, connection.take(min(TURN_MESSAGES, room)))
+            decode_all(connection.take(min(TURN_MESSAGES, room)), into)
             if connection.inbox:
                 ready.append(connection)
             elif connection.lost:
