@@ -129,6 +129,7 @@ class Reader:
 
     __slots__ = (
         "_buffer",
+        "_first",
         "_frames",
         "_greeted",
         "_kept",
@@ -139,6 +140,7 @@ class Reader:
         "_ready",
         "_skip",
         "_skip_more",
+        "_usual",
         "answers_ping",
         "replies",
     )  # fmt: skip
@@ -148,6 +150,8 @@ class Reader:
         self._limits = limits
         self._most_frames = limits.body_frames + 5
         self._buffer = bytearray()
+        self._first = b""  # the first frame of its last message of the common shape, and how that message began
+        self._usual = bytes((_MORE, 0, _MORE))
         self._needed = 0  # bytes that the buffer must hold before looking at it again is worth it; never unchecked
         self._greeted = False
         self._ready = False
@@ -246,14 +250,23 @@ class Reader:
         """Append messages as long as they are whole and of the common shape; return where the first other one begins.
 
         That shape, two short frames and a last one within all limits, is what `_parse` would make of it frame by frame.
+        A peer's messages mostly begin like its last one: one comparison stands for looking at the first frame and
+        copying it, and the same object as before is looked up faster.
         """
         peer, limit = self._peer, self._limits.message_bytes
+        usual, first = self._usual, self._first
+        usual_size = len(usual)
         try:
-            while at < end and data[at] == _MORE:
-                header_at = at + 2 + data[at + 1]
-                if data[header_at] != _MORE:
-                    return at
-                last_at = header_at + 2 + data[header_at + 1]
+            while at < end:
+                size_at = at + usual_size
+                if data[at:size_at] != usual:
+                    size_at = at + 3 + data[at + 1]
+                    if data[at] != _MORE or data[size_at - 1] != _MORE:
+                        return at
+                    self._usual, self._first = usual, first = data[at:size_at], data[at + 2 : size_at - 1]
+                    usual_size = len(usual)
+                header_at = size_at + 1
+                last_at = header_at + data[size_at]
                 flags = data[last_at]
                 if not flags:
                     body_at = last_at + 2
