@@ -32,8 +32,10 @@ _MORE, _LONG, _COMMAND = 1, 2, 4
 _LEGAL_FLAGS: Final = frozenset({0, _MORE, _LONG, _LONG | _MORE, _COMMAND, _COMMAND | _LONG})
 _LONG_HEAD: Final = struct.Struct(">BQ")
 _size: Final = struct.Struct(">Q").unpack_from
-_SHORT_LAST: Final = tuple(bytes((0, size)) for size in range(256))
-_SHORT_MORE: Final = tuple(bytes((_MORE, size)) for size in range(256))
+SHORT: Final = 256
+"""From so many bytes on a frame's size takes eight bytes."""
+_SHORT_LAST: Final = tuple(bytes((0, size)) for size in range(SHORT))
+_SHORT_MORE: Final = tuple(bytes((_MORE, size)) for size in range(SHORT))
 
 
 class Skipped:
@@ -50,28 +52,26 @@ class Skipped:
 
 def frame_head(size: int, *, more: bool) -> bytes:
     """Return what stands before a frame's body."""
-    if size < 256:
+    if size < SHORT:
         return (_SHORT_MORE if more else _SHORT_LAST)[size]
     return _LONG_HEAD.pack(_LONG | more, size)
 
 
-def append_frames(out: list[Any], header: bytes, body: Sequence[Any]) -> int:
-    """Append what follows the command of a message, each frame behind its head; return the frames' bytes."""
-    size = len(header)
-    if len(body) != 1 or size > 255:
-        return _append_any(out, (header, *body))
-    [piece] = body  # the common shape, without a call or a loop
-    length = len(piece)
-    out += (
-        _SHORT_MORE[size],
-        header,
-        _SHORT_LAST[length] if length < 256 else _LONG_HEAD.pack(_LONG, length),
-        piece,
-    )
-    return size + length
+LAST_HEADS: Final = tuple(frame_head(size, more=False) for size in range(2_048))
+"""The heads of last frames that are not large, by size: to look one up costs a third of making it."""
 
 
-def _append_any(out: list[Any], frames: Sequence[Any]) -> int:
+def heads_after(first: bytes) -> tuple[bytes, ...]:
+    """Return what stands before the second of three or more frames, by its size below `SHORT`: the first, and its head.
+
+    As one piece, because each piece costs where pieces are collected and joined.
+    """
+    return tuple(frame_head(len(first), more=True) + first + head for head in _SHORT_MORE)
+
+
+def append_frames(out: list[Any], first: bytes, frames: Sequence[Any]) -> int:
+    """Append a message, each frame behind its head; return the bytes of all frames but the first."""
+    out += (frame_head(len(first), more=True), first)
     total = 0
     last = len(frames) - 1
     for index, frame in enumerate(frames):
@@ -278,7 +278,7 @@ class Reader:
                     return at
                 if stop > end:
                     return at
-                messages.append([peer, data[at + 2 : header_at], data[header_at + 2 : last_at], data[body_at:stop]])
+                messages.append([peer, first, data[header_at:last_at], data[body_at:stop]])
                 at = stop
         except (IndexError, struct.error):  # a head has not come as a whole
             pass
