@@ -52,7 +52,7 @@ class Chooser:
         pool = ranking.pool
         chosen: Sequence[Candidate] = ()
         if pool.free > pool.reserved or (pool.free and request.priority == CRITICAL):
-            if message.special or pool.messages >= pool.explore_from or pool.trials:
+            if message.special or message.deliveries or pool.messages >= pool.explore_from or pool.trials:
                 chosen = self._choose(message, ranking, now)
             elif message.mode == "auto" and self.is_idle(pool) and may_spread(message, pool):
                 chosen = self._spread(message, ranking, (), now)

@@ -346,7 +346,6 @@ class Dispatcher:
         client = message.client
         client.messages -= 1
         client.body_bytes -= message.size
-        message.body = ()
         request, deliveries = message.request, message.deliveries
         if request.reply != "none":
             del client.open[request.id]
@@ -358,6 +357,7 @@ class Dispatcher:
                 delivery.out = False
         for delivery in deliveries:
             if delivery.open:
+                message.body = ()  # such a delivery may hold the message for long
                 if delivery.complete and outcome == "answered":
                     self.places.watch_place(delivery, now)
                 else:
