@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any
 
+from router_daemon.core.events import Event
 from router_daemon.core.types import Side
 from router_daemon.dialling import BROKE_OFF, CONNECT_S, Dialling
 from router_daemon.native import _Connection, _Side
@@ -67,8 +68,12 @@ class _Dialled(_Connection):
 class _Decoder(Decoder):
     """Passes on what is an event already: that a connection is open waits in line with what it has sent."""
 
-    def decode(self, frames: Sequence[Any] | Opened) -> Any:
-        return frames if isinstance(frames, Opened) else super().decode(frames)
+    def decode_all(self, messages: Iterable[Sequence[Any] | Opened], into: list[Event]) -> None:
+        for message in messages:
+            if isinstance(message, Opened):
+                into.append(message)  # type: ignore[arg-type] # the ring's own event: `Loop` hands it to the node
+            else:
+                super().decode_all((message,), into)
 
 
 class Links(_Side):

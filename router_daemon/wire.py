@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, get_type_hints
 
 import msgspec
@@ -171,6 +171,7 @@ COMMANDS: Final[dict[type[Any], bytes]] = {
 _WITH_DELIVERY_ID: Final = frozenset({"ACK", "NACK", "PART"})
 
 _CODEC_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_FAULTS: Final = (*_CODEC_ERRORS, ProtocolError)
 _decode_id = msgspec.msgpack.Decoder(_IdOnly).decode
 encode_header: Final = msgspec.msgpack.Encoder().encode
 """Returns the bytes of a header alone, for a transport that frames by itself."""
@@ -195,24 +196,32 @@ class Decoder:
 
     def decode(self, frames: Sequence[Any]) -> Event:
         """Return the event for one message: its peer, an empty delimiter or none, command, header, body frames."""
-        if len(frames) != 4:
-            return self._decode_any(frames)
-        peer, name, head, piece = frames  # the common shape, one body frame
-        command = self._commands.get(name)
-        if command is None or len(head) > MAX_NESTING or len(piece) > self._surely_bytes:
-            return self._decode_any(frames)
-        try:  # nothing in it can exceed a limit
-            header = command.decode(head)
-            check = command.check
-            if check is not None:
-                check(header)
-        except _CODEC_ERRORS as error:
-            return self._malformed(frames, 1, command, "bad_header", str(error))
-        except ProtocolError as error:
-            return self._malformed(frames, 1, command, error.code, error.detail)
-        if command.has_body:
-            return command.event(peer, False, header, [piece])
-        return command.event(peer, False, header)
+        events: list[Event] = []
+        self.decode_all((frames,), events)
+        return events[0]
+
+    def decode_all(self, messages: Iterable[Sequence[Any]], into: list[Event]) -> None:
+        """Append the event for each message; see `decode`."""
+        commands, surely_bytes, append = self._commands, self._surely_bytes, into.append
+        for frames in messages:
+            if len(frames) == 4:
+                peer, name, head, piece = frames  # the common shape, one body frame
+                command = commands.get(name)
+                if command is not None and len(head) <= MAX_NESTING and len(piece) <= surely_bytes:
+                    try:  # nothing in it can exceed a limit
+                        header = command.decode(head)
+                        check = command.check
+                        if check is not None:
+                            check(header)
+                    except _FAULTS:
+                        pass  # `_decode_any` meets it again and says what it is
+                    else:
+                        if command.has_body:
+                            append(command.event(peer, False, header, [piece]))
+                        else:
+                            append(command.event(peer, False, header))
+                        continue
+            append(self._decode_any(frames))
 
     def _decode_any(self, frames: Sequence[Any]) -> Event:
         at = 1 if len(frames[1]) else 2

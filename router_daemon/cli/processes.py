@@ -23,7 +23,7 @@ def mapper(stack: ExitStack, processes: int) -> Callable[..., Any]:
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent has ended: the queue that it sleeps on has its other end here, and says nothing."""
+    """End this worker when its parent has ended: the queue that it sleeps on has both ends here, and says nothing."""
     Thread(target=_wait_for_parent, name="end with parent", daemon=True).start()
 
 

@@ -8,7 +8,6 @@ Rules:
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import islice
 from math import inf
@@ -16,7 +15,7 @@ from math import inf
 from msgspec import UNSET
 
 from router_daemon.core.backends import Backend
-from router_daemon.core.counts import Counts
+from router_daemon.core.counts import MOST_NOTED, Counts
 from router_daemon.core.messages import Message
 from router_daemon.core.pools import Pool
 from router_daemon.core.ranking import Candidate, Policy, Ranking, RankingCache
@@ -53,7 +52,7 @@ class Chooser:
         pool = ranking.pool
         chosen: Sequence[Candidate] = ()
         if pool.free > pool.reserved or (pool.free and request.priority == CRITICAL):
-            if message.special or pool.messages >= pool.explore_from or pool.trials:
+            if message.special or message.deliveries or pool.messages >= pool.explore_from or pool.trials:
                 chosen = self._choose(message, ranking, now)
             elif message.mode == "auto" and self.is_idle(pool) and may_spread(message, pool):
                 chosen = self._spread(message, ranking, (), now)
@@ -67,8 +66,10 @@ class Chooser:
             chosen = self._named(message, ranking, now)
         seconds = timer() - started
         histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
-        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
-        histogram.total += seconds
+        noted = histogram.noted  # `observe`, without the call
+        noted.append(seconds)
+        if len(noted) >= MOST_NOTED:
+            histogram.settle()
         return ranking, chosen
 
     def hedge(self, message: Message, now: float) -> Candidate | None:

@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
@@ -26,7 +25,7 @@ from router_daemon.core.actions import (
 )
 from router_daemon.core.backends import Backend
 from router_daemon.core.choosing import Chooser, suits
-from router_daemon.core.counts import MOST_HEADS, Counts
+from router_daemon.core.counts import MOST_HEADS, MOST_NOTED, Counts
 from router_daemon.core.health import Health
 from router_daemon.core.messages import Message
 from router_daemon.core.patience import Patience
@@ -375,7 +374,6 @@ class Dispatcher:
         client = message.client
         client.messages -= 1
         client.body_bytes -= message.size
-        message.body = ()
         request, deliveries = message.request, message.deliveries
         if request.reply != "none":
             del client.open[request.id]
@@ -387,6 +385,7 @@ class Dispatcher:
                 delivery.out = False
         for delivery in deliveries:
             if delivery.open:
+                message.body = ()  # such a delivery may hold the message for long
                 if delivery.complete and outcome == "answered":
                     self.places.watch_place(delivery, now)
                 else:
@@ -394,7 +393,9 @@ class Dispatcher:
         counts, sent, seconds = message.counts, len(deliveries), now - message.accepted_at
         counts.outcomes[outcome] += 1
         histogram = counts.message_seconds
-        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
-        histogram.total += seconds
+        noted = histogram.noted  # `observe`, without the call
+        noted.append(seconds)
+        if len(noted) >= MOST_NOTED:
+            histogram.settle()
         self._sent_to[sent if sent < MOST_HEADS else MOST_HEADS] += 1
         deliveries.clear()  # each holds its message: a cycle that only the collector would free

@@ -50,8 +50,7 @@ class Message(Struct, eq=False):
         heads: how many different backends may get it in all.
         mode: `auto`, `fanout`, `hedge` or `single`.
         fan_out: its heads get it at once; else one after the other.
-        special: a decision asks more than who is best: it has been tried, goes to all heads, may not cost all, or
-            names its backend.
+        special: a decision asks more than who is best: it goes to all heads, may not cost all, or names its backend.
         copies: it may run on several backends at once.
         reruns: it may have a second delivery after one that may have run.
         out: deliveries that may still answer.
