@@ -244,6 +244,11 @@ def suits(backend: Backend, message: Message) -> bool:
     return message.again or not any(d.backend is backend and not d.excused for d in message.deliveries)
 
 
+def began_at(backend: Backend, message: Message) -> bool:
+    """Tell whether the message's first head was there, or at whoever had the name before."""
+    return bool(message.deliveries) and message.deliveries[0].backend.profile is backend.profile
+
+
 def _idle(candidate: Candidate) -> bool:
     backend = candidate.backend
     return len(backend.open) + backend.other < backend.info.slots

@@ -17,15 +17,9 @@ from math import inf
 from random import Random
 from typing import Final
 
-from router_daemon.core.actions import (
-    Accept,
-    AcceptHeader,
-    Action,
-    Error,
-    ErrorHeader,
-)
+from router_daemon.core.actions import Accept, AcceptHeader, Action, Error, ErrorHeader
 from router_daemon.core.backends import Backend
-from router_daemon.core.choosing import Chooser, suits
+from router_daemon.core.choosing import Chooser, began_at, suits
 from router_daemon.core.counts import MOST_HEADS, Counts
 from router_daemon.core.health import Health
 from router_daemon.core.messages import Message
@@ -36,7 +30,7 @@ from router_daemon.core.ranking import Candidate, Ranking, RankingCache
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.timers import Timers
-from router_daemon.core.waiting import CRITICAL, WaitingRoom
+from router_daemon.core.waiting import CRITICAL, WaitingRoom, note_reserve
 from router_daemon.errors import RETRY
 
 _NOBODY: Final = {
@@ -220,6 +214,7 @@ class Dispatcher:
         settings = self._settings.waiting
         share_s = settings.step_share * (message.deadline - message.accepted_at)
         services_s = settings.step_services * pool.reference_s
+        note_reserve(message, pool)
         self.waiting.add(message, min(share_s, services_s) if services_s else share_s, now)
 
     def _make_room(self, message: Message, now: float) -> bool:
@@ -238,11 +233,15 @@ class Dispatcher:
 
     def serve(self, backend: Backend, now: float) -> None:
         """Give the room that a backend has, or its trial, to those who wait, the most important first."""
-        capabilities = backend.info.capabilities if self._settings.require_capability else None
+        capabilities = self._registry.offers(backend)
         while self.waiting.size and (backend.free > 0 or backend.trial_due):
             first = self.waiting.next_for(capabilities, now, partial(suits, backend))
             if not any(self._serve_one(message, now) for message in first):
-                return
+                break
+        for pool in backend.pools:  # whom it does not suit may wait for no more than one place beyond the reserve
+            if pool.passed_over and pool.free > pool.reserved:
+                pool.passed_over = False
+                self.serve_others((pool,), now)
 
     def serve_others(self, pools: Iterable[Pool], now: float) -> None:
         """Look again for those who wait after members of their capabilities have changed.
@@ -250,10 +249,17 @@ class Dispatcher:
         What is kept for critical messages shrinks with the members, and who was ejected may have been let in.
         """
         for pool in pools if self.waiting.size else ():
-            if pool.free <= pool.reserved and not self.waiting.by_priority[CRITICAL]:
-                continue  # of ten thousand members each would be asked
             for backend in list(pool.members.values()):
+                if pool.free <= pool.reserved and not self.waiting.by_priority[CRITICAL]:
+                    pool.passed_over = True
+                    break  # of ten thousand members each would be asked
                 self.serve(backend, now)
+
+    def serve_dearer(self, backend: Backend, now: float) -> None:
+        """Look again for those whose first head was at a backend that costs more now: so may their further ones."""
+        capabilities, began = self._registry.offers(backend), partial(began_at, backend)
+        while any(self._serve_one(m, now) for m in self.waiting.next_for(capabilities, now, began) if began(m)):
+            pass
 
     def _serve_one(self, message: Message, now: float) -> bool:
         """Take a message out of the waiting room: to a head, or to its end; False where it has to go on waiting."""
@@ -261,6 +267,7 @@ class Dispatcher:
             return True
         ranking, chosen = self.chooser.decide(message, now)
         if not chosen:
+            note_reserve(message, ranking.pool)
             return self._objects(message, ranking, now)
         if message.deadline - now < self.chooser.least_latency_s(ranking, now):
             self.overload(message, "late", now)

@@ -70,6 +70,10 @@ class Registry:
         """Return the backends that may get a message of that capability, in the order they came."""
         return self.pool(capability).members.values()
 
+    def offers(self, backend: Backend) -> Iterable[str] | None:
+        """Return of which capabilities a backend may get messages; None: of any."""
+        return backend.info.capabilities if self._everyone is None else None
+
     def key(self, capability: str) -> str:
         """Return under which name records of a capability are kept.
 
@@ -200,14 +204,15 @@ class Registry:
             pool.trials.pop(backend, None)
         backend.refresh(now)
 
-    def note_cost(self, backend: Backend, cost: float) -> None:
-        """Take in what one delivery cost; the observed cost replaces the declared one."""
-        first = backend.cost is None
+    def note_cost(self, backend: Backend, cost: float) -> bool:
+        """Take in what one delivery cost, which replaces what was declared, and tell whether that makes it dearer."""
+        before = backend.cost
         backend.profile.observe_cost(cost)
-        if first:
+        if before is None:
             self.epoch += 1
             for pool in backend.pools:
                 pool.costly += 1
+        return before is not None and (backend.cost or 0.0) > before
 
     def restore(self, profiles: Profiles, now: float) -> None:
         """Take in what an earlier process knew; of backends that are registered, nothing."""
