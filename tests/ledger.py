@@ -114,6 +114,15 @@ class Ledger:
         sending.outcome = outcome
         del self.sendings[sending.action.header.id]
 
+    def streamed(self, sending: Sending) -> None:
+        """A backend is about to send a piece: the first head to do so is the one that streams, if only one may.
+
+        Not all are told of pieces: a client behind an empty delimiter gets none.
+        """
+        sent, header = self._named[sending.action.header.message], sending.action.header
+        if sent.request.reply != "all" and sent.streaming is None:
+            sent.streaming = header.head
+
     # --- what comes out ---
 
     def made(self, actions: Iterable[Action]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from core_kit import make_broker
 from routing_kit import make, pool, refusal, send, send_one
 
-from router_daemon.core.actions import Deliver
-from router_daemon.core.settings import WaitingSettings
-from router_daemon.testing import only
+from router_daemon.core.actions import Action, Deliver
+from router_daemon.core.settings import ExplorationSettings, WaitingSettings
+from router_daemon.testing import BrokerFixture, only
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,43 @@ def test_it_shrinks_with_the_members_and_lets_in_who_waits() -> None:
     (served,) = only(fixture.drain(taken.peer), Deliver)
     assert served.peer == idle
     assert pool(fixture).reserved == 0
+
+
+MORE_ROOM: dict[str, Callable[[BrokerFixture, Deliver], list[Action]]] = {
+    "an answer": lambda fixture, taken: fixture.ack(taken),
+    "a newcomer": lambda fixture, _: fixture.register("dear, too", "c", slots=1, cost=1.0),
+    "one that does it now, too": lambda fixture, _: (
+        fixture.register("dear, too", "other", slots=1, cost=1.0),
+        fixture.update(b"dear, too", capabilities=["other", "c"]),
+    )[1],
+}
+
+
+@pytest.mark.parametrize("cause", MORE_ROOM.values(), ids=MORE_ROOM)
+def test_whoever_makes_more_room_than_that_lets_others_have_whom_it_does_not_suit(
+    cause: Callable[[BrokerFixture, Deliver], list[Action]],
+) -> None:
+    fixture = make_broker(mode="single", waiting=WaitingSettings(reserve=0.4, longest=1.0))
+    fixture.register("dear", "c", slots=2, cost=1.0)
+    fixture.register("free of charge", "c", slots=1)
+    taken = send_one(fixture, 1)
+    assert send_one(fixture, 2).peer == taken.peer == b"dear"
+    assert send(fixture, 3, max_cost=0.0) == []
+    (served,) = only(cause(fixture, taken), Deliver)
+    assert (served.peer, served.header.message) == (b"free of charge", "m3")
+
+
+def test_who_is_let_in_where_nobody_is_left_has_room_for_its_other_capabilities() -> None:
+    settings = ExplorationSettings(slow_start=False)
+    fixture = make_broker(mode="single", exploration=settings, waiting=WaitingSettings(reserve=0.5, longest=1.0))
+    fixture.register("both", "c", "d", slots=2)
+    fixture.register("other", "c", slots=2)
+    fixture.register("dear", "d", slots=1, cost=1.0)
+    assert send_one(fixture, 1).peer == b"both"
+    fixture.broker.registry.set_ejected(fixture.backend("both"), ejected=True, now=fixture.clock.now)
+    assert send(fixture, 2, "d", max_cost=0.0) == []
+    (served,) = only(fixture.unregister(b"other"), Deliver)
+    assert (served.peer, served.header.message) == (b"both", "m2")
 
 
 def test_of_the_waiting_room_too() -> None:

@@ -91,6 +91,26 @@ def test_a_session_that_comes_back_serves_who_waits() -> None:
     assert answers == [registered("a", peer=b"a again"), deliver("a", 1, peer=b"a again")]
 
 
+def test_a_delivery_that_never_left_before_its_backend_moved_gives_its_place_to_who_waits() -> None:
+    broker = make_broker(mode="single")
+    broker.register("a", "c", slots=1, session=SESSION)
+    (lost,) = only(broker.send("c"), Deliver)
+    broker.send("c", b"next", client_id=2)
+    broker.register("a", "c", slots=1, session=SESSION, peer=b"a again")
+    broker.cancel()
+    assert [sent.body for sent in only(broker.undelivered(lost), Deliver)] == [(b"next",)]
+
+
+def test_a_first_head_that_turns_out_dearer_lets_its_retries_cost_more() -> None:
+    broker = make_broker(mode="single")
+    for name, slots, cost in (("a", 2, 1.0), ("full", 1, 1.0), ("dear", 1, 4.0)):
+        broker.register(name, "c", slots=slots, cost=cost)
+    failing, costly, _ = (only(broker.send("c", client_id=number), Deliver)[0] for number in range(3))
+    assert broker.nack(failing) == []
+    retries = only(broker.ack(costly, cost=2.0), Deliver)
+    assert [(sent.peer, sent.header.message) for sent in retries] == [(b"dear", "m1")]
+
+
 def test_a_place_that_nobody_answers_for_comes_back_in_the_end() -> None:
     broker = make_broker("a", mode="single", slots=1)
     broker.send("c", ttl_ms=500)

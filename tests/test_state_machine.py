@@ -1,6 +1,7 @@
 """A broker under whatever its peers may do, step by step: its own invariants, and a ledger kept from the outside.
 
-ROUTER_DAEMON_FUZZ=long looks twenty times as hard. A failure prints the steps and a blob that replays them.
+ROUTER_DAEMON_FUZZ=long looks twenty times as hard, and elsewhere (`fuzzing`). A failure prints the steps and a blob
+that replays them.
 """
 
 from __future__ import annotations
@@ -290,6 +291,7 @@ class Peers(RuleBasedStateMachine):
         assert sending.backend is not None
         peer, number = sending.backend.peer, sending.action.header.id
         if how == "part":
+            self.ledger.streamed(sending)
             self.do(events.Part(peer, False, events.PartHeader(number), (b"piece",)))
         elif how == "unsent":
             self.never_leaves(sending, full=bool(pick % 2))
@@ -343,5 +345,21 @@ class Peers(RuleBasedStateMachine):
         self.ledger.closed()
 
 
-Peers.TestCase.settings = look(100, stateful_step_count=40)
+def test_a_head_that_timed_out_streams_to_a_client_that_gets_no_pieces() -> None:
+    """The ledger took its message for forgotten: it waits no longer, and nothing is said to who takes one answer."""
+    peers = Peers()
+    parts = {"retry": RetrySettings(), "waiting": WaitingSettings(longest=1.0, reserve=0.0)}
+    there = [(["c"], 1, UNSET, UNSET), (["c"], 1, UNSET, UNSET)]
+    peers.begin("paper", "single", 2, "copies", 100, True, None, 0.0, parts, there)
+    peers.send(0, 1, "c", {}, delimited=False)
+    peers.send(0, 2, "c", {"first_ms": 50}, delimited=True)
+    peers.time_passes(0.06)
+    assert peers.fixture.broker.dispatcher.waiting.size == 1
+    peers.settle(1, "part")
+    assert peers.fixture.broker.dispatcher.waiting.size == 0
+    peers.settle(1, "ack")
+    peers.teardown()
+
+
+Peers.TestCase.settings = look(200, stateful_step_count=40)
 TestPeers = Peers.TestCase

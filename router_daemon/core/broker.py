@@ -270,9 +270,10 @@ class Broker:
         if delivery is None:
             self.counts.stray_answers["unknown"] += 1
             return
-        if header.cost is not UNSET:
-            self.registry.note_cost(backend, header.cost)
+        dearer = header.cost is not UNSET and self.registry.note_cost(backend, header.cost)
         self._settler.acked(delivery, event.body, now)
+        if dearer and self.dispatcher.waiting.size:
+            self.dispatcher.serve_dearer(backend, now)
         if backend.draining:
             self._members.end_drain(backend, now)
 

@@ -141,6 +141,10 @@ class Chooser:
         object_to = self._policy.objection
         return None if object_to is None else object_to(ranking, message.request)
 
+    def shortest_s(self, message: Message, ranking: Ranking, now: float) -> float:
+        """Return the shortest latency to expect where a message may go; 0.0 where too little is known."""
+        return self.named_latency_s(message, now)[1] if message.named else self.least_latency_s(ranking, now)
+
     def least_latency_s(self, ranking: Ranking, now: float) -> float:
         """Return the shortest latency to expect at any candidate that was measured; of many, at the first few."""
         settings = self._settings
@@ -283,6 +287,11 @@ def suits(backend: Backend, message: Message) -> bool:
     if limit is not UNSET and (backend.cost or 0.0) > limit:
         return False
     return message.again or not any(d.backend is backend and not d.excused for d in message.deliveries)
+
+
+def began_at(backend: Backend, message: Message) -> bool:
+    """Tell whether the message's first head was there, or at whoever had the name before."""
+    return bool(message.deliveries) and message.deliveries[0].backend.profile is backend.profile
 
 
 def _idle(candidate: Candidate) -> bool:

@@ -14,17 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from random import Random
-from typing import Final
 
-from router_daemon.core.actions import (
-    Accept,
-    AcceptHeader,
-    Action,
-    Error,
-    ErrorHeader,
-)
+from router_daemon.core.actions import Accept, AcceptHeader, Action, Error, ErrorHeader
 from router_daemon.core.backends import Backend
-from router_daemon.core.choosing import Chooser, suits
+from router_daemon.core.choosing import Chooser, began_at, suits
 from router_daemon.core.counts import MOST_HEADS, MOST_NOTED, Counts
 from router_daemon.core.health import Health
 from router_daemon.core.messages import Message
@@ -32,23 +25,12 @@ from router_daemon.core.patience import Patience
 from router_daemon.core.places import Places
 from router_daemon.core.pools import Pool
 from router_daemon.core.ranking import Candidate, Ranking, RankingCache
+from router_daemon.core.refusals import NOBODY, REFUSED
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.timers import Timers
-from router_daemon.core.waiting import CRITICAL, WaitingRoom
+from router_daemon.core.waiting import CRITICAL, WaitingRoom, note_reserve
 from router_daemon.errors import RETRY
-
-_NOBODY: Final = {
-    "no_capability": "no backend has ever offered it",
-    "no_backend": "no backend offers it now",
-}
-_REFUSED: Final = {
-    "room": "every backend is full and the waiting room too",
-    "displaced": "every backend is full, and a more important message took the place in the waiting room",
-    "wait": "every backend is full, and the wait would be too long",
-    "late": "too little time was left when a backend had room",
-    "budget": "no budget for a further head",
-}
 
 
 class Dispatcher:
@@ -182,7 +164,7 @@ class Dispatcher:
             return self.chooser.objection(message, ranking)
         capability = message.request.capability
         code = "no_backend" if self._registry.was_offered(capability) else "no_capability"
-        return code, f"{capability}: {_NOBODY[code]}"
+        return code, f"{capability}: {NOBODY[code]}"
 
     def _objects(self, message: Message, ranking: Ranking, now: float) -> bool:
         """End an open message that the policy chooses nobody for any more, and tell whether it was so."""
@@ -206,7 +188,7 @@ class Dispatcher:
             cause = "room"
         message.counts.refusals[cause] += 1
         self.refuse(
-            message, "overloaded", f"{request.capability}: {_REFUSED[cause]}", wait_s or pool.reference_s or None
+            message, "overloaded", f"{request.capability}: {REFUSED[cause]}", wait_s or pool.reference_s or None
         )
         return False
 
@@ -228,6 +210,7 @@ class Dispatcher:
         settings = self._settings.waiting
         share_s = settings.step_share * (message.deadline - message.accepted_at)
         services_s = settings.step_services * pool.reference_s
+        note_reserve(message, pool)
         self.waiting.add(message, min(share_s, services_s) if services_s else share_s, now)
 
     def _make_room(self, message: Message, now: float) -> bool:
@@ -239,18 +222,22 @@ class Dispatcher:
     def overload(self, message: Message, cause: str, now: float) -> None:
         """End an open message with `overloaded`."""
         message.counts.refusals[cause] += 1
-        reason = f"{message.request.capability}: {_REFUSED[cause]}"
+        reason = f"{message.request.capability}: {REFUSED[cause]}"
         message.reason = "; ".join(filter(None, (reason, message.reason)))
         pool = self._registry.pool(message.request.capability)
         self.fail(message, "overloaded", now, pool.reference_s or None)
 
     def serve(self, backend: Backend, now: float) -> None:
         """Give the room that a backend has, or its trial, to those who wait, the most important first."""
-        capabilities = backend.info.capabilities if self._settings.require_capability else None
+        capabilities = self._registry.offers(backend)
         while self.waiting.size and (backend.free > 0 or backend.trial_due or self._may_be_named(backend, now)):
             first = self.waiting.next_for(capabilities, now, partial(suits, backend))
             if not any(self._serve_one(message, now) for message in first):
-                return
+                break
+        for pool in backend.pools:  # whom it does not suit may wait for no more than one place beyond the reserve
+            if pool.passed_over and pool.free > pool.reserved:
+                pool.passed_over = False
+                self.serve_others((pool,), now)
 
     def _may_be_named(self, backend: Backend, now: float) -> bool:
         """Tell whether an ejected backend could get a message that names it."""
@@ -262,10 +249,17 @@ class Dispatcher:
         What is kept for critical messages shrinks with the members, and who was ejected may have been let in.
         """
         for pool in pools if self.waiting.size else ():
-            if pool.free <= pool.reserved and not self.waiting.by_priority[CRITICAL]:
-                continue  # of ten thousand members each would be asked
             for backend in list(pool.members.values()):
+                if pool.free <= pool.reserved and not self.waiting.by_priority[CRITICAL]:
+                    pool.passed_over = True
+                    break  # of ten thousand members each would be asked
                 self.serve(backend, now)
+
+    def serve_dearer(self, backend: Backend, now: float) -> None:
+        """Look again for those whose first head was at a backend that costs more now: so may their further ones."""
+        capabilities, began = self._registry.offers(backend), partial(began_at, backend)
+        while any(self._serve_one(m, now) for m in self.waiting.next_for(capabilities, now, began) if began(m)):
+            pass
 
     def _serve_one(self, message: Message, now: float) -> bool:
         """Take a message out of the waiting room: to a head, or to its end; False where it has to go on waiting."""
@@ -273,10 +267,9 @@ class Dispatcher:
             return True
         ranking, chosen = self.chooser.decide(message, now)
         if not chosen:
+            note_reserve(message, ranking.pool)
             return self._objects(message, ranking, now)
-        named = message.named
-        least_s = self.chooser.named_latency_s(message, now)[1] if named else self.chooser.least_latency_s(ranking, now)
-        if message.deadline - now < least_s:
+        if message.deadline - now < self.chooser.shortest_s(message, ranking, now):
             self.overload(message, "late", now)
             return True
         self.waiting.remove(message)
@@ -294,7 +287,7 @@ class Dispatcher:
                 continue
             for message in messages:
                 if not message.ended and not self.chooser.has_untried(message, now):
-                    message.reason = message.reason or f"{capability}: {_NOBODY['no_backend']}"
+                    message.reason = message.reason or f"{capability}: {NOBODY['no_backend']}"
                     self.fail(message, "failed" if message.deliveries else "no_backend", now)
 
     # --- the same again ---

@@ -80,12 +80,18 @@ class Health:
             for pool in backend.pools:
                 pool.trials[backend] = None
 
-    def let_in_where_needed(self, now: float) -> None:
-        """Readmit everybody of a capability that has nobody else left; called when members have changed."""
+    def let_in_where_needed(self, now: float) -> list[Pool]:
+        """Readmit everybody of a capability that has nobody else left, and return where these are members.
+
+        Called when members have changed.
+        """
+        changed: list[Pool] = []
         for pool in self._registry.pools():
             if pool.ejected and pool.ejected == len(pool.members):
                 for backend in list(pool.members.values()):
                     self._readmit(backend, now)
+                    changed += backend.pools
+        return changed
 
     def _fails(self, backend: Backend, now: float) -> bool:
         settings = self._settings

@@ -12,7 +12,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from msgspec import UNSET, Struct
@@ -31,6 +31,7 @@ from router_daemon.core.counts import Counts
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import Drain, EmptyHeader, Heartbeat, Register, Registration, Unregister, Update
 from router_daemon.core.places import LOST_AFTER_HEARTBEATS
+from router_daemon.core.pools import Pool
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.settle import Settler
@@ -99,8 +100,7 @@ class Membership:
         """UPDATE: open deliveries go on; new and waiting messages see the new values."""
         pools = backend.pools
         self._registry.revise(backend, event.header, now)
-        self._welcome(backend, now)
-        self._dispatcher.serve_others(pools, now)
+        self._welcome(backend, pools, now)
 
     def heartbeat(self, backend: Backend, event: Heartbeat, now: float) -> None:  # noqa: ARG002 - one shape for all
         """HEARTBEAT: answered by one."""
@@ -117,9 +117,9 @@ class Membership:
         if not backend.draining:
             pools = backend.pools
             self._registry.drain(backend, now)
-            self._dispatcher.health.let_in_where_needed(now)
+            let_in = self._dispatcher.health.let_in_where_needed(now)
             self._dispatcher.give_up_hopeless(now)
-            self._dispatcher.serve_others(pools, now)
+            self._dispatcher.serve_others((*pools, *let_in), now)
         self.end_drain(backend, now)
 
     def unregister(self, backend: Backend, event: Unregister, now: float) -> None:  # noqa: ARG002
@@ -145,9 +145,9 @@ class Membership:
         self._timers.cancel(backend)
         pools = backend.pools
         self._registry.remove(backend, now)
-        self._dispatcher.health.let_in_where_needed(now)
+        let_in = self._dispatcher.health.let_in_where_needed(now)
         self._settler.lose(backend, now)
-        self._dispatcher.serve_others(pools, now)
+        self._dispatcher.serve_others((*pools, *let_in), now)
         claim = self._claims.pop(backend.name, None)
         if claim is not None:
             self._timers.cancel(claim)
@@ -205,23 +205,24 @@ class Membership:
             self.error(event.peer, event.delimited, "overloaded", detail)
             return
         self.news.append(("backend joined", event.header.name))
-        self._welcome(self._registry.add(event.peer, event.delimited, event.header, now), now)
+        self._welcome(self._registry.add(event.peer, event.delimited, event.header, now), (), now)
 
     def _replace(self, backend: Backend, info: Registration, now: float) -> None:
         pools = backend.pools
         self._registry.replace(backend, info, now)
-        self._welcome(backend, now)
-        self._dispatcher.serve_others(pools, now)
+        self._welcome(backend, pools, now)
 
-    def _welcome(self, backend: Backend, now: float) -> None:
+    def _welcome(self, backend: Backend, pools: Iterable[Pool], now: float) -> None:
+        """Give a backend, and what it was a member of before, to those who wait."""
         header = RegisteredHeader(backend.name, round(self._settings.heartbeat_s * 1000))
         self._emit(Registered(backend.peer, backend.delimited, header))
         backend.last_seen = now
-        self._dispatcher.health.let_in_where_needed(now)
+        let_in = self._dispatcher.health.let_in_where_needed(now)
         self._dispatcher.health.due(backend, now)  # joining again dropped its trial, and the watch begins anew
         self._dispatcher.places.watch(backend, now)
         self._dispatcher.give_up_hopeless(now)
         self._dispatcher.serve(backend, now)
+        self._dispatcher.serve_others((*pools, *let_in), now)
 
     def _claim(self, event: Register, now: float) -> None:
         earlier = self._claims.get(event.header.name)

@@ -80,6 +80,7 @@ class Pool:
         slots, places: sums of the members' slots, and of slots + prefetch.
         reserved: of `places`, what only critical messages may take.
         free: how many deliveries could be opened now.
+        passed_over: somebody who may not go to all waits, perhaps only because of what is kept for critical messages.
         busy: open deliveries, and what members reported to have from elsewhere.
         warm: slots of members past their slow start.
         costly: members that declare a cost.
@@ -99,6 +100,7 @@ class Pool:
     places: int = 0
     reserved: int = 0
     free: int = 0
+    passed_over: bool = False
     busy: float = 0.0
     warm: int = 0
     costly: int = 0

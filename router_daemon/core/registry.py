@@ -71,6 +71,10 @@ class Registry:
         """Return the backends that may get a message of that capability, in the order they came."""
         return self.pool(capability).members.values()
 
+    def offers(self, backend: Backend) -> Iterable[str] | None:
+        """Return of which capabilities a backend may get messages; None: of any."""
+        return backend.info.capabilities if self._everyone is None else None
+
     def key(self, capability: str) -> str:
         """Return under which name records of a capability are kept.
 
@@ -208,12 +212,13 @@ class Registry:
         if first:
             self._first_cost(backend)
 
-    def note_cost(self, backend: Backend, cost: float) -> None:
-        """Take in what one delivery cost; the observed cost replaces the declared one."""
-        first = backend.cost is None
+    def note_cost(self, backend: Backend, cost: float) -> bool:
+        """Take in what one delivery cost, which replaces what was declared, and tell whether that makes it dearer."""
+        before = backend.cost
         backend.profile.observe_cost(cost)
-        if first:
+        if before is None:
             self._first_cost(backend)
+        return before is not None and (backend.cost or 0.0) > before
 
     def _first_cost(self, backend: Backend) -> None:
         self.epoch += 1

@@ -149,6 +149,7 @@ class Settler:
             self._places.pause(delivery.backend, FULL_PIPE_PAUSE_S, now)
         delivery.unsent = True
         self._head_failed(delivery, "could not be reached", now, begun=False)
+        self._dispatcher.serve(delivery.backend, now)  # it has room where it has moved to another connection
 
     # --- time ---
 

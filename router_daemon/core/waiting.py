@@ -25,6 +25,7 @@ from typing import Final, TypeAlias
 from msgspec import UNSET
 
 from router_daemon.core.messages import Message
+from router_daemon.core.pools import Pool
 
 LOOK_AT: Final = 32
 LOOK_THROUGH: Final = 1024
@@ -89,8 +90,7 @@ class WaitingRoom:
         if lines is None:
             lines = self._lines[request.capability] = _Lines()
         named = message.named
-        plain = not message.deliveries and request.max_cost is UNSET and not named
-        message.line = lines.of[request.priority][0 if plain else 1]
+        message.line = lines.of[request.priority][0 if is_plain(message) else 1]
         message.line[message] = None
         message.waits_since = now
         message.step_s = step_s
@@ -165,6 +165,17 @@ class WaitingRoom:
         """Yield the messages of a priority, youngest first, looking no further than is asked for."""
         lines = [reversed(line) for of in self._lines.values() for line in of.of[priority] if line]
         return merge(*lines, key=lambda message: -message.number)
+
+
+def is_plain(message: Message) -> bool:
+    """Tell whether a message that waits may go to any candidate."""
+    return not message.deliveries and message.request.max_cost is UNSET and not message.named
+
+
+def note_reserve(message: Message, pool: Pool) -> None:
+    """Note that a message may wait only because of the reserve: who makes more room than that need not suit it."""
+    if pool.free <= pool.reserved and not is_plain(message):
+        pool.passed_over = True
 
 
 def share_of(share: float, whole: int) -> int:
