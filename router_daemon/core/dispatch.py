@@ -27,6 +27,7 @@ from router_daemon.core.actions import (
 from router_daemon.core.backends import Backend
 from router_daemon.core.choosing import Chooser, suits
 from router_daemon.core.counts import MOST_HEADS, Counts
+from router_daemon.core.decisions import Decisions
 from router_daemon.core.health import Health
 from router_daemon.core.messages import Message
 from router_daemon.core.patience import Patience
@@ -66,11 +67,13 @@ class Dispatcher:
         emit: Callable[[Action], None],
         rng: Random,
         first_delivery_id: int,
+        decisions: Decisions,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._rankings = rankings
         self.chooser = chooser
+        self._decisions = decisions
         self._patience = Patience(settings)
         self._timers = timers
         self._counts = counts
@@ -87,6 +90,9 @@ class Dispatcher:
     def submit(self, message: Message, now: float) -> None:
         """Open an admitted message: send it, let it wait, or refuse it."""
         ranking, chosen = self.chooser.decide(message, now)
+        decisions = self._decisions
+        if message.number >= decisions.sample_from or message.request.priority == decisions.critical:
+            decisions.note(message, ranking, chosen, self.chooser, "first", now)
         ranking.pool.messages += 1
         message.counts = ranking.counts
         if not chosen:
@@ -113,6 +119,8 @@ class Dispatcher:
     def refuse(self, message: Message, code: str, detail: str, retry_after_s: float | None = None) -> None:
         """Answer a message that is not opened."""
         message.counts.outcomes[code] += 1
+        message.reason = detail
+        self._decisions.close(message, code, message.accepted_at, refused=True)
         header = ErrorHeader(message.request.id, code, detail, retry=RETRY[code], last=True, message=message.name)
         if retry_after_s is not None:
             header.retry_after_ms = int(retry_after_s * 1000.0) + 1
@@ -145,6 +153,7 @@ class Dispatcher:
         """Send an open message to whom it may go, or let it wait."""
         message.resume_at = inf
         ranking, chosen = self.chooser.decide(message, now)
+        self._decisions.note(message, ranking, chosen, self.chooser, "retry", now)
         if chosen:
             self._deliver(message, ranking, chosen, now)
         elif not self.chooser.has_untried(message, now):  # while it backed off, who might get it has left
@@ -165,6 +174,7 @@ class Dispatcher:
             message.counts.hedges += 1
             request = message.request
             ranking = self._rankings.look(request.capability, request.priority, now)
+            self._decisions.note(message, ranking, (candidate,), self.chooser, "hedge", now)
             self._deliver(message, ranking, (candidate,), now)
 
     # --- where nobody has room ---
@@ -252,7 +262,10 @@ class Dispatcher:
         if message.deadline - now < self.chooser.least_latency_s(ranking, now):
             self.overload(message, "late", now)
             return True
+        if message.decisions is not None:
+            self._decisions.note(message, ranking, chosen, self.chooser, "served", now)
         self.waiting.remove(message)
+        message.waited_s += now - message.waits_since
         self._counts.waiting_seconds[message.request.priority].observe(now - message.waits_since)
         self._deliver(message, ranking, chosen, now)
         return True
@@ -344,6 +357,7 @@ class Dispatcher:
             message.bucket = None
         if message.line is not None:
             self.waiting.remove(message)
+            message.waited_s += now - message.waits_since
         client = message.client
         client.messages -= 1
         client.body_bytes -= message.size
@@ -369,4 +383,12 @@ class Dispatcher:
         histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
         histogram.total += seconds
         self._sent_to[sent if sent < MOST_HEADS else MOST_HEADS] += 1
+        decisions = self._decisions
+        if (
+            message.decisions is not None
+            or outcome != "answered"
+            or seconds > decisions.slow_s
+            or seconds > decisions.slow_times * deliveries[0].service.pool.reference_s
+        ):
+            decisions.close(message, outcome, now)
         deliveries.clear()  # each holds its message: a cycle that only the collector would free

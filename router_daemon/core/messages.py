@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -21,6 +21,9 @@ from router_daemon.core.counts import CapabilityCounts
 from router_daemon.core.events import Request
 from router_daemon.core.service import Service
 from router_daemon.core.types import Body, ClientId, Peer
+
+if TYPE_CHECKING:
+    from router_daemon.core.decisions import Decided
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +61,9 @@ class Message(Struct, eq=False):
         hedge_at: when it gets a second head if the first has not answered.
         resume_at: when it is tried again at a backend that has failed it; inf while it is not backing off.
         again: it may go to backends that it has been at.
+        risked: it was sent to find out about a backend.
+        decisions: what was recorded of them, None where nothing is: see `decisions`.
+        waited_s: in the waiting room, its present stay there not included.
         line: its place in the waiting room, None while it does not wait. waits_since: since when; step_s: how long
             it waits for each step that its standing rises.
         bucket: its place in a timer wheel.
@@ -90,6 +96,9 @@ class Message(Struct, eq=False):
     hedge_at: float = inf
     resume_at: float = inf
     again: bool = False
+    risked: bool = False
+    decisions: list[Decided] | None = None
+    waited_s: float = 0.0
     line: OrderedDict[Message, None] | None = None
     waits_since: float = 0.0
     step_s: float = inf
@@ -121,6 +130,7 @@ class Delivery(Struct, eq=False):
         service: what was measured of the backend for the capability, as charged with this delivery.
         work_s: the service expected of it when it was sent; share: of the latency expected then, what was not waiting.
         trial: it decides whether an ejected backend is let in again. complete: it may finish though another answered.
+        outcome: as counted, where it was no success; settled_at: when. acked_at: when it succeeded after that.
     """
 
     id: int
@@ -143,6 +153,9 @@ class Delivery(Struct, eq=False):
     excused: bool = False
     trial: bool = False
     complete: bool = False
+    outcome: str = ""
+    settled_at: float | None = None
+    acked_at: float | None = None
     bucket: dict[Any, None] | None = None
 
     def __repr__(self) -> str:

@@ -57,6 +57,8 @@ class Settler:
             self._places.unwatch(delivery)
         if not delivery.counted:
             self._succeeded(delivery, latency_s, now)
+        else:
+            delivery.acked_at = now
         if (delivery.out and message.answering is None) or _may_answer(delivery):
             self._answer(delivery, body, latency_s, now)
         else:
@@ -212,6 +214,7 @@ class Settler:
         if delivery.counted:
             return
         delivery.counted = True
+        delivery.outcome, delivery.settled_at = cause, now
         delivery.backend.profile.observe_failure(cause, full_length_s)
         delivery.backend.version += 1
         if full_length_s is not None:
@@ -232,6 +235,7 @@ class Settler:
         if delivery.counted:
             return
         delivery.counted = True
+        delivery.outcome, delivery.settled_at = outcome, now
         delivery.backend.profile.count(outcome)
         if outcome == "cancelled" and delivery.first_part_at is None:
             delivery.service.observe_at_least((now - delivery.sent_at) * delivery.share, self._learning.alpha, now)
@@ -277,6 +281,7 @@ class Settler:
             self._dispatcher.end(message, "answered", now)
         else:
             message.answered = True
+            delivery.settled_at = now
 
     def _head_failed(
         self, delivery: Delivery, reason: str, now: float, *, code: str = "failed", begun: bool = True

@@ -22,7 +22,7 @@ from math import fsum, inf
 from random import Random
 
 from router_daemon.core.backends import Backend
-from router_daemon.core.ranking import PRIORITIES, Candidate, Ranking, first_free
+from router_daemon.core.ranking import PRIORITIES, Account, Candidate, Ranking, first_free
 from router_daemon.core.settings import Settings
 
 AT_BEST = 0.5
@@ -43,6 +43,7 @@ class Attention:
         self._profile = settings.profile
         self._settings = settings.attention
         self._rng = rng
+        self._drawn: tuple[int, Sequence[Candidate]] = 0, ()
 
     def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         """Return every backend with its score as if it were the fastest, best first."""
@@ -79,6 +80,24 @@ class Attention:
         slowest_s = inf if cost else self._slowest(fastest, least, ranking.priority)
         rows = [c for c in candidates if c.service.expected_s <= slowest_s and c.backend.free > 0]
         return self._best(rows, least, cost)
+
+    def account(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Account:  # noqa: ARG002
+        """Return score and terms of those whom `pick` has just looked at; nobody where it drew others since."""
+        weights, candidates = self._weights, ranking.candidates
+        if len(candidates) > self._settings.scan_most:
+            had_tried, drawn = self._drawn
+            candidates = list(dict.fromkeys(drawn)) if had_tried == len(tried) else []
+        looked = [c for c in candidates if c.backend.free > 0 and c.backend not in tried]
+        cost = self._settings.cost_weight * ranking.pool.reference_s
+        expected_s = [c.service.expected_s + cost * c.surcharge for c in looked]
+        least = min(expected_s, default=0.0)
+        rows: list[tuple[Candidate, float, tuple[float, ...]]] = []
+        for candidate, its_s in zip(looked, expected_s, strict=True):
+            reliability = weights.reliability * candidate.service.success
+            performance = weights.performance * least / (least + its_s)
+            values = candidate.terms["capability"], performance, reliability, candidate.terms["priority"]
+            rows.append((candidate, candidate.fixed + performance + reliability, values))
+        return ("capability", "performance", "reliability", "priority"), rows
 
     def _slowest(self, fastest: Candidate, least: float, priority: int) -> float:
         """Return the expected latency beyond which nobody can beat the fastest, not even by never failing.
@@ -147,8 +166,11 @@ class Attention:
         """Return some at random; where none of them has room, the first that has from a random one on."""
         draw, count = self._rng.random, len(candidates)
         some = [candidates[int(draw() * count)] for _ in range(self._settings.sample)]
+        self._drawn = len(tried), some
         if any(candidate.backend.free > 0 and candidate.backend not in tried for candidate in some):
             return some
         start = int(draw() * count)
         found = first_free(chain(islice(candidates, start, None), islice(candidates, start)), tried)
-        return [] if found is None else [found]
+        some = [] if found is None else [found]
+        self._drawn = len(tried), some
+        return some
