@@ -239,7 +239,7 @@ class Broker:
         """Assert the invariants between all tables."""
         self.registry.check()
         self.dispatcher.waiting.check()
-        self.decisions.check()
+        self.decisions.shelf.check()
         assert not self._actions
         assert not self.faults, self.faults
         for message in self.dispatcher.messages:

@@ -126,7 +126,7 @@ class Chooser:
                 if not other.backend.ejected:
                     pool.explored(self._settings, found=True)
                     ranking.counts.explorations += 1
-                message.risked = True
+                message.noted().risked = True
                 return (other,)
         if not message.deliveries and first is not None and self.is_idle(pool) and may_spread(message, pool):
             return self._spread(message, ranking, tried, now)
@@ -149,7 +149,7 @@ class Chooser:
         other = self._due_trial(ranking, now)
         if other is None or not self._not_much_dearer(other.backend, chosen[0].backend):
             return chosen
-        message.risked = True
+        message.noted().risked = True
         return [*chosen[: message.heads - 1], other]
 
     def _due_trial(self, ranking: Ranking, now: float) -> Candidate | None:
@@ -219,7 +219,7 @@ class Chooser:
         trial = self._due_trial(self.affordable(message, ranking), now)
         if trial is None:
             return ()
-        message.risked = True
+        message.noted().risked = True
         return (trial,)
 
     def _unused(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:

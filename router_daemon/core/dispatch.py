@@ -73,7 +73,7 @@ class Dispatcher:
         self._registry = registry
         self._rankings = rankings
         self.chooser = chooser
-        self._decisions = decisions
+        self.decisions = decisions
         self._patience = Patience(settings)
         self._timers = timers
         self._counts = counts
@@ -90,20 +90,20 @@ class Dispatcher:
     def submit(self, message: Message, now: float) -> None:
         """Open an admitted message: send it, let it wait, or refuse it."""
         ranking, chosen = self.chooser.decide(message, now)
-        decisions = self._decisions
-        if message.number >= decisions.sample_from or message.request.priority == decisions.critical:
+        request, decisions = message.request, self.decisions
+        if now >= decisions.sample_at or request.priority == decisions.critical:
             decisions.note(message, ranking, chosen, self.chooser, "first", now)
         ranking.pool.messages += 1
         message.counts = ranking.counts
         if not chosen:
             code = self._nobody(message, ranking)
             if code is not None:
-                self.refuse(message, code, f"{message.request.capability}: {_NOBODY[code]}")
+                self.refuse(message, code, f"{request.capability}: {_NOBODY[code]}")
             if code is not None or not self._let_in(message, ranking, now):
                 ranking.pool.messages -= 1  # what is refused earns nothing: retries would rise with the overload
                 return
         self.messages[message] = None
-        request, client = message.request, message.client
+        client = message.client
         client.messages += 1
         client.body_bytes += message.size
         if request.reply == "none":
@@ -120,7 +120,7 @@ class Dispatcher:
         """Answer a message that is not opened."""
         message.counts.outcomes[code] += 1
         message.reason = detail
-        self._decisions.close(message, code, message.accepted_at, refused=True)
+        self.decisions.refused(message, code)
         header = ErrorHeader(message.request.id, code, detail, retry=RETRY[code], last=True, message=message.name)
         if retry_after_s is not None:
             header.retry_after_ms = int(retry_after_s * 1000.0) + 1
@@ -131,6 +131,7 @@ class Dispatcher:
 
         `counted`: the head that failed had begun, so that going on is a retry and costs a token.
         """
+        message.noted()
         if message.rejected:
             self.fail(message, "rejected", now)
             return
@@ -153,7 +154,7 @@ class Dispatcher:
         """Send an open message to whom it may go, or let it wait."""
         message.resume_at = inf
         ranking, chosen = self.chooser.decide(message, now)
-        self._decisions.note(message, ranking, chosen, self.chooser, "retry", now)
+        self.decisions.note(message, ranking, chosen, self.chooser, "retry", now)
         if chosen:
             self._deliver(message, ranking, chosen, now)
         elif not self.chooser.has_untried(message, now):  # while it backed off, who might get it has left
@@ -174,7 +175,7 @@ class Dispatcher:
             message.counts.hedges += 1
             request = message.request
             ranking = self._rankings.look(request.capability, request.priority, now)
-            self._decisions.note(message, ranking, (candidate,), self.chooser, "hedge", now)
+            self.decisions.note(message, ranking, (candidate,), self.chooser, "hedge", now)
             self._deliver(message, ranking, (candidate,), now)
 
     # --- where nobody has room ---
@@ -262,10 +263,10 @@ class Dispatcher:
         if message.deadline - now < self.chooser.least_latency_s(ranking, now):
             self.overload(message, "late", now)
             return True
-        if message.decisions is not None:
-            self._decisions.note(message, ranking, chosen, self.chooser, "served", now)
+        if message.notes is not None and message.notes.decisions:
+            self.decisions.note(message, ranking, chosen, self.chooser, "served", now)
         self.waiting.remove(message)
-        message.waited_s += now - message.waits_since
+        message.noted().waited_s += now - message.waits_since
         self._counts.waiting_seconds[message.request.priority].observe(now - message.waits_since)
         self._deliver(message, ranking, chosen, now)
         return True
@@ -357,7 +358,7 @@ class Dispatcher:
             message.bucket = None
         if message.line is not None:
             self.waiting.remove(message)
-            message.waited_s += now - message.waits_since
+            message.noted().waited_s += now - message.waits_since
         client = message.client
         client.messages -= 1
         client.body_bytes -= message.size
@@ -383,12 +384,6 @@ class Dispatcher:
         histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
         histogram.total += seconds
         self._sent_to[sent if sent < MOST_HEADS else MOST_HEADS] += 1
-        decisions = self._decisions
-        if (
-            message.decisions is not None
-            or outcome != "answered"
-            or seconds > decisions.slow_s
-            or seconds > decisions.slow_times * deliveries[0].service.pool.reference_s
-        ):
-            decisions.close(message, outcome, now)
+        if message.notes is not None or outcome != "answered":
+            self.decisions.close(message, outcome, now)
         deliveries.clear()  # each holds its message: a cycle that only the collector would free

@@ -177,14 +177,14 @@ class WhySettings:
 
     Attributes:
         entries, bytes: the most there are; entries 0: nothing is kept.
-        sample: of the messages that are not kept anyway, this share.
+        sample_every_s: of the messages that are not kept anyway, one in so long, on average; 0: every one.
         slow_s: an answer that took longer is slow (None: however long it takes),
         slow_times: and one that took more than so many reference latencies of its capability (0: however many).
     """
 
     entries: int = 2000
     bytes: int = 8_388_608
-    sample: float = 0.01
+    sample_every_s: float = 0.05
     slow_s: float | None = None
     slow_times: float = 10.0
 

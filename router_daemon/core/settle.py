@@ -22,7 +22,7 @@ from router_daemon.core.backends import Backend
 from router_daemon.core.counts import Counts
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import NackHeader
-from router_daemon.core.messages import Delivery, Message
+from router_daemon.core.messages import Delivery, Fate, Message
 from router_daemon.core.ranking import Policy
 from router_daemon.core.service import Learning
 from router_daemon.core.types import Body
@@ -44,6 +44,8 @@ class Settler:
         self._counts = counts
         self._emit = emit
         self._learning = learning
+        self._slow_s = dispatcher.decisions.slow_s
+        self._slow_times = dispatcher.decisions.slow_times
 
     # --- what backends answer ---
 
@@ -57,8 +59,8 @@ class Settler:
             self._places.unwatch(delivery)
         if not delivery.counted:
             self._succeeded(delivery, latency_s, now)
-        else:
-            delivery.acked_at = now
+        elif delivery.fate is not None:
+            delivery.fate.acked_at = now
         if (delivery.out and message.answering is None) or _may_answer(delivery):
             self._answer(delivery, body, latency_s, now)
         else:
@@ -196,6 +198,8 @@ class Settler:
         backend.profile.observe_success(latency_s)
         service.observe(latency_s, delivery.share, self._learning, now)
         pool = service.pool
+        if latency_s > self._slow_times * pool.reference_s or latency_s > self._slow_s:
+            delivery.message.noted()
         if delivery.first_part_at is not None or pool.stream_s:
             weight = max(self._learning.reference_alpha, 1.0 / pool.samples)
             pool.stream_s += weight * (now - delivery.sent_at - latency_s - pool.stream_s)
@@ -214,7 +218,7 @@ class Settler:
         if delivery.counted:
             return
         delivery.counted = True
-        delivery.outcome, delivery.settled_at = cause, now
+        delivery.fate = Fate(cause, now)
         delivery.backend.profile.observe_failure(cause, full_length_s)
         delivery.backend.version += 1
         if full_length_s is not None:
@@ -235,7 +239,7 @@ class Settler:
         if delivery.counted:
             return
         delivery.counted = True
-        delivery.outcome, delivery.settled_at = outcome, now
+        delivery.fate = Fate(outcome, now)
         delivery.backend.profile.count(outcome)
         if outcome == "cancelled" and delivery.first_part_at is None:
             delivery.service.observe_at_least((now - delivery.sent_at) * delivery.share, self._learning.alpha, now)
@@ -281,7 +285,7 @@ class Settler:
             self._dispatcher.end(message, "answered", now)
         else:
             message.answered = True
-            delivery.settled_at = now
+            delivery.fate = Fate("acked", now)
 
     def _head_failed(
         self, delivery: Delivery, reason: str, now: float, *, code: str = "failed", begun: bool = True
