@@ -36,7 +36,7 @@ MOST_DELIVERIES: Final = 16
 TEXT_CHARS: Final = 512
 FURTHER_EVERY_S: Final = 0.001
 SCATTER: Final = 2654435761
-"""Knuth's multiplicative hash (2^32 over the golden ratio): a fixed pace would fall in with what comes at a fixed pace."""
+"""Knuth's multiplicative hash (2^32 over the golden ratio): a fixed pace would fall in with another one."""
 _NOBODY: Final[Account] = (), []
 
 
