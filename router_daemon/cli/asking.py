@@ -15,6 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 from router_daemon.cli.exits import NO_DAEMON, REFUSED, CommandError
@@ -31,7 +32,7 @@ def fetch(admin: str, path: str, **query: str | float) -> dict[str, Any]:
     """Return the JSON object that the daemon whose admin room is at `admin` (HOST:PORT) answers.
 
     Raises:
-        CommandError: there is no daemon, or its answer is none.
+        CommandError: there is no daemon, its answer is none, or it is one that the daemon has nothing for (404).
     """
     url = f"http://{admin}{path}?{urllib.parse.urlencode(query)}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -41,6 +42,8 @@ def fetch(admin: str, path: str, **query: str | float) -> dict[str, Any]:
     except urllib.error.HTTPError as error:
         with error:
             detail = _detail(error.read(DETAIL_BYTES))
+        if error.code == HTTPStatus.NOT_FOUND:
+            raise CommandError(REFUSED, detail) from None
         raise CommandError(NO_DAEMON, f"http://{admin}{path} answered {error.code} {error.reason}: {detail}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)

@@ -3,9 +3,9 @@
 Rules:
 - Pure reading. The core has only a clock of its own: `wall` is what the shell's calendar says at `now`.
 - Times within a message are in milliseconds since it was taken in.
-- What is exact is said: `terms` of a decision is `compared` (read at that moment, as the policy compared them), `ranking`
-  (the policy goes by its ranking, which is told as it was), or `unrecorded`. Where the first decision is unrecorded,
-  `nearest` names the message of the same capability and priority whose recorded decision was closest in time.
+- What is exact is said: `terms` of a decision is `compared` (read at that moment, as the policy compared them),
+  `ranking` (the policy goes by its ranking, which is told as it was), or `unrecorded`. Where the first decision is
+  unrecorded, `nearest` names the message of the same capability and priority whose recorded decision was closest.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
+from router_daemon.core.decisions import TEXT_CHARS
 from router_daemon.core.entries import Decided, Entry, Row, Sent
 from router_daemon.core.types import ClientId
 
@@ -100,10 +101,10 @@ def nothing(broker: Broker, text: str, now: float) -> str:
 
 def _forms(text: str) -> set[ClientId]:
     """Return every client's id that a text may stand for."""
-    forms: set[ClientId] = {text, text.encode(errors="surrogateescape")}
+    forms: set[ClientId] = {text[:TEXT_CHARS], text.encode(errors="surrogateescape")[:TEXT_CHARS]}
     digits = text.removeprefix("0x")
     with contextlib.suppress(ValueError):
-        forms.add(bytes.fromhex(digits))
+        forms.add(bytes.fromhex(digits)[:TEXT_CHARS])
     for base in (10, 16):
         if base == 10 or digits != text:
             with contextlib.suppress(ValueError):
@@ -112,7 +113,7 @@ def _forms(text: str) -> set[ClientId]:
 
 
 def _is_named(name: str, identity: ClientId, traceparent: str | None, text: str, forms: set[ClientId]) -> bool:
-    if name == text or identity in forms:
+    if name == text or (identity if isinstance(identity, int) else identity[:TEXT_CHARS]) in forms:
         return True
     return traceparent is not None and (traceparent == text or traceparent.split("-")[1:2] == [text])
 
