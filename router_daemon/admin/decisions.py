@@ -23,7 +23,9 @@ def wanted_of(query: Mapping[str, str], now: float) -> tuple[Wanted, int]:
     for key in query:
         if key not in known:
             raise ValueError(f"{key} is unknown: /decisions takes {', '.join(known)}")
-    wanted = Wanted(**{key: query[key] for key in _TEXTS if key in query})
+    wanted = Wanted()
+    for key in _TEXTS:
+        setattr(wanted, key, query.get(key))
     if "since" in query:
         wanted.ended_since = now - _seconds(query["since"])
     limit = query.get("limit", str(LIMIT))

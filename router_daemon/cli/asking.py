@@ -41,9 +41,11 @@ def fetch(admin: str, path: str, **query: str | float) -> dict[str, Any]:
             answer = json.loads(response.read(ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            detail = _detail(error.read(DETAIL_BYTES))
-        if error.code == HTTPStatus.NOT_FOUND:
-            raise CommandError(REFUSED, detail) from None
+            body = error.read(DETAIL_BYTES)
+        said = _said(body)
+        if error.code == HTTPStatus.NOT_FOUND and said is not None:
+            raise CommandError(REFUSED, said) from None
+        detail = body.decode(errors="replace").strip() if said is None else said
         raise CommandError(NO_DAEMON, f"http://{admin}{path} answered {error.code} {error.reason}: {detail}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
@@ -55,11 +57,11 @@ def fetch(admin: str, path: str, **query: str | float) -> dict[str, Any]:
     return answer
 
 
-def _detail(body: bytes) -> str:
-    """Return what an answer that is an error says: the daemon's sentence, or whatever another server sent."""
+def _said(body: bytes) -> str | None:
+    """Return the daemon's sentence of an answer that is an error; None where another server sent it."""
     with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
         return str(json.loads(body)["error"])
-    return body.decode(errors="replace").strip()
+    return None
 
 
 def _why(reason: object) -> str:

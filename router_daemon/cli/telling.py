@@ -16,9 +16,9 @@ from router_daemon.logs import printable
 
 COLUMNS: Final = 100
 TERMS: Final = {
-    "compared": "the terms as compared at that moment",
-    "ranking": "the terms of the ranking, by which the policy goes",
-    "unrecorded": "its terms were not recorded: see the deliveries for what was expected of those chosen",
+    "compared": "terms: exact, as compared at that moment",
+    "ranking": "terms: exact, those of the ranking, by which the policy goes",
+    "unrecorded": "terms: not recorded; the deliveries have what was expected of those chosen",
 }
 MEASURED: Final = (
     ("OPEN", "in_flight"),
@@ -102,7 +102,8 @@ def _lines(row: Row) -> Iterator[str]:
         f"came {_moment(row)} ({number_of(row, 'ago_s')} s ago) with {text_of(row, 'body_bytes')} bytes and "
         f"{number_of(row, 'ttl_ms')} ms to live; kept as {text_of(row, 'kept')}"
     )
-    reason = f", {row['reason']}" if row.get("reason") else ""
+    words = ", last failure: " if row.get("outcome") == "answered" else ": "
+    reason = f"{words}{row['reason']}" if row.get("reason") else ""
     by = f" by {row['answered_by']}" if row.get("answered_by") else ""
     waited = f", of which it waited {number_of(row, 'waited_ms')} ms for a place" if row.get("waited_ms") else ""
     yield f"{text_of(row, 'outcome')}{by} after {number_of(row, 'took_ms')} ms{waited}{reason}"

@@ -249,7 +249,8 @@ def _row(row: Row, decided: Decided, entry: Entry) -> dict[str, Any]:
 
 def _reason(row: Row, decided: Decided, entry: Entry) -> str:
     if not row.head:
-        return VERDICTS[row.verdict]
+        tie = row.verdict == "ranked" and any(row.score == other.score for other in decided.seen() if other.head == 1)
+        return "as good as the first head, and drawn after it" if tie else VERDICTS[row.verdict]
     if decided.kind == "hedge":
         return "hedge: the first head was late"
     if entry.risked and decided.kind in ("first", "served") and row.head == max(r.head for r in decided.seen()):
