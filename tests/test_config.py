@@ -221,7 +221,7 @@ def test_a_long_value_is_cut() -> None:
         (
             "xyzzy.a=2",
             "xyzzy: unknown section; known are frontend, backend, transport, admin, routing, weights, "
-            "profile, attention, retry, hedge, ejection, waiting, exploration, state, limits, log",
+            "profile, attention, retry, hedge, ejection, waiting, exploration, state, why, limits, log",
         ),
         ("log.colour.red=1", "log.colour: unknown table; known are level, format"),
     ],
