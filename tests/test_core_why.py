@@ -463,6 +463,19 @@ def test_a_flood_of_critical_messages_has_its_terms_read_now_and_then() -> None:
     assert why_one(fixture, names[3])["nearest"] is None  # of that priority, none has ended yet
 
 
+def test_of_a_flood_of_refusals_one_is_kept_now_and_then_and_the_rest_counted() -> None:
+    fixture = make(why=NO_SAMPLE, queue_messages=0)
+    fixture.register("a", "c")
+    send(fixture, 1)
+    for number in range(2, 12):
+        fixture.send("c", client_id=number)
+    fixture.send("never", client_id=12)
+    fixture.advance(2 * FURTHER_EVERY_S)
+    fixture.send("c", client_id=13)
+    assert search(fixture, kept="refused") == ["m13", "m12", "m2"]
+    assert fixture.broker.decisions.shelf.passed_over == 9
+
+
 def test_with_no_entries_nothing_is_kept_and_open_messages_are_told() -> None:
     fixture = make(why=WhySettings(entries=0))
     fixture.register("a", "c")
@@ -532,6 +545,7 @@ def test_bytes_are_bounded_even_where_one_entry_is_too_large() -> None:
         shelf.put(entry("failed", number))
         shelf.check()
     assert shelf.entries == 10
+    assert shelf.bytes == sum(each.size() for each in shelf)
     shelf.put(entry("failed", 100, id="x" * 10 * ENTRY_BYTES))
     shelf.check()
     assert shelf.entries == 0
@@ -662,8 +676,8 @@ def test_what_is_not_there_is_said_with_how_far_back_the_entries_go() -> None:
     fixture.advance(35.0)
     text = whys.nothing(fixture.broker, "m99", fixture.clock.now)
     assert text == (
-        "nothing is kept of 'm99': it was never here, went well and was not sampled, "
-        "or gave way to others (1 entries, the oldest of 35 s ago)"
+        "nothing is kept of 'm99': it was never here, went well and was not sampled, was one of a flood of "
+        "refusals, or gave way to others (1 entries, the oldest of 35 s ago)"
     )
 
 

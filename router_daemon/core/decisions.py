@@ -9,6 +9,7 @@ Rules:
   hedge): all known beforehand, and of each kind at most one every `FURTHER_EVERY_S`, since reading costs more than
   deciding. Of the first decision of a message that only turns out to be worth keeping there is what its deliveries were
   charged with: exact, but of the chosen backends alone.
+- A refusal has no terms, and its answer says why: of a flood of them, one every `FURTHER_EVERY_S` for each code is kept.
 - Time to an answer is that to the ACK, of a stream to its first PART. It is slow beyond `slow_s`, or beyond
   `slow_times` reference latencies of its capability.
 """
@@ -35,6 +36,7 @@ MOST_DELIVERIES: Final = 16
 """Of one message: NACKs `busy` allow any number of deliveries. Further ones are counted, and not told."""
 TEXT_CHARS: Final = 512
 FURTHER_EVERY_S: Final = 0.001
+"""What is kept beyond samples so costs 3 % of a core at most, where a flood would have it cost more than the work."""
 SCATTER: Final = 2654435761
 """Knuth's multiplicative hash (2^32 over the golden ratio): a fixed pace would fall in with another one."""
 _NOBODY: Final[Account] = (), []
@@ -69,7 +71,7 @@ class Decisions:
         self._policy = policy
         self._cache = cache
         self._every_s = why.sample_every_s
-        self._next = {"first": -inf, "served": -inf, "retry": -inf, "hedge": -inf}
+        self._next: dict[str, float] = {}  # kind of decision or code of a refusal -> when the next one is due
         self.shelf = Shelf(why.entries, why.bytes)
         self.sample_at = -inf if on else inf
         self.critical = CRITICAL if on else CRITICAL + 1
@@ -93,7 +95,7 @@ class Decisions:
                 self.sample_at = now + self._every_s * (0.5 + (message.number * SCATTER >> 16) % 1024 / 1024.0)
             notes.sampled = due = True
         else:
-            due = notes.sampled or now >= self._next[kind]
+            due = notes.sampled or now >= self._next.get(kind, -inf)
         if due:
             self._next[kind] = now + FURTHER_EVERY_S
         notes.decisions.append(self._decided(message, ranking, chosen, chooser, kind, now, due=due))
@@ -163,9 +165,15 @@ class Decisions:
             self.shelf.put(self._entry(message, kind, outcome, now))
 
     def refused(self, message: Message, code: str) -> None:
-        """Keep a message that was not opened."""
-        if self._on:
-            self.shelf.put(self._entry(message, "refused", code, message.accepted_at))
+        """Keep a message that was not opened; of a flood of refusals with one code, one every `FURTHER_EVERY_S`."""
+        if not self._on:
+            return
+        now = message.accepted_at
+        if now < self._next.get(code, -inf):
+            self.shelf.passed_over += 1
+            return
+        self._next[code] = now + FURTHER_EVERY_S
+        self.shelf.put(self._entry(message, "refused", code, now))
 
     def of_open(self, message: Message, now: float) -> Entry:
         """Return what would be kept of a message that is open."""

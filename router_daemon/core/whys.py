@@ -81,7 +81,13 @@ def search(broker: Broker, wanted: Wanted, limit: int, now: float, wall: float) 
             rows.append(_summary(entry, now, wall))
             if len(rows) == limit:
                 break
-    return {"entries": shelf.entries, "bytes": shelf.bytes, "kept": dict(shelf.kept), "decisions": rows}
+    return {
+        "entries": shelf.entries,
+        "bytes": shelf.bytes,
+        "kept": dict(shelf.kept),
+        "passed_over": shelf.passed_over,
+        "decisions": rows,
+    }
 
 
 def nothing(broker: Broker, text: str, now: float) -> str:
@@ -91,8 +97,8 @@ def nothing(broker: Broker, text: str, now: float) -> str:
         return f"nothing is kept of {text!r}: there is no entry (why.entries is 0, or nothing has ended yet)"
     oldest_s = now - min(entry.ended_at for entry in shelf)
     return (
-        f"nothing is kept of {text!r}: it was never here, went well and was not sampled, "
-        f"or gave way to others ({shelf.entries} entries, the oldest of {oldest_s:.0f} s ago)"
+        f"nothing is kept of {text!r}: it was never here, went well and was not sampled, was one of a flood of "
+        f"refusals, or gave way to others ({shelf.entries} entries, the oldest of {oldest_s:.0f} s ago)"
     )
 
 
