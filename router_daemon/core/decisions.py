@@ -9,7 +9,7 @@ Rules:
   hedge): all known beforehand, and of each kind at most one every `FURTHER_EVERY_S`, since reading costs more than
   deciding. Of the first decision of a message that only turns out to be worth keeping there is what its deliveries were
   charged with: exact, but of the chosen backends alone.
-- A refusal has no terms, and its answer says why: of a flood of them, one every `FURTHER_EVERY_S` for each code is kept.
+- A refusal has no terms, and its answer says why: of a flood of them, one every `FURTHER_EVERY_S` is kept for each code.
 - Time to an answer is that to the ACK, of a stream to its first PART. It is slow beyond `slow_s`, or beyond
   `slow_times` reference latencies of its capability.
 """
@@ -87,9 +87,6 @@ class Decisions:
         if not self._on:
             return
         notes = message.noted()
-        notes.decided += 1
-        if notes.decided > MOST_DECISIONS:
-            return
         if kind == "first" and now >= self.sample_at:
             if self._every_s:  # so long on average
                 self.sample_at = now + self._every_s * (0.5 + (message.number * SCATTER >> 16) % 1024 / 1024.0)
@@ -98,7 +95,11 @@ class Decisions:
             due = notes.sampled or now >= self._next.get(kind, -inf)
         if due:
             self._next[kind] = now + FURTHER_EVERY_S
-        notes.decisions.append(self._decided(message, ranking, chosen, chooser, kind, now, due=due))
+        elif kind == "first":
+            return
+        notes.decided += 1
+        if notes.decided <= MOST_DECISIONS:
+            notes.decisions.append(self._decided(message, ranking, chosen, chooser, kind, now, due=due))
 
     def _decided(
         self,

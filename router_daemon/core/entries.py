@@ -205,12 +205,9 @@ class Shelf:
         self.entries += 1
         self.kept[kind] += 1
         while self.entries > self._most:
-            self._drop(max(KINDS, key=self._count))
+            self._drop(max(self._by_kind.values(), key=len)[0][0].kept)
         while self.bytes > self._most_bytes:
             self._drop(max(KINDS, key=self._bytes.__getitem__))
-
-    def _count(self, kind: str) -> int:
-        return len(self._by_kind[kind])
 
     def _drop(self, kind: str) -> None:
         _, size = self._by_kind[kind].popleft()
