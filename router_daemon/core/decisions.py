@@ -9,7 +9,7 @@ Rules:
   hedge): all known beforehand, and of each kind at most one every `FURTHER_EVERY_S`, since reading costs more than
   deciding. Of the first decision of a message that only turns out to be worth keeping there is what its deliveries were
   charged with: exact, but of the chosen backends alone.
-- A refusal has no terms, and its answer says why: of a flood of them, one every `FURTHER_EVERY_S` is kept for each code.
+- A refusal has no terms, and its answer says why: of a flood, one every `FURTHER_EVERY_S` is kept for each code.
 - Time to an answer is that to the ACK, of a stream to its first PART. It is slow beyond `slow_s`, or beyond
   `slow_times` reference latencies of its capability.
 """
