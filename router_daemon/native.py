@@ -68,10 +68,12 @@ _log = structlog.get_logger("router_daemon")
 class _Connection(asyncio.Protocol):
     """One peer."""
 
+    kind = b"ROUTER"
+
     def __init__(self, side: _Side) -> None:
         self.side = side
         self.peer: Peer = side.new_name()
-        self.reader = Reader(self.peer, side.limits.message)
+        self.reader = Reader(self.peer, side.limits.message, self.kind)
         self.transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else is called
         self.inbox: list[list[Any]] = []
         self.inbox_bytes = 0
@@ -203,7 +205,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Side:
-    """All connections of one of the two sockets."""
+    """All connections of one of the sockets."""
 
     def __init__(self, side: Side, limits: SocketLimits) -> None:
         self.side = side
@@ -222,6 +224,9 @@ class _Side:
 
     def new_name(self) -> Peer:
         return next(self._numbers).to_bytes(8, "big")
+
+    async def open(self, places: Sequence[str], wake: Callable[[], None]) -> list[str]:
+        return [await self.listen(place, wake) for place in places]
 
     async def listen(self, address: str, wake: Callable[[], None]) -> str:
         self.loop, self.wake = asyncio.get_running_loop(), wake
@@ -317,12 +322,13 @@ class _Side:
 
 
 class NativeTransport:
-    """Two listening sides that speak ZMTP; see `transport.Transport` for what it promises."""
+    """The sides of a daemon, speaking ZMTP; see `transport.Transport` for what it promises."""
 
     parked = 0
 
-    def __init__(self, clients: SocketLimits, backends: SocketLimits) -> None:
-        self._sides = (_Side(Side.CLIENT, clients), _Side(Side.BACKEND, backends))
+    def __init__(self, clients: SocketLimits, backends: SocketLimits, *ring: _Side) -> None:
+        self._sides = (_Side(Side.CLIENT, clients), _Side(Side.BACKEND, backends), *ring)
+        self._by_urgency = self._sides[::-1]
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_due = 0.0
 
@@ -332,21 +338,16 @@ class NativeTransport:
         Raises:
             StartError: an address cannot be listened on.
         """
-        bound = [
-            [await side.listen(place, wake) for place in places]
-            for side, places in zip(self._sides, addresses, strict=True)
-        ]
+        bound = [await side.open(places, wake) for side, places in zip(self._sides, addresses, strict=True)]
         self._schedule_sweep(asyncio.get_running_loop())
         return bound
 
     def receive(self, limit: int, budget_s: float) -> list[Event]:  # noqa: ARG002 - what has come has been read already
-        """Return what has come; see `Transport`. Backends first, since their answers make room."""
+        """Return what has come; see `Transport`. Clients last, since the others' answers make room."""
         received: list[Event] = []
-        clients, backends = self._sides
-        if backends.ready:
-            backends.receive(limit, received)
-        if clients.ready:
-            clients.receive(limit, received)
+        for side in self._by_urgency:
+            if side.ready:
+                side.receive(limit, received)
         return received
 
     def send(self, actions: Iterable[Action]) -> list[Event]:
@@ -372,7 +373,7 @@ class NativeTransport:
         until = loop.time() + linger_s
         for side in self._sides:
             side.finish()
-        if adopting := self._sides[0].adopting | self._sides[1].adopting:
+        if adopting := {task for side in self._sides for task in side.adopting}:
             await asyncio.wait(adopting)  # what has just been accepted would otherwise end with the loop, unclosed
         while any(side.connections for side in self._sides) and loop.time() < until:  # noqa: ASYNC110 - it has an end
             await asyncio.sleep(CLOSE_LOOK_S)

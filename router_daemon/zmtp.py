@@ -1,4 +1,4 @@
-"""ZMTP 3.1 as a ROUTER speaks it, without sockets: bytes in, messages out; messages in, bytes out. Pure.
+"""ZMTP 3.1 as a ROUTER speaks it, or a DEALER, without sockets: bytes in, messages out; messages in, bytes out. Pure.
 
 Source: https://rfc.zeromq.org/spec/37/ (ZMTP 3.1), NULL mechanism. What libzmq (DEALER and REQ, 4.0 and later) sends
 and expects, and no more.
@@ -26,7 +26,8 @@ GREETING: Final = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"NULL".ljust(20,
 GREETING_BYTES: Final = 64
 FRAME_LIMIT_FACTOR: Final = 4
 MAX_COMMAND_BYTES: Final = 4_096
-PEERS_OF_ROUTER: Final = frozenset({b"DEALER", b"REQ", b"ROUTER"})
+PEERS_OF: Final = {b"ROUTER": frozenset({b"DEALER", b"REQ", b"ROUTER"}), b"DEALER": frozenset({b"ROUTER"})}
+"""Whom a socket of ours talks to: one that listens says ROUTER, one that dials DEALER."""
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _LEGAL_FLAGS: Final = frozenset({0, _MORE, _LONG, _LONG | _MORE, _COMMAND, _COMMAND | _LONG})
@@ -93,9 +94,9 @@ PING: Final = command(b"PING", bytes(2))
 """Asks for a sign of life, and with a time to live of 0 for nothing else."""
 
 
-def ready() -> bytes:
-    """Return the READY of a ROUTER without a routing id."""
-    return command(b"READY", _properties({b"Socket-Type": b"ROUTER", b"Identity": b""}))
+def ready(kind: bytes = b"ROUTER") -> bytes:
+    """Return the READY of such a socket without a routing id."""
+    return command(b"READY", _properties({b"Socket-Type": kind, b"Identity": b""}))
 
 
 def _properties(values: dict[bytes, bytes]) -> bytes:
@@ -132,6 +133,7 @@ class Reader:
         "_frames",
         "_greeted",
         "_kept",
+        "_kind",
         "_limits",
         "_most_frames",
         "_needed",
@@ -143,8 +145,9 @@ class Reader:
         "replies",
     )  # fmt: skip
 
-    def __init__(self, peer: bytes, limits: Limits) -> None:
+    def __init__(self, peer: bytes, limits: Limits, kind: bytes = b"ROUTER") -> None:
         self._peer = peer
+        self._kind = kind
         self._limits = limits
         self._most_frames = limits.body_frames + 5
         self._buffer = bytearray()
@@ -193,7 +196,7 @@ class Reader:
             raise ProtocolError("bad_frames", "ZMTP: only the NULL mechanism is offered")
         self._greeted = True
         self.answers_ping = data[10] > 3 or data[11] >= 1
-        self.replies.append(ready())
+        self.replies.append(ready(self._kind))
         return GREETING_BYTES
 
     def _parse(self, data: bytes, at: int, messages: list[list[Any]]) -> int:
@@ -320,10 +323,9 @@ class Reader:
             if name != b"READY":
                 raise ProtocolError("bad_frames", f"ZMTP: expected READY, got {name[:20]!r}")
             kind = parse_properties(data).get(b"socket-type", b"")
-            if kind not in PEERS_OF_ROUTER:
-                raise ProtocolError(
-                    "bad_frames", f"ZMTP: a {kind[:20].decode('ascii', 'replace')} cannot talk to a ROUTER"
-                )
+            if kind not in PEERS_OF[self._kind]:
+                named = kind[:20].decode("ascii", "replace")
+                raise ProtocolError("bad_frames", f"ZMTP: a {named} cannot talk to a {self._kind.decode()}")
             self._ready = True
         elif name == b"PING":
             self.replies.append(command(b"PONG", data[2:18]))

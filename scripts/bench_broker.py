@@ -294,6 +294,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         action="store_true",
         help="time a choice among 3 to 10,000 backends, in-process; nothing else",
     )
+    parser.add_argument(
+        "--embeddings",
+        action="store_true",
+        help="time a choice by embedding among 12 to 10,000 backends, in-process; nothing else",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every phase there")
     return parser.parse_args(argv)
 
@@ -304,12 +309,16 @@ def main(argv: list[str]) -> int:
         run_reference(*argv[1:3])
         return 0
     args = parse(argv)
-    if args.decision or args.candidates:
+    if args.decision or args.candidates or args.embeddings:
         sys.path.insert(0, str(SCRIPTS.parent))
         import bench_candidates  # noqa: PLC0415 - nothing else needs the package in this process
         import bench_decision  # noqa: PLC0415
+        import bench_embeddings  # noqa: PLC0415
 
-        print(bench_candidates.report() if args.candidates else bench_decision.report(args.policy))
+        if args.embeddings:
+            print(bench_embeddings.report())
+        else:
+            print(bench_candidates.report() if args.candidates else bench_decision.report(args.policy))
         return 0
     try:
         rows = measure(args)

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from router_daemon.core.broker import Broker
-from router_daemon.core.events import Register, Registration
+from router_daemon.core.events import Register, Registration, Request
 from router_daemon.core.ranking import Ranking
 from router_daemon.core.settings import AttentionSettings, Settings
 from router_daemon.policies.base import make_policy
@@ -29,6 +29,7 @@ from router_daemon.policies.base import make_policy
 COUNTS: Final = (3, 12, 25, 50, 100, 300, 1_000, 10_000)
 BATCHES: Final = 60
 EVERYBODY: Final = 1_000_000
+REQUEST: Final = Request(1, "bench")
 
 
 class Field:
@@ -104,7 +105,7 @@ def row(count: int) -> str:
 
         def choose(field: Field = field) -> None:
             field.touch()
-            field.policy.pick(field.ranking, (), 1.0)
+            field.policy.pick(field.ranking, REQUEST, (), 1.0)
 
         times.append(least_us(choose, rounds) - touch_us)
     columns = Columns(every)

@@ -9,12 +9,14 @@ from msgspec import UNSET
 
 from router_daemon.core import actions
 from router_daemon.core.backends import Backend
-from router_daemon.core.events import EmptyHeader, Malformed
+from router_daemon.core.events import EmptyHeader, Malformed, Request
 from router_daemon.core.ranking import Candidate, Ranking, first_free
 from router_daemon.core.types import ClientId, Peer, Side
 from router_daemon.testing import CLIENT, BrokerFixture
 
 SESSION = b"session-1"
+ASKED = Request(1, "c")
+"""A message that says nothing but what it needs."""
 
 
 class InOrder:
@@ -24,14 +26,16 @@ class InOrder:
     threshold = 0.0
     random_ties = False
     observe = None
+    watch = None
+    objection = None
 
     def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         return [Candidate(backend, 1.0, {"order": 1.0}) for backend in backends]
 
-    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+    def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         return first_free(ranking.candidates, tried)
 
-    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:
+    def peek(self, ranking: Ranking, request: Request, now: float) -> Iterable[Candidate]:
         return ranking.candidates
 
 

@@ -283,7 +283,10 @@ def test_send_to_nobody_gives_up_soon(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("router-daemon ", {"run", "check", "backends", "explain", "why", "send", "serve", "simulate", "compare"}),
+        (
+            "router-daemon ",
+            {"run", "check", "backends", "explain", "why", "ring", "send", "serve", "simulate", "compare", "reproduce"},
+        ),
         ("router-daemon ba", {"backends"}),
         ("router-daemon send --mo", {"--mode"}),
         ("router-daemon send --mode f", {"fanout"}),

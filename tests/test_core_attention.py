@@ -6,10 +6,10 @@ from collections import Counter
 from random import Random
 
 import pytest
-from core_kit import success_after
+from core_kit import ASKED, success_after
 from routing_kit import learn, make, pool, send, send_one, service, works
 
-from router_daemon.core.settings import AttentionSettings, WaitingSettings, Weights
+from router_daemon.core.settings import AttentionSettings, RetrySettings, WaitingSettings, Weights
 from router_daemon.testing import BrokerFixture
 
 PLAIN = AttentionSettings(scarcity=0.0)
@@ -19,7 +19,7 @@ def live(fixture: BrokerFixture, capability: str = "c", priority: int = 2) -> di
     """Return backend -> score as the next message would find it."""
     now = fixture.clock.now
     ranking = fixture.broker.rankings.preview(capability, priority, now)
-    return {candidate.backend.name: candidate.score for candidate in fixture.broker.policy.peek(ranking, now)}
+    return {candidate.backend.name: candidate.score for candidate in fixture.broker.policy.peek(ranking, ASKED, now)}
 
 
 def two(unit_s: float, ttl_ms: int = 300_000) -> BrokerFixture:
@@ -217,6 +217,15 @@ def test_looking_only_at_the_fast_ones_finds_the_same_as_looking_at_all(seed: in
     pool(fixture).reference_s = 0.004
     ranking = fixture.broker.rankings.preview("c", 2, fixture.clock.now)
     scores = live(fixture)
-    chosen = fixture.broker.policy.pick(ranking, [], fixture.clock.now)
+    chosen = fixture.broker.policy.pick(ranking, ASKED, [], fixture.clock.now)
     assert chosen is not None
     assert scores[chosen.backend.name] == max(scores.values()), f"seed {seed}: {scores}"
+
+
+def test_a_budget_that_began_overfull_does_not_make_failing_look_good() -> None:
+    """Less than none of it was empty, so that E became negative, and nobody was the best."""
+    fixture = make(retry=RetrySettings(start=100.0, most=10.0), queue_messages=2)
+    fixture.register("a", "c", slots=1)
+    learn(fixture, "a", 0.001)
+    assert send_one(fixture).peer == b"a"
+    assert service(fixture, "a").expected_s > 0.0

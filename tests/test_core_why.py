@@ -194,23 +194,29 @@ def test_heads_of_several_draws_are_told_without_the_terms_of_the_earlier_ones()
         ("prequal", "compared", {"hot", "by"}),
         ("paper", "ranking", {"capability", "performance", "reliability", "priority"}),
         ("round_robin", "ranking", {"turn"}),
+        ("ring", "compared", {"alignment", "live"}),
+        ("ring_multi", "compared", {"alignment", "live"}),
+        ("ring_greedy", "compared", {"alignment", "live"}),
     ],
 )
 def test_other_policies_tell_what_they_compared(policy: str, terms: str, names: set[str]) -> None:
     fixture = BrokerFixture(policy=policy, mode="single", heartbeat_s=1000.0, why=EVERYTHING, seed=3)
-    for name in "abcd":
-        fixture.register(name, "c", slots=40)
+    for place, name in enumerate("abcd"):
+        fixture.register(name, "c", slots=40, embedding=[1.0, float(place)])
     for number in range(50):
-        (delivery,) = only(fixture.send("c", client_id=number), Deliver)
+        (delivery,) = only(fixture.send("c", client_id=number, embedding=[1.0, 0.1 * number]), Deliver)
         told = why_one(fixture, delivery.header.message)
         decision = told["decisions"][0]
         assert (told["policy"], decision["policy"], decision["terms"]) == (policy, policy, terms)
         chosen = row(decision, delivery.peer.decode())
         assert set(chosen["terms"]) == names
         compared = [each["score"] for each in decision["candidates"] if each["score"] is not None]
-        assert len(compared) == (2 if policy == "p2c_peak_ewma" else 4)
+        if policy != "ring_greedy":  # that looks only at those it climbs past
+            assert len(compared) == (2 if policy == "p2c_peak_ewma" else 4)
         if policy != "round_robin":
-            assert chosen["score"] == max(compared)
+            assert chosen["score"] == pytest.approx(max(compared), abs=1e-6)
+        if policy.startswith("ring"):
+            assert chosen["score"] == pytest.approx(sum(chosen["terms"].values()))
         fixture.advance(0.003)
         if number % 2:
             fixture.ack(delivery)
@@ -504,6 +510,7 @@ def entry(kept: str, number: int, **keys: Any) -> Entry:
         "heads": 3,
         "ttl_s": 1.0,
         "max_cost": None,
+        "named": None,
         "bytes": 0,
         "accepted_at": float(number),
         "ended_at": float(number),
@@ -708,6 +715,31 @@ def test_a_hedge_s_candidates_that_are_busy_are_said_to_be() -> None:
     (decision,) = [each for each in told["decisions"] if each["kind"] == "hedge"]
     assert row(decision, "c")["reason"] == "not idle: a hedge is for who surely has nothing else to do"
     assert row(decision, first.peer.decode())["reason"] == "it had been tried"
+
+
+def test_a_message_that_names_its_backend_was_compared_with_nobody() -> None:
+    fixture = make(why=EVERYTHING, backend_override=True)
+    for name in "abc":
+        fixture.register(name, "c")
+    delivery = send_one(fixture, 1, backend="b")
+    told = why_one(fixture, "m1")
+    (decision,) = told["decisions"]
+    assert (told["named"], decision["terms"]) == ("b", "named")
+    (candidate,) = decision["candidates"]
+    assert (candidate["backend"], candidate["head"], candidate["reason"]) == ("b", 1, "the message names it")
+    fixture.send("c", client_id=2, backend="b")
+    (candidate,) = why_one(fixture, "2")["decisions"][0]["candidates"]
+    assert (candidate["backend"], candidate["head"], candidate["reason"]) == ("b", None, "all its places were taken")
+    fixture.ack(delivery)
+
+
+def test_a_message_that_ring_cannot_hold_against_keys_tells_the_terms_of_the_policy_it_went_by() -> None:
+    fixture = BrokerFixture(policy="ring", mode="single", heartbeat_s=1000.0, why=EVERYTHING)
+    for name in "ab":
+        fixture.register(name, "c", embedding=[1.0, 0.0])
+    (delivery,) = only(fixture.send("c"), Deliver)
+    chosen = row(why_one(fixture)["decisions"][0], delivery.peer.decode())
+    assert set(chosen["terms"]) == {"capability", "performance", "reliability", "priority"}
 
 
 def test_a_message_whose_policy_has_a_ranking_of_equals_is_told_so() -> None:

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from random import Random
 
 import pytest
+from core_kit import ASKED
 
 from router_daemon.core.actions import Deliver
 from router_daemon.core.backends import Backend
@@ -48,7 +49,7 @@ def ranking_of(candidates: list[Candidate], capability: str = "c") -> Ranking:
 def picks(policy: Policy, ranking: Ranking) -> list[Candidate]:
     """Return the candidates in the order in which one message would be given to them."""
     found: list[Candidate] = []
-    while (candidate := policy.pick(ranking, [c.backend for c in found], 0.0)) is not None:
+    while (candidate := policy.pick(ranking, ASKED, [c.backend for c in found], 0.0)) is not None:
         found.append(candidate)
     return found
 
@@ -224,7 +225,7 @@ def test_round_robin_knows_no_better_or_worse() -> None:
     scored = policy.score("c", 2, [backend("a", latency_ms=500.0), backend("b")])
     assert [candidate.score for candidate in scored] == [0.5, 0.5]
     assert policy.score("c", 2, []) == []
-    assert policy.pick(ranking_of([]), [], 0.0) is None
+    assert policy.pick(ranking_of([]), ASKED, [], 0.0) is None
 
 
 def test_table_1_capability_only_is_uniform_among_the_capable() -> None:
@@ -265,7 +266,11 @@ def test_round_robin_reaches_the_incapable_where_capability_is_not_required() ->
 
 def test_policies_are_chosen_by_name() -> None:
     published = {"paper", "paper_no_reliability", "round_robin", "capability_only"}
-    assert set(NAMES) == published | {"attention", "least_in_flight", "p2c_peak_ewma", "prequal", "c3"}
+    assert set(NAMES) == published | {"attention", "least_in_flight", "p2c_peak_ewma", "prequal", "c3"} | {
+        "ring",
+        "ring_multi",
+        "ring_greedy",
+    }
     for name in NAMES:
         assert make_policy(name, Settings(), Random(SEED)).name == name
     with pytest.raises(KeyError):

@@ -7,6 +7,7 @@ from math import exp
 from random import Random
 
 import pytest
+from core_kit import ASKED
 
 from router_daemon.core.actions import Deliver
 from router_daemon.core.ranking import Ranking
@@ -91,13 +92,13 @@ def test_only_backends_with_room_that_were_not_tried_are_chosen(name: str) -> No
     send = Sender(broker)
     assert {send().peer for _ in range(3)} == {b"a", b"b", b"d"}
     policy, ranking, now = broker.broker.policy, ranking_of(broker), broker.clock.now
-    assert policy.pick(ranking, (), now) is None
+    assert policy.pick(ranking, ASKED, (), now) is None
     broker = fixture(name, "a", "b")
-    picked = broker.broker.policy.pick(ranking_of(broker), [broker.backend("a")], now)
+    picked = broker.broker.policy.pick(ranking_of(broker), ASKED, [broker.backend("a")], now)
     assert picked is not None
     assert picked.backend.name == "b"
     both = [broker.backend("a"), broker.backend("b")]
-    assert broker.broker.policy.pick(ranking_of(broker), both, now) is None
+    assert broker.broker.policy.pick(ranking_of(broker), ASKED, both, now) is None
 
 
 @pytest.mark.parametrize("name", BALANCERS)
@@ -110,9 +111,9 @@ def test_peek_changes_nothing_and_names_first_what_would_be_picked(name: str) ->
         broker.ack(delivery)
     send()
     policy, ranking, now = broker.broker.policy, ranking_of(broker), broker.clock.now
-    order = [candidate.backend.name for candidate in policy.peek(ranking, now)]
-    assert order == [candidate.backend.name for candidate in policy.peek(ranking, now)]
-    picked = policy.pick(ranking, (), now)
+    order = [candidate.backend.name for candidate in policy.peek(ranking, ASKED, now)]
+    assert order == [candidate.backend.name for candidate in policy.peek(ranking, ASKED, now)]
+    picked = policy.pick(ranking, ASKED, (), now)
     assert picked is not None
     assert picked.backend.name == order[0]
 
@@ -203,7 +204,7 @@ def test_power_of_two_choices_looks_at_two() -> None:
         candidate.service.own = PeakEwma(0.001 * (rank + 1), now)
     picked = Counter[str]()
     for _ in range(2000):
-        candidate = policy.pick(ranking, (), now)  # type: ignore[assignment]
+        candidate = policy.pick(ranking, ASKED, (), now)  # type: ignore[assignment]
         picked[candidate.backend.name] += 1
     assert picked["f"] == 0
     assert {name: round(picked[name] / 200) for name in "abde"} == {"a": 4, "b": 3, "d": 2, "e": 1}
@@ -314,7 +315,7 @@ def test_prequal_takes_the_fastest_of_the_cold() -> None:
     seen = policy._seen["c"] = Seen()
     for _ in range(100):
         seen.add(2.0)
-    picked = policy.pick(ranking, (), 0.0)
+    picked = policy.pick(ranking, ASKED, (), 0.0)
     assert picked is not None
     assert picked.backend.name == "b"
 
@@ -326,7 +327,7 @@ def test_prequal_takes_the_least_busy_when_all_are_hot() -> None:
     seen = policy._seen["c"] = Seen()
     for _ in range(100):
         seen.add(2.0)
-    picked = policy.pick(ranking, (), 0.0)
+    picked = policy.pick(ranking, ASKED, (), 0.0)
     assert picked is not None
     assert picked.backend.name == "d"
 

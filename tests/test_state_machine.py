@@ -22,6 +22,7 @@ from router_daemon.core.settings import (
     ExplorationSettings,
     HedgeSettings,
     RetrySettings,
+    RingAttentionSettings,
     WaitingSettings,
 )
 from router_daemon.core.types import Peer, Side
@@ -35,6 +36,7 @@ CAPABILITIES = ("c", "d")
 OFFERS = st.lists(st.sampled_from(CAPABILITIES), min_size=1, max_size=2)
 SESSIONS = st.sampled_from((UNSET, b"session-1", b"session-2"))
 COSTS = st.sampled_from((UNSET, UNSET, UNSET, UNSET, 0.0, 1.0, 3.0))
+EMBEDDINGS: tuple[Any, ...] = ([1.0, 0.5], [-1.0, 0.5], [0.0, 0.0], [1.0, 2.0, 3.0], b"")
 HEARTBEAT_S = 1.0
 
 
@@ -53,6 +55,7 @@ SEND_KEYS = st.fixed_dictionaries(
         "idempotent": maybe(st.booleans()),
         "first_ms": maybe(st.sampled_from((50, 1_500))),
         "idle_ms": maybe(st.sampled_from((50, 1_500))),
+        "embedding": maybe(st.sampled_from(EMBEDDINGS)),
     }
 )
 
@@ -63,6 +66,11 @@ PARTS = st.fixed_dictionaries(
         "ejection": st.builds(EjectionSettings, failures=st.sampled_from((0, 1, 2, 5))),
         "waiting": st.builds(
             WaitingSettings, longest=st.sampled_from((0.25, 1.0)), reserve=st.sampled_from((0.0, 0.4))
+        ),
+        "ring_attention": st.builds(
+            RingAttentionSettings,
+            without_embedding=st.sampled_from(("attention", "refuse")),
+            scaling=st.sampled_from(("unit", "raw")),
         ),
         "exploration": st.builds(ExplorationSettings, share=st.sampled_from((0.0, 0.5)), slow_start=st.booleans()),
     }
@@ -209,6 +217,7 @@ class Peers(RuleBasedStateMachine):
             pick = -1
         peer = self.backends[pick % len(self.backends)] if pick >= 0 else self.backends[-1]
         header = events.Registration(name, offers, slots=slots, prefetch=prefetch, session=session, cost=cost)
+        header.embedding = (UNSET, *EMBEDDINGS)[(ord(name) + slots) % (1 + len(EMBEDDINGS))]
         self.ledger.asked[peer, name] = header
         self.do(events.Register(peer, False, header))
 
@@ -218,11 +227,12 @@ class Peers(RuleBasedStateMachine):
         how=st.sampled_from(("update", "update", "update", "stray", "stray", "drain", "unregister", "gone")),
         offers=maybe(OFFERS),
         slots=maybe(st.integers(1, 3)),
+        embedding=maybe(st.sampled_from(EMBEDDINGS)),
     )
-    def backend_changes(self, pick: int, how: str, offers: Any, slots: Any) -> None:
+    def backend_changes(self, pick: int, how: str, offers: Any, slots: Any, embedding: Any) -> None:
         peer = self.backends[pick % len(self.backends)]
         if how == "update":
-            self.update(peer, offers, slots)
+            self.update(peer, offers, slots, embedding)
         elif how == "drain":
             self.do(events.Drain(peer, False, EmptyHeader()))
         elif how == "unregister":
@@ -233,7 +243,7 @@ class Peers(RuleBasedStateMachine):
         else:
             self.answer_what_is_not_open_there(peer, pick)
 
-    def update(self, peer: Peer, offers: Any, slots: Any) -> None:
+    def update(self, peer: Peer, offers: Any, slots: Any, embedding: Any) -> None:
         backend = self.fixture.broker.registry.by_peer.get(peer)
         if backend is not None:
             old = self.ledger.infos[backend.name]
@@ -245,7 +255,7 @@ class Peers(RuleBasedStateMachine):
                 session=old.session,
                 cost=old.cost,
             )
-        self.do(events.Update(peer, False, events.Revision(capabilities=offers, slots=slots)))
+        self.do(events.Update(peer, False, events.Revision(capabilities=offers, slots=slots, embedding=embedding)))
 
     def answer_what_is_not_open_there(self, peer: Peer, pick: int) -> None:
         numbers = [0, *(n for n, s in self.ledger.sendings.items() if s.backend is None or s.backend.peer != peer)]

@@ -1,4 +1,4 @@
-"""The admin HTTP server: /livez /readyz /metrics /backends /explain /decisions, read-only.
+"""The admin HTTP server: /livez /readyz /metrics /backends /explain /decisions /ring, read-only.
 
 Rules: handlers read the broker on the loop it lives on, so they see a consistent state; of many backends a part at a
 time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one
@@ -8,22 +8,28 @@ clear sentence. /livez and /readyz say one word.
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 from aiohttp import web
 
 from router_daemon import __version__
 from router_daemon.admin.decisions import wanted_of
+from router_daemon.admin.ring import ring_view
 from router_daemon.core import views, whys
 from router_daemon.core.broker import Broker
 from router_daemon.errors import StartError
 from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
+from router_daemon.ring.node import Node
 
 SHUTDOWN_S: Final = 1.0
+LINE_BYTES: Final = 131_072
+"""An embedding may come in a query: of 16,000 numbers, the most a header on the wire holds, it takes 86,000 bytes."""
 
 
 class AdminServer:
@@ -34,9 +40,12 @@ class AdminServer:
         broker: Broker,
         bind: str,
         clock: Callable[[], float] = time.monotonic,
+        *,
         calendar: Callable[[], float] = time.time,
+        node: Node | None = None,
     ) -> None:
         self._broker = broker
+        self._node = node
         self._bind = bind
         self._clock = clock
         self._calendar = calendar
@@ -51,7 +60,9 @@ class AdminServer:
         if not self._bind:
             return
         host, _, port = self._bind.rpartition(":")
-        self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        self._runner = web.AppRunner(
+            self._app(), access_log=None, shutdown_timeout=SHUTDOWN_S, max_line_size=LINE_BYTES
+        )
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host.strip("[]"), int(port)).start()
@@ -75,10 +86,11 @@ class AdminServer:
         app.router.add_get("/explain", self._explain)
         app.router.add_get("/decisions", self._decisions)
         app.router.add_get("/decisions/{id:.+}", self._why)
+        app.router.add_get("/ring", self._ring)
         return app
 
     async def _index(self, _: web.Request) -> web.Response:
-        pages = ["/metrics", "/backends", "/explain", "/decisions", "/livez", "/readyz"]
+        pages = ["/metrics", "/backends", "/explain", "/decisions", "/ring", "/livez", "/readyz"]
         return await _json({"router-daemon": __version__, "see": pages})
 
     async def _livez(self, _: web.Request) -> web.Response:
@@ -91,7 +103,7 @@ class AdminServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        snapshot = Snapshot(self._broker, self._clock())
+        snapshot = Snapshot(self._broker, self._clock(), self._node)
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(None, lambda: render(snapshot, openmetrics=openmetrics))
         return web.Response(body=body, headers={"Content-Type": OPENMETRICS if openmetrics else TEXT})
@@ -102,6 +114,9 @@ class AdminServer:
             rows += part
             await asyncio.sleep(0)
         return await _json({"backends": rows})
+
+    async def _ring(self, _: web.Request) -> web.Response:
+        return await _json({} if self._node is None else ring_view(self._node, self._clock()))
 
     async def _explain(self, request: web.Request) -> web.Response:
         capability = request.query.get("capability", "")
@@ -115,7 +130,13 @@ class AdminServer:
             return await _json(
                 {"error": f"max_cost must be a number from 0 on, got {request.query['max_cost']!r}"}, 400
             )
-        view = views.explain(self._broker, capability, int(priority), self._clock(), max_cost=max_cost)
+        try:
+            embedding = _embedding(request.query.get("embedding"))
+        except ValueError as error:
+            return await _json({"error": f"embedding must be finite numbers between commas, or float32: {error}"}, 400)
+        view = views.explain(
+            self._broker, capability, int(priority), self._clock(), max_cost=max_cost, embedding=embedding
+        )
         return await _json(view)
 
     async def _decisions(self, request: web.Request) -> web.Response:
@@ -140,6 +161,33 @@ def _cost(text: str | None) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         return math.nan
+
+
+def _embedding(text: str | None) -> bytes | None:
+    """Return an embedding as on the wire, from numbers between commas or from little-endian float32 in base64url.
+
+    Raises:
+        ValueError: it is neither, or not finite.
+    """
+    if text is None:
+        return None
+    if "," in text or _is_number(text):
+        numbers = np.array([float(number) for number in text.split(",")])
+        if not (np.abs(numbers) <= np.finfo(np.float32).max).all():
+            raise ValueError("a number is none, or too large")
+        return numbers.astype("<f4").tobytes()
+    packed = base64.b64decode(text, altchars=b"-_", validate=True)
+    if len(packed) % 4 or not np.isfinite(np.frombuffer(packed, "<f4")).all():
+        raise ValueError("no multiple of 4 bytes, or not finite")
+    return packed
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 async def _json(data: Any, status: int = 200) -> web.Response:

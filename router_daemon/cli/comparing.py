@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from router_daemon.cli.exits import USAGE, CommandError, reported
+from router_daemon.cli.processes import mapper
 
 if TYPE_CHECKING:
     from router_daemon.lab.compare import Row
@@ -86,7 +85,7 @@ def compare(
     rows: list[Row] = []
     with ExitStack() as stack:
         work = todo(names, contenders.contenders(chosen), numbers, per_seed, tried, prefetch)
-        for row in make(work, _mapper(stack, jobs or os.cpu_count() or 1)):
+        for row in make(work, mapper(stack, jobs or os.cpu_count() or 1)):
             if not rows or row.cell != rows[-1].cell:
                 print(f"\n{row.cell.name}: {row.cell.title}", *HEADER, sep="\n")
             print(line(row), flush=True)
@@ -121,15 +120,6 @@ def _changes(texts: Iterable[str]) -> Sequence[tuple[str, Any]]:
         except ValueError as error:
             raise CommandError(USAGE, f"--set {error}") from None
     return found
-
-
-def _mapper(stack: ExitStack, processes: int) -> Callable[..., Any]:
-    """Return `map`, or that of a pool of processes which ends with the stack."""
-    if processes == 1:
-        return map
-    pool = stack.enter_context(ProcessPoolExecutor(processes, mp_context=get_context("spawn")))
-    stack.callback(pool.shutdown, cancel_futures=True)
-    return pool.map
 
 
 def _write(out: Path, text: str, csv: str, made: Any) -> None:

@@ -18,6 +18,7 @@ COLUMNS: Final = 100
 TERMS: Final = {
     "compared": "terms: exact, as compared at that moment",
     "ranking": "terms: exact, those of the ranking, by which the policy goes",
+    "named": "terms: none, since the message names its backend",
     "unrecorded": "terms: not recorded; the deliveries have what was expected of those chosen",
 }
 MEASURED: Final = (

@@ -27,12 +27,12 @@ def _endpoints(value: Any) -> str | tuple[str, ...]:
     return tuple(map(addresses.check_endpoint, value))
 
 
-_ENDPOINT_SCHEMA = {"type": "string", "pattern": "^(tcp|ipc)://.+$"}
+ENDPOINT_SCHEMA = {"type": "string", "pattern": "^(tcp|ipc)://.+$"}
 Endpoints = Annotated[
     str | tuple[str, ...],
     Rule(f"{addresses.ENDPOINT_RULE}; or a list of such"),
     BeforeValidator(_endpoints),
-    WithJsonSchema({"anyOf": [_ENDPOINT_SCHEMA, {"type": "array", "items": _ENDPOINT_SCHEMA, "minItems": 1}]}),
+    WithJsonSchema({"anyOf": [ENDPOINT_SCHEMA, {"type": "array", "items": ENDPOINT_SCHEMA, "minItems": 1}]}),
 ]
 HostPort = Annotated[str, Rule(addresses.HOST_PORT_RULE), AfterValidator(addresses.check_host_port)]
 Bytes = Annotated[int, Field(ge=256, le=TIB)]
@@ -86,7 +86,7 @@ class TransportSection(Section):
 
 
 class AdminSection(Section):
-    """The HTTP room for people and monitoring: /metrics, /livez, /readyz, /backends, /explain, /decisions."""
+    """The HTTP room for people and monitoring: /metrics, /livez, /readyz, /backends, /explain, /decisions, /ring."""
 
     bind: HostPort = Field(
         default="127.0.0.1:9575",
@@ -108,13 +108,18 @@ class RoutingSection(Section):
         "p2c_peak_ewma",
         "prequal",
         "c3",
+        "ring",
+        "ring_multi",
+        "ring_greedy",
     ] = Field(
         default="attention",
         description="How backends are scored. attention: the cross-attention score with the load, the silence and the "
         "latency of this moment weighed for each message; paper: the published rule, whose winner is cached;"
         " paper_no_reliability: the same without its reliability term; round_robin: in turn; "
         "capability_only: any capable one, by chance; least_in_flight, p2c_peak_ewma, prequal, c3: published load "
-        "balancers, to compare with.",
+        "balancers, to compare with; ring: the message's embedding held against those of the backends, with latency "
+        "and reliability; ring_multi: the same with several attention heads; ring_greedy: the same, climbing from "
+        "neighbour to neighbour (see [ring_attention]).",
     )
     mode: Literal["auto", "fanout", "hedge", "single"] = Field(
         default="auto",

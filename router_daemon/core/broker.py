@@ -29,6 +29,7 @@ from router_daemon.core.events import (
     Drain,
     Event,
     Feedback,
+    ForeignSend,
     Gone,
     Heartbeat,
     Inbound,
@@ -90,7 +91,7 @@ class Broker:
         self.settings = settings
         self.policy = policy
         self.counts = Counts(settings.label_values)
-        self.registry = Registry(settings, self.counts)
+        self.registry = Registry(settings, self.counts, policy.watch)
         self.rankings = RankingCache(self.registry, policy, self.counts, rng, ttl_s=settings.cache_ttl_s)
         self._timers = Timers()
         self._actions: list[Action] = []
@@ -118,6 +119,7 @@ class Broker:
         self.faults: list[tuple[str, Exception]] = []
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Send: self._clients.send,
+            ForeignSend: self._clients.send_foreign,
             Ack: self._ack,
             Nack: self._nack,
             Part: self._part,

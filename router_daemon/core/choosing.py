@@ -58,11 +58,13 @@ class Chooser:
             elif message.mode == "auto" and self.is_idle(pool) and may_spread(message, pool):
                 chosen = self._spread(message, ranking, (), now)
             else:
-                candidate = self._policy.pick(ranking, (), now)
+                candidate = self._policy.pick(ranking, request, (), now)
                 if candidate is not None:
                     chosen = (candidate,)
         elif pool.trials and not message.deliveries and not message.fan_out and self.may_risk(message):
             chosen = self._last_resort(message, ranking, now)
+        elif message.special and message.named:
+            chosen = self._named(message, ranking, now)
         seconds = timer() - started
         histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
         histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
@@ -80,7 +82,7 @@ class Chooser:
         if pool.free <= pool.reserved and request.priority != CRITICAL:
             return None
         ranking = self.among(message, ranking, hedge=True)
-        candidate = self._policy.pick(ranking, self.tried(message), now)
+        candidate = self._policy.pick(ranking, request, self.tried(message), now)
         if candidate is not None and not asked and settings.share:
             pool.hedges.spend()
         return candidate
@@ -95,9 +97,48 @@ class Chooser:
     def has_untried(self, message: Message, now: float) -> bool:
         """Tell whether there is a candidate that the message may still go to, with room or without."""
         request = message.request
+        if message.named:
+            return self.named(message) is not None and not message.tried()
         ranking = self.affordable(message, self._rankings.look(request.capability, request.priority, now))
         tried = self.tried(message)
         return any(candidate.backend not in tried for candidate in ranking.candidates)
+
+    def named(self, message: Message) -> Backend | None:
+        """Return the backend that a message names, where it is there, offers the capability and does not drain."""
+        backend = self._registry.by_name.get(str(message.request.backend))
+        if backend is None or self._registry.pool(message.request.capability) not in backend.pools:
+            return None
+        return backend if suits(backend, message) else None
+
+    def named_latency_s(self, message: Message, now: float) -> tuple[float, float]:
+        """Return the wait and the latency to expect at the backend that a message names; 0.0 where little is known."""
+        settings, backend = self._settings, self.named(message)
+        if backend is None:
+            return 0.0, 0.0
+        service = self._registry.service(backend, message.request.capability, now)
+        if service.samples < settings.hedge.samples:
+            return 0.0, 0.0
+        service.bring_up_to_date(now, settings.profile, settings.attention)
+        return service.wait_s, service.latency_s
+
+    def _named(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
+        """Return the backend that a message names, where it has room, also where it is ejected."""
+        backend, pool = self.named(message), ranking.pool
+        if backend is None:
+            return ()
+        if backend.ejected:
+            free = backend.may_try(now)
+        else:
+            free = backend.free > 0 and (pool.free > pool.reserved or message.request.priority == CRITICAL)
+        if not free:
+            return ()
+        service = self._registry.service(backend, message.request.capability, now)
+        return (Candidate(backend, 1.0, {}, weight=1.0, service=service),)
+
+    def objection(self, message: Message, ranking: Ranking) -> tuple[str, str] | None:
+        """Return code and detail where the policy chooses nobody for a message, whoever has room."""
+        object_to = self._policy.objection
+        return None if object_to is None else object_to(ranking, message.request)
 
     def least_latency_s(self, ranking: Ranking, now: float) -> float:
         """Return the shortest latency to expect at any candidate that was measured; of many, at the first few."""
@@ -113,13 +154,15 @@ class Chooser:
 
     def _choose(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
         """Choose for a message that is not a first and plain one."""
+        if message.named:
+            return self._named(message, ranking, now)
         pool = ranking.pool
         ranking = self.affordable(message, ranking)
         tried = self.tried(message)
         if message.fan_out:
             chosen = self._spread(message, ranking, tried, now)
             return self._with_trial(message, ranking, chosen, now) if pool.trials and not tried else chosen
-        first = self._policy.pick(ranking, tried, now)
+        first = self._policy.pick(ranking, message.request, tried, now)
         if not message.deliveries and first is not None and self.may_risk(message):
             other = self.risk(ranking, first, now)
             if other is not None:
@@ -167,7 +210,7 @@ class Chooser:
         room = pool.free if message.request.priority == CRITICAL else pool.free - pool.reserved
         most = message.heads - len(message.tried())  # `tried` is empty where the same ones may try again
         for _ in range(min(most, room)):
-            candidate = self._policy.pick(ranking, seen, now)
+            candidate = self._policy.pick(ranking, message.request, seen, now)
             if candidate is None:
                 break
             chosen.append(candidate)
@@ -214,7 +257,7 @@ class Chooser:
 
     def _last_resort(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
         """Return an ejected candidate whose trial is due: with the others full, it would never come back else."""
-        if ranking.pool.costly:  # whom it would cost more than is not known
+        if ranking.pool.costly or self.objection(message, ranking) is not None:  # costly: more than whom is not known
             return ()
         trial = self._due_trial(self.affordable(message, ranking), now)
         if trial is None:
@@ -242,7 +285,9 @@ def may_spread(message: Message, pool: Pool) -> bool:
 
 
 def suits(backend: Backend, message: Message) -> bool:
-    """Tell whether a message may go to a backend as far as that is quickly said: what it costs, who has been tried."""
+    """Tell whether a message may go to a backend as far as that is quickly said: its name, its cost, who was tried."""
+    if message.named and message.request.backend != backend.info.name:
+        return False
     limit = message.request.max_cost
     if limit is not UNSET and (backend.cost or 0.0) > limit:
         return False

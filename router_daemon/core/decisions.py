@@ -25,8 +25,9 @@ from msgspec import UNSET
 from router_daemon.core.backends import Backend
 from router_daemon.core.choosing import Chooser
 from router_daemon.core.entries import Decided, Entry, Sent, Shelf
+from router_daemon.core.events import Request
 from router_daemon.core.messages import Delivery, Message
-from router_daemon.core.ranking import Account, Candidate, Policy, Ranking, RankingCache
+from router_daemon.core.ranking import NOBODY, Account, Candidate, Policy, Ranking, RankingCache
 from router_daemon.core.settings import Settings
 from router_daemon.core.waiting import CRITICAL
 
@@ -39,7 +40,11 @@ FURTHER_EVERY_S: Final = 0.001
 """What is kept beyond samples so costs 3 % of a core at most, where a flood would have it cost more than the work."""
 SCATTER: Final = 2654435761
 """Knuth's multiplicative hash (2^32 over the golden ratio): a fixed pace would fall in with another one."""
-_NOBODY: Final[Account] = (), []
+
+
+Accounting = Callable[[Ranking, Request, Sequence[Backend], float], Account]
+"""A policy's `account`, which a policy may have beside what `Policy` asks for: told the same as `pick` was just before,
+it returns what `pick` compared, and changes nothing. Of a policy without one, the terms of the ranking are told."""
 
 
 class Decisions:
@@ -137,19 +142,21 @@ class Decisions:
         self, message: Message, ranking: Ranking, chosen: Sequence[Candidate], chooser: Chooser, kind: str, now: float
     ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         """Return the names of the policy's terms, and a `Row` for whom it compared and whom it did not."""
-        pool, policy = ranking.pool, self._policy
-        account: Callable[[Ranking, Sequence[Backend], float], Account] | None = getattr(policy, "account", None)
+        pool, request = ranking.pool, message.request
+        account: Accounting | None = getattr(self._policy, "account", None)
         tried = chooser.tried(message)
+        if message.named:
+            return (), _only_named(message, ranking, chosen, tried)
         able = chooser.among(message, ranking, hedge=kind == "hedge")
-        compared = _NOBODY
-        if pool.free > pool.reserved or (pool.free and message.request.priority == CRITICAL):
-            compared = _as_ranked(able, tried) if account is None else account(able, tried, now)
+        compared = NOBODY
+        if pool.free > pool.reserved or (pool.free and request.priority == CRITICAL):
+            compared = _as_ranked(able, tried) if account is None else account(able, request, tried, now)
         rows = [_row(candidate, "ranked", score, values) for candidate, score, values in compared[1]]
         if len(rows) < len(ranking.scored):
             _add_others(rows, ranking, able, tried, chosen, kind)
         for head, candidate in enumerate(chosen, 1):
             seen = [*tried, *(other.backend for other in chosen[: head - 1])]
-            again = account(able, seen, now) if head > 1 and account is not None else compared
+            again = account(able, request, seen, now) if head > 1 and account is not None else compared
             _mark(rows, head, candidate, again)
         if len(rows) > MOST_ROWS:
             rows = sorted(rows, key=lambda row: not row[1])[:MOST_ROWS]
@@ -220,6 +227,7 @@ class Decisions:
             message.heads,
             message.deadline - message.accepted_at,
             None if request.max_cost is UNSET else request.max_cost,
+            None if request.backend is UNSET else request.backend[:TEXT_CHARS],
             message.size,
             message.accepted_at,
             now,
@@ -261,6 +269,19 @@ def _as_ranked(ranking: Ranking, tried: Sequence[Backend]) -> Account:
     looked = [c for c in ranking.candidates if c.backend.free > 0 and c.backend not in tried]
     names = tuple(looked[0].terms) if looked else ()
     return names, [(c, c.score, tuple(c.terms.values())) for c in looked]
+
+
+def _only_named(
+    message: Message, ranking: Ranking, chosen: Sequence[Candidate], tried: Sequence[Backend]
+) -> list[tuple[Any, ...]]:
+    """Return the one backend that a message names, where it is there: nobody else was looked at."""
+    if chosen:
+        rows = [_row(chosen[0], "chosen", None, ())]
+        _mark(rows, 1, chosen[0], NOBODY)
+        return rows
+    name = message.request.backend
+    there = [candidate for candidate in ranking.scored if candidate.backend.info.name == name]
+    return [_row(candidate, _obstacle(candidate.backend, tried) or "reserved", None, ()) for candidate in there]
 
 
 def _add_others(

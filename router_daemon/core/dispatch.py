@@ -15,15 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from random import Random
-from typing import Final
 
-from router_daemon.core.actions import (
-    Accept,
-    AcceptHeader,
-    Action,
-    Error,
-    ErrorHeader,
-)
+from router_daemon.core.actions import Accept, AcceptHeader, Action, Error, ErrorHeader
 from router_daemon.core.backends import Backend
 from router_daemon.core.choosing import Chooser, suits
 from router_daemon.core.counts import MOST_HEADS, Counts
@@ -34,23 +27,12 @@ from router_daemon.core.patience import Patience
 from router_daemon.core.places import Places
 from router_daemon.core.pools import Pool
 from router_daemon.core.ranking import Candidate, Ranking, RankingCache
+from router_daemon.core.refusals import NOBODY, REFUSED
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.timers import Timers
 from router_daemon.core.waiting import CRITICAL, WaitingRoom
 from router_daemon.errors import RETRY
-
-_NOBODY: Final = {
-    "no_capability": "no backend has ever offered it",
-    "no_backend": "no backend offers it now",
-}
-_REFUSED: Final = {
-    "room": "every backend is full and the waiting room too",
-    "displaced": "every backend is full, and a more important message took the place in the waiting room",
-    "wait": "every backend is full, and the wait would be too long",
-    "late": "too little time was left when a backend had room",
-    "budget": "no budget for a further head",
-}
 
 
 class Dispatcher:
@@ -96,10 +78,10 @@ class Dispatcher:
         ranking.pool.messages += 1
         message.counts = ranking.counts
         if not chosen:
-            code = self._nobody(message, ranking)
-            if code is not None:
-                self.refuse(message, code, f"{request.capability}: {_NOBODY[code]}")
-            if code is not None or not self._let_in(message, ranking, now):
+            refusal = self._nobody(message, ranking)
+            if refusal is not None:
+                self.refuse(message, *refusal)
+            if refusal is not None or not self._let_in(message, ranking, now):
                 ranking.pool.messages -= 1  # what is refused earns nothing: retries would rise with the overload
                 return
         self.messages[message] = None
@@ -140,6 +122,10 @@ class Dispatcher:
         if message.spent or len(message.tried()) >= message.heads:
             self.fail(message, "failed", now)
             return
+        if message.client.trusted:  # not begun: the daemon that it comes from knows who else there is
+            pause_s = message.deliveries[-1].backend.paused_until - now
+            self.fail(message, "overloaded", now, max(pause_s, 0.0))
+            return
         untried = self.chooser.has_untried(message, now)
         if not untried and not self._may_repeat(message):
             self.fail(message, "failed", now)
@@ -159,6 +145,8 @@ class Dispatcher:
             self._deliver(message, ranking, chosen, now)
         elif not self.chooser.has_untried(message, now):  # while it backed off, who might get it has left
             self.fail(message, "failed", now)
+        elif self._objects(message, ranking, now):
+            return
         elif self._make_room(message, now):
             self._wait(message, now)
             self.arm(message, now)
@@ -180,11 +168,24 @@ class Dispatcher:
 
     # --- where nobody has room ---
 
-    def _nobody(self, message: Message, ranking: Ranking) -> str | None:
-        """Return the code for a message that no backend may get, whoever has room."""
-        if self.chooser.affordable(message, ranking).candidates:
+    def _nobody(self, message: Message, ranking: Ranking) -> tuple[str, str] | None:
+        """Return code and detail for a message that no backend may get, whoever has room."""
+        if message.named:
             return None
-        return "no_backend" if self._registry.was_offered(message.request.capability) else "no_capability"
+        if self.chooser.affordable(message, ranking).candidates:
+            return self.chooser.objection(message, ranking)
+        capability = message.request.capability
+        code = "no_backend" if self._registry.was_offered(capability) else "no_capability"
+        return code, f"{capability}: {NOBODY[code]}"
+
+    def _objects(self, message: Message, ranking: Ranking, now: float) -> bool:
+        """End an open message that the policy chooses nobody for any more, and tell whether it was so."""
+        objection = None if message.named else self.chooser.objection(message, ranking)
+        if objection is not None:
+            code, detail = objection
+            message.reason = "; ".join(filter(None, (detail, message.reason)))
+            self.fail(message, code, now)
+        return objection is not None
 
     def _let_in(self, message: Message, ranking: Ranking, now: float) -> bool:
         """Let a new message wait, or refuse it: it would wait too long, or there is no room."""
@@ -199,17 +200,20 @@ class Dispatcher:
             cause = "room"
         message.counts.refusals[cause] += 1
         self.refuse(
-            message, "overloaded", f"{request.capability}: {_REFUSED[cause]}", wait_s or pool.reference_s or None
+            message, "overloaded", f"{request.capability}: {REFUSED[cause]}", wait_s or pool.reference_s or None
         )
         return False
 
     def forecast(self, message: Message, ranking: Ranking, now: float) -> tuple[float, bool]:
         """Return how long a new message would wait for a place, and whether that is too long for it."""
         request, settings = message.request, self._settings.waiting
+        ttl_s = message.deadline - now
+        if message.named:
+            wait_s, latency_s = self.chooser.named_latency_s(message, now)
+            return wait_s, wait_s > settings.longest * ttl_s or latency_s > ttl_s
         rate = ranking.pool.rate(now, settings.rate_window_s)
         ahead = self.waiting.ahead(request.capability, request.priority)
         wait_s = (ahead + 1) / rate if rate > 0.0 else 0.0
-        ttl_s = message.deadline - now
         too_long = wait_s > settings.longest * ttl_s
         return wait_s, too_long or wait_s + self.chooser.least_latency_s(ranking, now) > ttl_s
 
@@ -229,7 +233,7 @@ class Dispatcher:
     def overload(self, message: Message, cause: str, now: float) -> None:
         """End an open message with `overloaded`."""
         message.counts.refusals[cause] += 1
-        reason = f"{message.request.capability}: {_REFUSED[cause]}"
+        reason = f"{message.request.capability}: {REFUSED[cause]}"
         message.reason = "; ".join(filter(None, (reason, message.reason)))
         pool = self._registry.pool(message.request.capability)
         self.fail(message, "overloaded", now, pool.reference_s or None)
@@ -237,10 +241,14 @@ class Dispatcher:
     def serve(self, backend: Backend, now: float) -> None:
         """Give the room that a backend has, or its trial, to those who wait, the most important first."""
         capabilities = backend.info.capabilities if self._settings.require_capability else None
-        while self.waiting.size and (backend.free > 0 or backend.trial_due):
+        while self.waiting.size and (backend.free > 0 or backend.trial_due or self._may_be_named(backend, now)):
             first = self.waiting.next_for(capabilities, now, partial(suits, backend))
             if not any(self._serve_one(message, now) for message in first):
                 return
+
+    def _may_be_named(self, backend: Backend, now: float) -> bool:
+        """Tell whether an ejected backend could get a message that names it."""
+        return self.waiting.named > 0 and backend.ejected and backend.may_try(now)
 
     def serve_others(self, pools: Iterable[Pool], now: float) -> None:
         """Look again for those who wait after members of their capabilities have changed.
@@ -259,8 +267,10 @@ class Dispatcher:
             return True
         ranking, chosen = self.chooser.decide(message, now)
         if not chosen:
-            return False
-        if message.deadline - now < self.chooser.least_latency_s(ranking, now):
+            return self._objects(message, ranking, now)
+        named = message.named
+        least_s = self.chooser.named_latency_s(message, now)[1] if named else self.chooser.least_latency_s(ranking, now)
+        if message.deadline - now < least_s:
             self.overload(message, "late", now)
             return True
         if message.notes is not None and message.notes.decisions:
@@ -281,7 +291,7 @@ class Dispatcher:
                 continue
             for message in messages:
                 if not message.ended and not self.chooser.has_untried(message, now):
-                    message.reason = message.reason or f"{capability}: {_NOBODY['no_backend']}"
+                    message.reason = message.reason or f"{capability}: {NOBODY['no_backend']}"
                     self.fail(message, "failed" if message.deliveries else "no_backend", now)
 
     # --- the same again ---

@@ -122,6 +122,7 @@ class Entry(Record):
     Attributes:
         kept: of `KINDS`; `open` for one that has not ended.
         asked: the mode that the client asked for. mode: that it was treated as. done: what came of it.
+        named: the backend that the message asks for, the only one it may go to.
         route: the named policy it was assigned to; None where there are no routes.
         risked: it was sent to find out about a backend.
         sent: how many deliveries it had; `deliveries` may be fewer. decided: the same of `decisions`.
@@ -142,6 +143,7 @@ class Entry(Record):
     heads: int
     ttl_s: float
     max_cost: float | None
+    named: str | None
     bytes: int
     accepted_at: float
     ended_at: float

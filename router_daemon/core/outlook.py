@@ -46,7 +46,7 @@ class Outlook:
         self._now = now
         self._chooser = broker.dispatcher.chooser
         self._message, self._refusal = broker.probe(request, now)
-        live = list(broker.policy.peek(ranking, now))
+        live = list(broker.policy.peek(ranking, request, now))
         self._candidates = {candidate.backend.name for candidate in live}
         self.total = sum(candidate.score for candidate in live)
         self.rows = live + [c for c in ranking.scored if c.backend.name not in self._candidates]
@@ -55,7 +55,8 @@ class Outlook:
         pool = ranking.pool
         self._reserved_left = request.priority != CRITICAL and 0 < pool.free <= pool.reserved
         with_room = [c for c in live if c.backend.free > 0 and c.backend.name in self._affordable]
-        self._preferred = [] if self._reserved_left else with_room
+        self._objection = self._chooser.objection(self._message, ranking)
+        self._preferred = [] if self._reserved_left or self._objection is not None else with_room
         self._explore_due = pool.messages >= pool.explore_from
         self._risked = self._risk()
         self._limit = inf
@@ -87,6 +88,8 @@ class Outlook:
             return f"head {place} {self._merit(candidate)}"
         if backend.name not in self._candidates:
             return f"score not over the threshold of {self._broker.policy.threshold:g}"
+        if self._objection is not None:
+            return f"the policy refuses the message: {self._objection[1]}"
         return self._obstacle(backend) or "others rank higher"
 
     def _merit(self, candidate: Candidate) -> str:
@@ -126,7 +129,7 @@ class Outlook:
     def error(self) -> dict[str, str] | None:
         """Return what a message would be answered because nobody may get it."""
         if self._affordable:
-            return None
+            return None if self._objection is None else dict(zip(("code", "detail"), self._objection, strict=True))
         if not self._broker.registry.was_offered(self._request.capability):
             return {"code": "no_capability", "detail": "no backend has offered it since the start"}
         if self._candidates:
@@ -159,7 +162,7 @@ class Outlook:
 
     def auto(self) -> dict[str, Any]:
         """Return what mode auto would do with it now, why, and after how long a hedge would leave."""
-        if not self._affordable:
+        if not self._affordable or self._objection is not None:
             return {"would": None, "why": "nobody may get it", "hedge_delay_ms": None}
         pool, message = self._ranking.pool, self._message
         alone = self._why_alone()

@@ -63,8 +63,8 @@ class Bucket:
         return tokens if tokens > self.tokens else self.tokens
 
     def lack(self, messages: int, now: float) -> float:
-        """Return the share of the bucket that is empty."""
-        return 1.0 - self.peek(messages, now) / self._most if self._most > 0.0 else 0.0
+        """Return the share of the bucket that is empty; none of one that began with more than it can hold."""
+        return max(0.0, 1.0 - self.peek(messages, now) / self._most) if self._most > 0.0 else 0.0
 
     def spend(self) -> None:
         """Take one token; whoever calls has looked."""

@@ -13,14 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from random import Random
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Struct
 
 from router_daemon.core.backends import Backend
 from router_daemon.core.counts import CapabilityCounts, Counts
+from router_daemon.core.events import Request
 from router_daemon.core.pools import Pool
-from router_daemon.core.registry import Registry
+from router_daemon.core.registry import Registry, Watcher
 from router_daemon.core.service import Service
 
 if TYPE_CHECKING:
@@ -36,10 +37,11 @@ class Candidate(Struct, eq=False):
     """One backend as a policy sees it for one kind of message.
 
     Attributes:
-        score, terms: as of the ranking; the terms add up to the score.
+        score, terms: as of the ranking; the terms add up to the score, or to `logit` where a policy has one.
         weight: its share of the candidates' scores.
         surcharge: max(0, cost / least cost - 1) among the candidates; 0 where it or nobody says a cost.
         fixed: the terms that do not change with the backend's load, for a policy that weighs the others itself.
+        logit: z of a policy whose scores are softmax(z).
         service: what was measured of it for the capability; set when the ranking is made.
     """
 
@@ -49,6 +51,7 @@ class Candidate(Struct, eq=False):
     weight: float = 0.0
     surcharge: float = 0.0
     fixed: float = 0.0
+    logit: float | None = None
     service: Service = None  # type: ignore[assignment] # never None once in a ranking
 
 
@@ -60,6 +63,7 @@ class Ranking(Struct, eq=False):
         candidates: those over the threshold, best first, with their attention weights.
         counts: the series of the capability. pool: its budgets and sums.
         expires_at: when its time to live is over.
+        own: whatever the policy keeps here, of this one and of those made of it by `only`.
     """
 
     capability: str
@@ -71,6 +75,7 @@ class Ranking(Struct, eq=False):
     epoch: int
     made_at: float
     expires_at: float
+    own: Any = None
 
     def detached(self) -> Ranking:
         """Return a copy, down to what was measured and to the budgets, that may be looked at in any way, for people."""
@@ -83,6 +88,7 @@ class Ranking(Struct, eq=False):
         ranking.scored = list(twins.values())
         ranking.candidates = [twins[candidate] for candidate in self.candidates]
         ranking.pool = self.pool.detached()
+        ranking.own = None
         return ranking
 
     def only(self, keep: Callable[[Candidate], bool]) -> Ranking:
@@ -97,13 +103,19 @@ class Ranking(Struct, eq=False):
             self.epoch,
             self.made_at,
             self.expires_at,
+            self.own,
         )
 
 
 Account = tuple[tuple[str, ...], list[tuple[Candidate, float, tuple[float, ...]]]]
 """What a policy compared: the names of the terms, and (candidate, score, value of each term) of whom it looked at."""
+NOBODY: Final[Account] = (), []
 Observer = Callable[["Delivery", float, bool, float], None]
 """Told of a settled delivery: latency in seconds (of a timeout its full length), whether it succeeded, the time."""
+Objector = Callable[["Ranking", Request], tuple[str, str] | None]
+"""Returns code and detail of the ERROR for a message that the policy chooses nobody for, whoever has room, else None.
+
+Asked only where `pick` has chosen nobody, or there was no room to choose from."""
 
 
 class Policy(Protocol):
@@ -114,6 +126,8 @@ class Policy(Protocol):
         threshold: who scores this or less is no candidate.
         random_ties: backends that score the same are ranked at random, or one of them would get everything.
         observe: told of what became of deliveries; None where the policy learns nothing of its own.
+        watch: told of who is there; None where the policy keeps nothing of backends.
+        objection: why a message goes nowhere; None where the policy chooses for every message.
     """
 
     name: str
@@ -124,13 +138,21 @@ class Policy(Protocol):
     def observe(self) -> Observer | None:
         """What is to be told of the outcomes of deliveries."""
 
+    @property
+    def watch(self) -> Watcher | None:
+        """What is to be told of who is there."""
+
+    @property
+    def objection(self) -> Objector | None:
+        """What is to be asked why a message goes nowhere."""
+
     def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         """Return every given backend with its score, best first, equal ones in the given order; pure."""
 
-    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+    def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the candidate that this one message should go to: with room and not tried; None without any."""
 
-    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:
+    def peek(self, ranking: Ranking, request: Request, now: float) -> Iterable[Candidate]:
         """Yield them in the order the next message would prefer, as far as that is settled, and change nothing.
 
         What it recomputes of the ranking is the caller's own: see `Ranking.detached`.

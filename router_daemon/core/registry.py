@@ -5,13 +5,13 @@ Rules:
   `REMEMBER_S` keeps counters and success ratio, while latencies start afresh (another host, a cold cache).
 - What an earlier process knew (`restore`) is taken as it was, latencies too, by the first that comes under the name.
 - `Registry.epoch` rises whenever a cached decision may have become wrong: join, leave, drain, other capabilities,
-  another cost.
+  another cost. `Registry.changes` rises with every change of who is there and with what.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from msgspec import UNSET
@@ -31,20 +31,26 @@ REMEMBER_S: Final = 600.0
 REMEMBER_MOST: Final = 10_000
 CAPABILITIES_SEEN: Final = 65_536
 
+Watcher = Callable[[Backend, bool], None]
+"""Told of a backend that has registered, or has registered or updated again (True), or that has left (False)."""
+
 
 class Registry:
     """The registered backends by name, by connection and by capability, and the memory of those who left.
 
-    Where `require_capability` is off, every backend may get any message: all of them are then one pool.
+    Where `require_capability` is off, every backend may get any message: all of them are then one pool. `watch` is told
+    of each change of who is there, and as what.
     """
 
-    def __init__(self, settings: Settings, counts: Counts) -> None:
+    def __init__(self, settings: Settings, counts: Counts, watch: Watcher | None = None) -> None:
         self.settings = settings
+        self._watch = watch
         self.learning = Learning(settings)
         self._counts = counts
         self.by_name: dict[str, Backend] = {}
         self.by_peer: dict[Peer, Backend] = {}
         self.epoch = 0
+        self.changes = 0
         self._pools: dict[str, Pool] = {}
         self._everyone = None if settings.require_capability else make_pool("", settings)
         self._seen: dict[str, float] = {}
@@ -113,6 +119,7 @@ class Registry:
         if not backend.warm:
             backend.window = self._first_window(backend)
         backend.refresh(now)
+        self._tell(backend, there=True)
         return backend
 
     def remove(self, backend: Backend, now: float) -> None:
@@ -124,6 +131,7 @@ class Registry:
         while len(self._remembered) >= REMEMBER_MOST:
             self._forget_profile(next(iter(self._remembered)))
         self._remembered[backend.name] = (backend.profile, now)
+        self._tell(backend, there=False)
 
     def move(self, backend: Backend, peer: Peer, delimited: bool) -> None:
         """Let the registration go on over another connection."""
@@ -150,6 +158,7 @@ class Registry:
         if ranked_alike:
             self.epoch = epoch
         backend.refresh(now)
+        self._tell(backend, there=True)
 
     def revise(self, backend: Backend, revision: Revision, now: float) -> None:
         """Change the keys that an UPDATE names; a drain goes on."""
@@ -192,14 +201,24 @@ class Registry:
             pool.trials.pop(backend, None)
         backend.refresh(now)
 
+    def set_cost(self, backend: Backend, cost: float) -> None:
+        """Take over a mean of what deliveries cost, as observed by its own daemon."""
+        first = backend.cost is None
+        backend.profile.cost = cost
+        if first:
+            self._first_cost(backend)
+
     def note_cost(self, backend: Backend, cost: float) -> None:
         """Take in what one delivery cost; the observed cost replaces the declared one."""
         first = backend.cost is None
         backend.profile.observe_cost(cost)
         if first:
-            self.epoch += 1
-            for pool in backend.pools:
-                pool.costly += 1
+            self._first_cost(backend)
+
+    def _first_cost(self, backend: Backend) -> None:
+        self.epoch += 1
+        for pool in backend.pools:
+            pool.costly += 1
 
     def restore(self, profiles: Profiles, now: float) -> None:
         """Take in what an earlier process knew; of backends that are registered, nothing."""
@@ -287,8 +306,13 @@ class Registry:
         if profile.counts.label == name != OTHER:
             self._counts.backends.pop(name, None)
 
+    def _tell(self, backend: Backend, *, there: bool) -> None:
+        if self._watch is not None:
+            self._watch(backend, there)
+
     def _index(self, backend: Backend, now: float) -> None:
         self.epoch += 1
+        self.changes += 1
         for capability in backend.info.capabilities:
             if capability not in self._pools and self._everyone is None:
                 pool = self._pools[capability] = make_pool(capability, self.settings)
@@ -303,6 +327,7 @@ class Registry:
 
     def _unindex(self, backend: Backend, now: float) -> None:
         self.epoch += 1
+        self.changes += 1
         for capability in backend.info.capabilities:
             if capability in self._seen:
                 self._seen[capability] = now

@@ -7,6 +7,7 @@ bytes, counts in messages unless a name says otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,38 @@ class AttentionSettings:
     scarcity: float = 3.0
     scan_most: int = 50
     sample: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RingAttentionSettings:
+    """The policies ring, ring_multi and ring_greedy.
+
+    Published are a temperature of 0.7, `latency = "profile"` and no path cost; docs/papers.md says what the defaults
+    gain over that.
+
+    Attributes:
+        temperature: tau: the lower, the more alignment counts.
+        performance, reliability: weights of log(1 / (1 + latency in ms)) and of log(success ratio).
+        scaling: `unit`: cosine / (tau sqrt(d)); `raw`: q.k / tau, as printed.
+        latency: `live`: what is to be expected now, with the load; `profile`: the mean of what was measured.
+        path_cost: latency includes the way to a backend of another daemon.
+        without_embedding: what becomes of a message that no key can be held against: `attention` or `refuse`.
+        attention_heads: of ring_multi, seed: of their projections, where none are given:
+        projections: array of shape (heads, size, d), or (2, heads, size, d), those of queries first.
+        dimensions: longer embeddings are none.
+    """
+
+    temperature: float = 0.75
+    performance: float = 0.3
+    reliability: float = 0.2
+    scaling: str = "unit"
+    latency: str = "live"
+    path_cost: bool = True
+    without_embedding: str = "attention"
+    attention_heads: int = 4
+    seed: int = 1
+    projections: Any = field(default=None, compare=False)
+    dimensions: int = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +229,8 @@ class Settings:
     `attempt_timeout_s` None: learnt, see `RetrySettings`; `attempt_timeouts_s`: per capability. `auto_idle`: in mode
     auto all heads get a message at once while less of the slots is taken. `extra_cost_ratio`: no second head at a
     backend dearer than this many times the first. `unsaid_idempotent`: what a message that does not say `idempotent`
-    may have done to it: `copies` (several at once), `retries` (one after the other), `never`.
+    may have done to it: `copies` (several at once), `retries` (one after the other), `never`. `backend_override`:
+    clients may name the backend that a message goes to; the ring's daemons may in any case.
     """
 
     mode: str = "auto"
@@ -205,6 +239,7 @@ class Settings:
     cache_ttl_s: float = 30.0
     require_capability: bool = True
     unsaid_idempotent: str = "copies"
+    backend_override: bool = False
     attempt_timeout_s: float | None = None
     attempt_timeouts_s: dict[str, float] = field(default_factory=dict)
     auto_idle: float = 0.15
@@ -215,6 +250,7 @@ class Settings:
     weights: Weights = field(default_factory=Weights)
     profile: ProfileSettings = field(default_factory=ProfileSettings)
     attention: AttentionSettings = field(default_factory=AttentionSettings)
+    ring_attention: RingAttentionSettings = field(default_factory=RingAttentionSettings)
     retry: RetrySettings = field(default_factory=RetrySettings)
     hedge: HedgeSettings = field(default_factory=HedgeSettings)
     ejection: EjectionSettings = field(default_factory=EjectionSettings)

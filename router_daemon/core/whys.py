@@ -4,7 +4,8 @@ Rules:
 - Pure reading. The core has only a clock of its own: `wall` is what the shell's calendar says at `now`.
 - Times within a message are in milliseconds since it was taken in.
 - What is exact is said: `terms` of a decision is `compared` (read at that moment, as the policy compared them),
-  `ranking` (the policy goes by its ranking, which is told as it was), or `unrecorded`. Where the first decision is
+  `ranking` (the policy goes by its ranking, which is told as it was), `named` (nobody was compared: the message names
+  its backend), or `unrecorded`. Where the first decision is
   unrecorded, `nearest` names the message of the same capability and priority whose recorded decision was closest.
 """
 
@@ -193,6 +194,7 @@ def _told(broker: Broker, entry: Entry, now: float, wall: float) -> dict[str, An
         "heads": entry.heads,
         "ttl_ms": entry.ttl_s * 1000.0,
         "max_cost": entry.max_cost,
+        "named": entry.named,
         "body_bytes": entry.bytes,
         "risked": entry.risked,
         "nearest": None if _is_recorded(entry) else _nearest(broker, entry),
@@ -213,6 +215,8 @@ def _identity(identity: ClientId) -> dict[str, Any]:
 def _decision(decided: Decided, entry: Entry) -> dict[str, Any]:
     rows = decided.seen()
     terms = "unrecorded" if not rows else "compared" if decided.live else "ranking"
+    if entry.named is not None:
+        terms = "named"
     return {
         "kind": decided.kind,
         "after_ms": (decided.at - entry.accepted_at) * 1000.0,
@@ -257,6 +261,8 @@ def _reason(row: Row, decided: Decided, entry: Entry) -> str:
     if not row.head:
         tie = row.verdict == "ranked" and any(row.score == other.score for other in decided.seen() if other.head == 1)
         return "as good as the first head, and drawn after it" if tie else VERDICTS[row.verdict]
+    if entry.named is not None:
+        return "the message names it"
     if decided.kind == "hedge":
         return "hedge: the first head was late"
     if entry.risked and decided.kind in ("first", "served") and row.head == max(r.head for r in decided.seen()):

@@ -22,6 +22,7 @@ from math import fsum, inf
 from random import Random
 
 from router_daemon.core.backends import Backend
+from router_daemon.core.events import Request
 from router_daemon.core.ranking import PRIORITIES, Account, Candidate, Ranking, first_free
 from router_daemon.core.settings import Settings
 
@@ -36,6 +37,8 @@ class Attention:
     name = "attention"
     random_ties = False
     observe = None
+    watch = None
+    objection = None
 
     def __init__(self, settings: Settings, rng: Random) -> None:
         self.threshold = settings.threshold
@@ -55,7 +58,7 @@ class Attention:
         scored.sort(key=lambda candidate: candidate.score, reverse=True)
         return scored
 
-    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+    def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the best candidate with room that was not tried."""
         candidates = ranking.candidates
         if len(candidates) > self._settings.scan_most:
@@ -81,7 +84,7 @@ class Attention:
         rows = [c for c in candidates if c.service.expected_s <= slowest_s and c.backend.free > 0]
         return self._best(rows, least, cost)
 
-    def account(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Account:  # noqa: ARG002
+    def account(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Account:
         """Return score and terms of those whom `pick` has just looked at; nobody where it drew others since."""
         weights, candidates = self._weights, ranking.candidates
         if len(candidates) > self._settings.scan_most:
@@ -95,7 +98,8 @@ class Attention:
         for candidate, its_s in zip(looked, expected_s, strict=True):
             reliability = weights.reliability * candidate.service.success
             performance = weights.performance * least / (least + its_s)
-            values = candidate.terms["capability"], performance, reliability, candidate.terms["priority"]
+            capability = weights.capability * (ranking.capability in candidate.backend.info.capabilities)
+            values = capability, performance, reliability, weights.priority * ranking.priority / PRIORITIES
             rows.append((candidate, candidate.fixed + performance + reliability, values))
         return ("capability", "performance", "reliability", "priority"), rows
 
@@ -128,7 +132,7 @@ class Attention:
                     best = candidate
         return best
 
-    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:
+    def peek(self, ranking: Ranking, request: Request, now: float) -> Iterable[Candidate]:
         """Return copies with their live terms, best first."""
         least = inf
         cost = self._settings.cost_weight * ranking.pool.reference_s

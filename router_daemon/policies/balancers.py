@@ -20,6 +20,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from router_daemon.core.backends import Backend
+from router_daemon.core.events import Request
 from router_daemon.core.messages import Delivery
 from router_daemon.core.ranking import Account, Candidate, Observer, Ranking
 from router_daemon.core.service import Service
@@ -35,11 +36,13 @@ class Balancer:
     threshold = 0.0
     random_ties = False
     observe: Observer | None = None
+    watch = None
+    objection = None
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
 
-    def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:  # noqa: ARG002
+    def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         """Return every backend with an equal score."""
         share = 1.0 / max(1, len(backends))
         return [Candidate(backend, share, {"share": share}) for backend in backends]
@@ -65,15 +68,15 @@ class Balancer:
 class ByCost(Balancer, ABC):
     """A balancer that gives each candidate a cost of its own; ties are broken at random."""
 
-    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+    def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the candidate with the least cost of those with room that were not tried."""
         return self._least(ranking.candidates, tried, lambda service: self.cost(service, now))
 
-    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:
+    def peek(self, ranking: Ranking, request: Request, now: float) -> Iterable[Candidate]:
         """Return them by cost, the least first."""
         return sorted(ranking.candidates, key=lambda candidate: self.cost(candidate.service, now))
 
-    def account(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Account:
+    def account(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Account:
         """Return what those cost whom `pick` has just looked at; the score is minus that."""
         looked = [c for c in ranking.candidates if c.backend.free > 0 and c.backend not in tried]
         costs = [self.cost(candidate.service, now) for candidate in looked]
@@ -89,7 +92,7 @@ class LeastInFlight(ByCost):
 
     name = "least_in_flight"
 
-    def cost(self, service: Service, now: float) -> float:  # noqa: ARG002 - one shape for all
+    def cost(self, service: Service, now: float) -> float:
         """Return how many are open."""
         return float(len(service.backend.open))
 
@@ -131,7 +134,7 @@ class P2cPeakEwma(ByCost):
         self._drawn: tuple[int, tuple[Candidate, ...]] = 0, ()
         self.observe = self._observe
 
-    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+    def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the better of two with room that were not tried."""
         open_ones = [c for c in ranking.candidates if c.backend.free > 0 and c.backend not in tried]
         self._drawn = len(tried), ()
@@ -144,11 +147,11 @@ class P2cPeakEwma(ByCost):
         self._drawn = len(tried), (one, other)
         return one if self.cost(one.service, now) <= self.cost(other.service, now) else other
 
-    def account(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Account:
+    def account(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Account:
         """Return what the two cost that `pick` has just drawn; nobody where it drew others since."""
         had_tried, drawn = self._drawn
         ranking = ranking.only(lambda candidate: had_tried == len(tried) and candidate in drawn)
-        return super().account(ranking, tried, now)
+        return super().account(ranking, request, tried, now)
 
     def cost(self, service: Service, now: float) -> float:
         """Return ewma * (open + 1), in seconds."""
@@ -160,7 +163,7 @@ class P2cPeakEwma(ByCost):
         own: PeakEwma = service.own
         return own
 
-    def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:  # noqa: ARG002
+    def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:
         self._ewma(delivery.service, now).take(latency_s, now, self._tau_s)
 
 
@@ -199,7 +202,7 @@ class C3(ByCost):
         self._alpha = alpha
         self.observe = self._observe
 
-    def cost(self, service: Service, now: float) -> float:  # noqa: ARG002 - one shape for all
+    def cost(self, service: Service, now: float) -> float:
         """Return psi, in seconds."""
         replica = self._replica(service)
         queue = 1.0 + len(service.backend.open) * self._clients + replica.queue
@@ -212,7 +215,7 @@ class C3(ByCost):
         own: Replica = service.own
         return own
 
-    def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:  # noqa: ARG002
+    def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:
         replica, backend, alpha = self._replica(delivery.service), delivery.backend, self._alpha
         if ok or latency_s > replica.response_s:
             replica.response_s += alpha * (latency_s - replica.response_s)

@@ -14,6 +14,8 @@ from router_daemon.policies.balancers import C3, LeastInFlight, P2cPeakEwma
 from router_daemon.policies.baselines import CapabilityOnly, RoundRobin
 from router_daemon.policies.paper import Paper
 from router_daemon.policies.prequal import Prequal
+from router_daemon.policies.ring import Ring, RingMulti
+from router_daemon.policies.ring_greedy import RingGreedy
 
 
 def _paper(settings: Settings, _rng: Random) -> Policy:
@@ -35,6 +37,9 @@ _MAKERS: Final[dict[str, Callable[[Settings, Random], Policy]]] = {
     "p2c_peak_ewma": P2cPeakEwma,
     "prequal": Prequal,
     "c3": C3,
+    "ring": Ring,
+    "ring_multi": RingMulti,
+    "ring_greedy": RingGreedy,
 }
 
 NAMES: Final = tuple(_MAKERS)

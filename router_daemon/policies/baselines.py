@@ -11,6 +11,7 @@ from itertools import chain, islice
 from random import Random
 
 from router_daemon.core.backends import Backend
+from router_daemon.core.events import Request
 from router_daemon.core.ranking import MAX_ENTRIES, Candidate, Ranking, first_free
 
 DRAWS = 3
@@ -23,16 +24,18 @@ class RoundRobin:
     threshold = 0.0
     random_ties = False
     observe = None
+    watch = None
+    objection = None
 
     def __init__(self) -> None:
         self._turns: dict[str, int] = {}
 
-    def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:  # noqa: ARG002
+    def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         """Return every backend with an equal score."""
         share = 1.0 / max(1, len(backends))
         return [Candidate(backend, share, {"turn": share}) for backend in backends]
 
-    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:  # noqa: ARG002
+    def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Try them from the next one on; further heads of the same message go on from there."""
         if len(self._turns) >= MAX_ENTRIES:
             self._turns.clear()
@@ -41,7 +44,7 @@ class RoundRobin:
             self._turns[ranking.capability] = turn + 1
         return first_free(_from(turn, ranking.candidates), tried)
 
-    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:  # noqa: ARG002
+    def peek(self, ranking: Ranking, request: Request, now: float) -> Iterable[Candidate]:
         """Return them from the one whose turn it is."""
         return _from(self._turns.get(ranking.capability, 0), ranking.candidates)
 
@@ -58,11 +61,13 @@ class CapabilityOnly:
     threshold = 0.0
     random_ties = False
     observe = None
+    watch = None
+    objection = None
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
 
-    def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:  # noqa: ARG002
+    def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         """Return the capable with 1, the others with 0."""
         able = [capability in backend.info.capabilities for backend in backends]
         scored = [
@@ -72,7 +77,7 @@ class CapabilityOnly:
         scored.sort(key=lambda candidate: candidate.score, reverse=True)
         return scored
 
-    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:  # noqa: ARG002
+    def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return any with room: a few are drawn, and where they are full, one of those that are not."""
         candidates = ranking.candidates
         for _ in range(DRAWS if candidates else 0):
@@ -82,6 +87,6 @@ class CapabilityOnly:
         open_ones = [c for c in candidates if c.backend.free > 0 and c.backend not in tried]
         return open_ones[self._rng.randrange(len(open_ones))] if open_ones else None
 
-    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:  # noqa: ARG002
+    def peek(self, ranking: Ranking, request: Request, now: float) -> Iterable[Candidate]:
         """Return all that are capable: which of them is left to chance."""
         return ranking.candidates

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from router_daemon.core.backends import Backend
+from router_daemon.core.events import Request
 from router_daemon.core.ranking import PRIORITIES, Candidate, Ranking, first_free
 from router_daemon.core.settings import Weights
 
@@ -23,6 +24,8 @@ class Paper:
 
     random_ties = True
     observe = None
+    watch = None
+    objection = None
 
     def __init__(self, name: str, weights: Weights, threshold: float) -> None:
         self.name = name
@@ -35,7 +38,7 @@ class Paper:
         scored.sort(key=lambda candidate: candidate.score, reverse=True)
         return scored
 
-    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:  # noqa: ARG002
+    def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the first in rank with room."""
         if tried:
             return first_free(ranking.candidates, tried)
@@ -44,7 +47,7 @@ class Paper:
                 return candidate
         return None
 
-    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:  # noqa: ARG002
+    def peek(self, ranking: Ranking, request: Request, now: float) -> Iterable[Candidate]:
         """Return them as ranked."""
         return ranking.candidates
 

@@ -30,6 +30,7 @@ from typing import Final
 from msgspec import Struct
 
 from router_daemon.core.backends import Backend
+from router_daemon.core.events import Request
 from router_daemon.core.messages import Delivery
 from router_daemon.core.ranking import MAX_ENTRIES, Account, Candidate, Ranking
 from router_daemon.core.service import Service
@@ -113,7 +114,7 @@ class Prequal(Balancer):
         self._last_theta = inf
         self.observe = self._observe
 
-    def pick(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+    def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the fastest of the cold, else the least busy, of those with room that were not tried."""
         theta = self._last_theta = self._theta(ranking)
         best = self._least(ranking.candidates, tried, lambda service: self._load(service, theta))
@@ -121,13 +122,13 @@ class Prequal(Balancer):
             self._note(best.service, now)
         return best
 
-    def peek(self, ranking: Ranking, now: float) -> Iterable[Candidate]:  # noqa: ARG002
+    def peek(self, ranking: Ranking, request: Request, now: float) -> Iterable[Candidate]:
         """Return the cold ones by latency, then the hot ones by what they have to do."""
         seen = self._seen.get(ranking.capability)
         theta = seen.quantile(self._q_rif) if seen is not None else inf
         return sorted(ranking.candidates, key=lambda candidate: self._load(candidate.service, theta))
 
-    def account(self, ranking: Ranking, tried: Sequence[Backend], now: float) -> Account:  # noqa: ARG002
+    def account(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Account:
         """Return of those whom `pick` has just looked at whether each is hot, and what it is compared by.
 
         The score is minus the latency of a cold one, of a hot one minus its RIF and `HOT_S`.
@@ -169,7 +170,7 @@ class Prequal(Balancer):
             del sent[next(iter(sent))]
         sent[now] = _step(_rif(service.backend))
 
-    def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:  # noqa: ARG002
+    def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:
         own: Latencies | None = delivery.service.own
         if own is None:
             return

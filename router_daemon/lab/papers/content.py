@@ -3,6 +3,7 @@
 Rules:
 - A part says what was printed beside what was seen, and a `Claim` says in words whether the one follows from the
   paper's own description; nothing here is tuned until it fits.
+- Texts are plain: paragraphs between empty lines, `code` in backquotes, nothing else has a meaning.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Figure:
     Attributes:
         draw: draws it on axes; called only where matplotlib is installed.
         columns, rows: its numbers, for the CSV.
+        size: width and height in inches.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Figure:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
+    size: tuple[float, float] = (6.0, 3.6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +79,10 @@ class Report:
     """One paper's reproduction.
 
     Attributes:
-        name: of its directory: `cross-attention`.
+        name: as in the registry, and of its directory: `cross-attention`.
         intro: what was set up, in whose words, with which seeds.
-        settings: what was run: runs, messages, seed, seconds.
-        parts: tables and figures in the order in which they are to be read.
+        settings: what was run: runs, messages, seed.
+        parts: tables and figures in the order in which they are to be read; no two have the same name.
     """
 
     name: str
