@@ -63,6 +63,8 @@ class Chooser:
                     chosen = (candidate,)
         elif pool.trials and not message.deliveries and not message.fan_out and self.may_risk(message):
             chosen = self._last_resort(message, ranking, now)
+        elif message.special and message.named:
+            chosen = self._named(message, ranking, now)
         seconds = timer() - started
         histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
         histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
@@ -95,6 +97,8 @@ class Chooser:
     def has_untried(self, message: Message, now: float) -> bool:
         """Tell whether there is a candidate that the message may still go to, with room or without."""
         request = message.request
+        if message.named:
+            return self.named(message) is not None and not message.tried()
         ranking = self.affordable(message, self._rankings.look(request.capability, request.priority, now))
         tried = self.tried(message)
         return any(candidate.backend not in tried for candidate in ranking.candidates)
@@ -102,7 +106,39 @@ class Chooser:
     def objection(self, message: Message, ranking: Ranking) -> tuple[str, str] | None:
         """Return code and detail where the policy chooses nobody for a message, whoever has room."""
         object_to = self._policy.objection
-        return None if object_to is None else object_to(ranking, message.request)
+        return None if object_to is None or message.named else object_to(ranking, message.request)
+
+    def named(self, message: Message) -> Backend | None:
+        """Return the backend that a message names, where it is there, offers the capability and does not drain."""
+        backend = self._registry.by_name.get(str(message.request.backend))
+        if backend is None or self._registry.pool(message.request.capability) not in backend.pools:
+            return None
+        return backend if suits(backend, message) else None
+
+    def named_latency_s(self, message: Message, now: float) -> tuple[float, float]:
+        """Return the wait and the latency to expect at the backend that a message names; 0.0 where little is known."""
+        settings, backend = self._settings, self.named(message)
+        if backend is None:
+            return 0.0, 0.0
+        service = self._registry.service(backend, message.request.capability, now)
+        if service.samples < settings.hedge.samples:
+            return 0.0, 0.0
+        service.bring_up_to_date(now, settings.profile, settings.attention)
+        return service.wait_s, service.latency_s
+
+    def _named(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
+        """Return the backend that a message names, where it has room, also where it is ejected."""
+        backend, pool = self.named(message), ranking.pool
+        if backend is None:
+            return ()
+        if backend.ejected:
+            free = backend.may_try(now)
+        else:
+            free = backend.free > 0 and (pool.free > pool.reserved or message.request.priority == CRITICAL)
+        if not free:
+            return ()
+        service = self._registry.service(backend, message.request.capability, now)
+        return (Candidate(backend, 1.0, {}, weight=1.0, service=service),)
 
     def least_latency_s(self, ranking: Ranking, now: float) -> float:
         """Return the shortest latency to expect at any candidate that was measured; of many, at the first few."""
@@ -118,6 +154,8 @@ class Chooser:
 
     def _choose(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
         """Choose for a message that is not a first and plain one."""
+        if message.named:
+            return self._named(message, ranking, now)
         pool = ranking.pool
         ranking = self.affordable(message, ranking)
         tried = self.tried(message)
@@ -237,7 +275,9 @@ def may_spread(message: Message, pool: Pool) -> bool:
 
 
 def suits(backend: Backend, message: Message) -> bool:
-    """Tell whether a message may go to a backend as far as that is quickly said: what it costs, who has been tried."""
+    """Tell whether a message may go to a backend as far as that is quickly said: its name, its cost, who was tried."""
+    if message.named and message.request.backend != backend.info.name:
+        return False
     limit = message.request.max_cost
     if limit is not UNSET and (backend.cost or 0.0) > limit:
         return False

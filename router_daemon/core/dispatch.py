@@ -131,6 +131,10 @@ class Dispatcher:
         if message.spent or len(message.tried()) >= message.heads:
             self.fail(message, "failed", now)
             return
+        if message.client.trusted:  # not begun: the daemon that it comes from knows who else there is
+            pause_s = message.deliveries[-1].backend.paused_until - now
+            self.fail(message, "overloaded", now, max(pause_s, 0.0))
+            return
         untried = self.chooser.has_untried(message, now)
         if not untried and not self._may_repeat(message):
             self.fail(message, "failed", now)
@@ -173,7 +177,7 @@ class Dispatcher:
 
     def _nobody(self, message: Message, ranking: Ranking) -> tuple[str, str] | None:
         """Return code and detail for a message that no backend may get, whoever has room."""
-        if self.chooser.affordable(message, ranking).candidates:
+        if message.named or self.chooser.affordable(message, ranking).candidates:
             return self.chooser.objection(message, ranking)
         capability = message.request.capability
         code = "no_backend" if self._registry.was_offered(capability) else "no_capability"
@@ -208,10 +212,13 @@ class Dispatcher:
     def forecast(self, message: Message, ranking: Ranking, now: float) -> tuple[float, bool]:
         """Return how long a new message would wait for a place, and whether that is too long for it."""
         request, settings = message.request, self._settings.waiting
+        ttl_s = message.deadline - now
+        if message.named:
+            wait_s, latency_s = self.chooser.named_latency_s(message, now)
+            return wait_s, wait_s > settings.longest * ttl_s or latency_s > ttl_s
         rate = ranking.pool.rate(now, settings.rate_window_s)
         ahead = self.waiting.ahead(request.capability, request.priority)
         wait_s = (ahead + 1) / rate if rate > 0.0 else 0.0
-        ttl_s = message.deadline - now
         too_long = wait_s > settings.longest * ttl_s
         return wait_s, too_long or wait_s + self.chooser.least_latency_s(ranking, now) > ttl_s
 
@@ -239,10 +246,14 @@ class Dispatcher:
     def serve(self, backend: Backend, now: float) -> None:
         """Give the room that a backend has, or its trial, to those who wait, the most important first."""
         capabilities = backend.info.capabilities if self._settings.require_capability else None
-        while self.waiting.size and (backend.free > 0 or backend.trial_due):
+        while self.waiting.size and (backend.free > 0 or backend.trial_due or self._may_be_named(backend, now)):
             first = self.waiting.next_for(capabilities, now, partial(suits, backend))
             if not any(self._serve_one(message, now) for message in first):
                 return
+
+    def _may_be_named(self, backend: Backend, now: float) -> bool:
+        """Tell whether an ejected backend could get a message that names it."""
+        return self.waiting.named > 0 and backend.ejected and backend.may_try(now)
 
     def serve_others(self, pools: Iterable[Pool], now: float) -> None:
         """Look again for those who wait after members of their capabilities have changed.
@@ -262,7 +273,9 @@ class Dispatcher:
         ranking, chosen = self.chooser.decide(message, now)
         if not chosen:
             return self._objects(message, ranking, now)
-        if message.deadline - now < self.chooser.least_latency_s(ranking, now):
+        named = message.named
+        least_s = self.chooser.named_latency_s(message, now)[1] if named else self.chooser.least_latency_s(ranking, now)
+        if message.deadline - now < least_s:
             self.overload(message, "late", now)
             return True
         self.waiting.remove(message)

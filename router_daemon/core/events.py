@@ -170,6 +170,18 @@ class Send(Inbound):
     body: Body = ()
 
 
+class ForeignSend(Send):
+    """A delivery of another daemon, to the backend named in the header.
+
+    Attributes:
+        name: of the message there. attempts: deliveries of it made before this one. heads: made in all by now.
+    """
+
+    name: str = ""
+    attempts: int = 0
+    heads: int = 1
+
+
 class Cancel(Inbound):
     """A client's CANCEL."""
 
@@ -266,6 +278,7 @@ class Undelivered(Record):
 
 Event: TypeAlias = (
     Send
+    | ForeignSend
     | Cancel
     | Feedback
     | Ping

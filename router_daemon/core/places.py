@@ -40,6 +40,8 @@ class Places:
         ttl_ms = int((message.deadline - now) * 1000.0) or 1  # what is left is positive: see `overdue`
         attempt, count = len(deliveries), len(chosen)
         heads = attempt + count
+        if message.stamp is not None:
+            attempt, heads = message.stamp
         if count > 1:
             message.fan_out = True
         for candidate in chosen:
