@@ -19,7 +19,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 
 from router_daemon import __version__
 from router_daemon.core.broker import Broker
-from router_daemon.core.counts import OTHER, Histogram
+from router_daemon.core.counts import OTHER, SECONDS, Histogram
 from router_daemon.core.pools import Pool
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -61,7 +61,9 @@ class Snapshot:
     def __init__(self, broker: Broker, now: float) -> None:
         counts, cache = broker.counts, broker.rankings
         self.outcomes = [(c.label, _seen(c.outcomes)) for c in counts.capabilities.values()]
-        self.message_seconds = [(c.label, Series(c.message_seconds)) for c in counts.capabilities.values()]
+        self.message_seconds = [
+            (c.label, Series(c.message_seconds.folded(SECONDS))) for c in counts.capabilities.values()
+        ]
         self.delivery_seconds = [
             (c.label, group, Series(histogram))
             for c in counts.capabilities.values()

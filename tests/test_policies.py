@@ -17,6 +17,7 @@ from router_daemon.core.profile import Profile
 from router_daemon.core.ranking import Candidate, Policy, Ranking
 from router_daemon.core.settings import ProfileSettings, Settings, Weights
 from router_daemon.policies.base import NAMES, make_policy
+from router_daemon.policies.baselines import RoundRobin
 from router_daemon.policies.paper import Paper
 from router_daemon.testing import BrokerFixture, only
 
@@ -43,7 +44,9 @@ def score_of(policy: Policy, candidate: Backend, priority: int = 2, capability: 
 
 def ranking_of(candidates: list[Candidate], capability: str = "c") -> Ranking:
     pool = make_pool(capability, Settings())
-    return Ranking(capability, 2, candidates, candidates, CapabilityCounts(capability), pool, 0, 0.0, 30.0)
+    return Ranking(
+        capability, 2, candidates, candidates, CapabilityCounts(capability), pool, 0, 0.0, 30.0, RoundRobin()
+    )
 
 
 def picks(policy: Policy, ranking: Ranking) -> list[Candidate]:

@@ -32,7 +32,7 @@ from router_daemon.core.messages import Message
 from router_daemon.core.patience import Patience
 from router_daemon.core.places import Places
 from router_daemon.core.pools import Pool
-from router_daemon.core.ranking import Candidate, Ranking, RankingCache
+from router_daemon.core.ranking import Candidate, Ranking
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.timers import Timers
@@ -59,7 +59,6 @@ class Dispatcher:
         self,
         settings: Settings,
         registry: Registry,
-        rankings: RankingCache,
         chooser: Chooser,
         timers: Timers,
         counts: Counts,
@@ -69,7 +68,6 @@ class Dispatcher:
     ) -> None:
         self._settings = settings
         self._registry = registry
-        self._rankings = rankings
         self.chooser = chooser
         self._patience = Patience(settings)
         self._timers = timers
@@ -90,7 +88,7 @@ class Dispatcher:
         ranking.pool.messages += 1
         message.counts = ranking.counts
         if not chosen:
-            refusal = self._nobody(message, ranking)
+            refusal = self._nobody(message, ranking, now)
             if refusal is not None:
                 self.refuse(message, *refusal)
             if refusal is not None or not self._let_in(message, ranking, now):
@@ -113,6 +111,8 @@ class Dispatcher:
     def refuse(self, message: Message, code: str, detail: str, retry_after_s: float | None = None) -> None:
         """Answer a message that is not opened."""
         message.counts.outcomes[code] += 1
+        if message.route.tally is not None:
+            message.route.tally.ended(message, code, 0.0)
         header = ErrorHeader(message.request.id, code, detail, retry=RETRY[code], last=True, message=message.name)
         if retry_after_s is not None:
             header.retry_after_ms = int(retry_after_s * 1000.0) + 1
@@ -169,23 +169,21 @@ class Dispatcher:
         candidate = self.chooser.hedge(message, now)
         if candidate is not None:
             message.counts.hedges += 1
-            request = message.request
-            ranking = self._rankings.look(request.capability, request.priority, now)
-            self._deliver(message, ranking, (candidate,), now)
+            self._deliver(message, self.chooser.ranking(message, now), (candidate,), now)
 
     # --- where nobody has room ---
 
-    def _nobody(self, message: Message, ranking: Ranking) -> tuple[str, str] | None:
+    def _nobody(self, message: Message, ranking: Ranking, now: float) -> tuple[str, str] | None:
         """Return code and detail for a message that no backend may get, whoever has room."""
         if message.named or self.chooser.affordable(message, ranking).candidates:
-            return self.chooser.objection(message, ranking)
+            return self.chooser.objection(message, ranking, now)
         capability = message.request.capability
         code = "no_backend" if self._registry.was_offered(capability) else "no_capability"
         return code, f"{capability}: {_NOBODY[code]}"
 
     def _objects(self, message: Message, ranking: Ranking, now: float) -> bool:
         """End an open message that the policy chooses nobody for any more, and tell whether it was so."""
-        objection = self.chooser.objection(message, ranking)
+        objection = self.chooser.objection(message, ranking, now)
         if objection is not None:
             code, detail = objection
             message.reason = "; ".join(filter(None, (detail, message.reason)))
@@ -287,9 +285,9 @@ class Dispatcher:
         """Fail those who wait for backends that are not there any more."""
         if not self.waiting.size:
             return
-        for capability, priority, plain, messages in self.waiting.groups():
-            ranking = self._rankings.look(capability, priority, now)
-            if plain and ranking.candidates:
+        for capability, _, plain, messages in self.waiting.groups():
+            routes = {message.route: message for message in messages} if plain else {}
+            if routes and all(self.chooser.ranking(message, now).candidates for message in routes.values()):
                 continue
             for message in messages:
                 if not message.ended and not self.chooser.has_untried(message, now):
@@ -377,6 +375,8 @@ class Dispatcher:
         request, deliveries = message.request, message.deliveries
         if request.reply != "none":
             del client.open[request.id]
+            if outcome == "answered":
+                client.answered.append(request.id)
         elif outcome != "answered":
             message.counts.lost += 1
         if message.out:
@@ -395,4 +395,6 @@ class Dispatcher:
         histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
         histogram.total += seconds
         self._sent_to[sent if sent < MOST_HEADS else MOST_HEADS] += 1
+        if message.route.tally is not None:
+            message.route.tally.ended(message, outcome, seconds)
         deliveries.clear()  # each holds its message: a cycle that only the collector would free

@@ -23,7 +23,7 @@ from router_daemon.core.counts import Counts
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import NackHeader
 from router_daemon.core.messages import Delivery, Message
-from router_daemon.core.ranking import Policy
+from router_daemon.core.ranking import Observer
 from router_daemon.core.service import Learning
 from router_daemon.core.types import Body
 
@@ -35,12 +35,17 @@ class Settler:
     """Settles deliveries and hands their messages back to the dispatcher."""
 
     def __init__(
-        self, learning: Learning, dispatcher: Dispatcher, policy: Policy, counts: Counts, emit: Callable[[Action], None]
+        self,
+        learning: Learning,
+        dispatcher: Dispatcher,
+        observe: Observer | None,
+        counts: Counts,
+        emit: Callable[[Action], None],
     ) -> None:
         self._dispatcher = dispatcher
         self._places = dispatcher.places
         self._health = dispatcher.health
-        self._observe = policy.observe
+        self._observe = observe
         self._counts = counts
         self._emit = emit
         self._learning = learning
