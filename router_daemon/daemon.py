@@ -43,7 +43,7 @@ from router_daemon.core.settings import (
     Weights,
 )
 from router_daemon.native import NativeTransport
-from router_daemon.policies.base import make_policy
+from router_daemon.policies.routes import named_policy, plan_routes
 from router_daemon.state import StateKeeper
 from router_daemon.transport import LINGER_S, Listener, SocketLimits, Transport, ZmqTransport
 from router_daemon.wire import Limits
@@ -111,6 +111,8 @@ class Loop:
         self._send(actions, now)
         for what, backend in self.broker.take_news():
             _log.info(what, backend=backend)
+        for what, route, detail in self.broker.routes.take_news():
+            _log.warning(what, route=route, detail=detail)
         if events or actions:  # sending may have consumed the edge of what has come meanwhile
             self.wake()
         else:
@@ -308,14 +310,17 @@ def make_broker(config: Config, seed: int) -> Broker:
     """Return the broker that a configuration describes."""
     settings = make_settings(config)
     rng = Random(seed)
+    plan = plan_routes(settings, rng, policy=config.routing.policy)
     return Broker(
         settings,
-        make_policy(config.routing.policy, settings, rng),
+        plan.policy,
         rng=rng,
         timer=time.perf_counter,
         instance=secrets.token_hex(8),
         # Microseconds since 1970: above every id of an earlier process, as long as none made a million a second.
         first_delivery_id=time.time_ns() // 1000,
+        make_policy=lambda name: named_policy(name, settings, rng),
+        **plan.extras(),
     )
 
 

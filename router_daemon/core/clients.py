@@ -192,7 +192,7 @@ class Clients:
             return "draining", "the daemon is about to exit"
         if len(self._dispatcher.messages) >= self._open_messages:
             return "overloaded", f"{self._open_messages} messages are open, and no more are allowed"
-        return self._bind(message) if message.named else None
+        return self._bind(message) if request.backend is not UNSET else None
 
     def _asked_for(self, message: Message) -> tuple[str, str] | None:
         """Do what a message says of its way, or say why not: the one place where that is decided."""

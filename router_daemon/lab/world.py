@@ -45,7 +45,7 @@ from router_daemon.lab.network import Connection, FaultyConnection
 from router_daemon.lab.result import Result
 from router_daemon.lab.specs import BackendSpec, Demand, NetworkSpec
 from router_daemon.lab.timeline import START_S, BrokenError, Timeline
-from router_daemon.policies.base import make_policy
+from router_daemon.policies.routes import plan_routes
 
 PolicyMaker: TypeAlias = Callable[[Settings, Random], Policy]
 
@@ -106,8 +106,11 @@ class World:
     def _daemon(self, index: int) -> Daemon:
         rng = self._rng("daemon", index)
         make = self._policy
-        policy = make_policy(make, self.settings, rng) if isinstance(make, str) else make(self.settings, rng)
-        broker = self._make_broker(self.settings, policy, rng=rng, timer=_no_time, instance=f"d{index}-")
+        plan = plan_routes(self.settings, rng, policy=make if isinstance(make, str) else make(self.settings, rng))
+        instance = f"d{index}-"
+        broker = self._make_broker(
+            self.settings, plan.policy, rng=rng, timer=_no_time, instance=instance, **plan.extras()
+        )
         return Daemon(index, broker, self.timeline, self.ledger, self.digest)
 
     def _backend(self, spec: BackendSpec) -> Backend:

@@ -39,6 +39,23 @@ _MAKERS: Final[dict[str, Callable[[Settings, Random], Policy]]] = {
 
 NAMES: Final = tuple(_MAKERS)
 
+_WEIGHTS: Final = ("weights.capability", "weights.performance", "weights.reliability", "weights.priority")
+READS: Final[dict[str, tuple[str, ...]]] = {
+    "attention": (
+        *("threshold", "cache_ttl_s", *_WEIGHTS),
+        *("attention.cost_weight", "attention.scan_most", "attention.sample"),
+    ),
+    "paper": ("threshold", "cache_ttl_s", *_WEIGHTS),
+    "paper_no_reliability": ("threshold", "cache_ttl_s", *(name for name in _WEIGHTS if "reliability" not in name)),
+    "round_robin": ("cache_ttl_s",),
+    "capability_only": ("cache_ttl_s",),
+    "least_in_flight": ("cache_ttl_s",),
+    "p2c_peak_ewma": ("cache_ttl_s",),
+    "prequal": ("cache_ttl_s",),
+    "c3": ("cache_ttl_s",),
+}
+"""What each policy reads of the settings, and a route may therefore set for itself; `section.key`, as in `Settings`."""
+
 
 def make_policy(name: str, settings: Settings, rng: Random) -> Policy:
     """Return the policy of that name.
