@@ -28,6 +28,7 @@ import structlog
 from router_daemon import __version__
 from router_daemon.admin.server import AdminServer
 from router_daemon.config import Config
+from router_daemon.config.embedding import load_projections
 from router_daemon.core.actions import Action
 from router_daemon.core.broker import Broker
 from router_daemon.core.events import Event
@@ -38,6 +39,7 @@ from router_daemon.core.settings import (
     HedgeSettings,
     ProfileSettings,
     RetrySettings,
+    RingAttentionSettings,
     Settings,
     WaitingSettings,
     Weights,
@@ -289,6 +291,7 @@ def make_settings(config: Config) -> Settings:
             queue_alpha=profile.queue_alpha,
         ),
         attention=AttentionSettings(**config.attention.model_dump()),
+        ring_attention=make_ring_attention(config),
         retry=RetrySettings(**retry, timeout_floor_s=floor_ms / 1000.0),
         hedge=HedgeSettings(**config.hedge.model_dump()),
         ejection=EjectionSettings(**config.ejection.model_dump()),
@@ -304,6 +307,16 @@ def make_settings(config: Config) -> Settings:
         max_message_bytes=limits.max_message_bytes,
         version=__version__,
     )
+
+
+def make_ring_attention(config: Config) -> RingAttentionSettings:
+    """Return what the policies of embedding attention are told.
+
+    Raises:
+        ConfigError: the file of projections is none.
+    """
+    section = config.ring_attention.model_dump()
+    return RingAttentionSettings(**section | {"projections": load_projections(section["projections"])})
 
 
 def make_broker(config: Config, seed: int) -> Broker:

@@ -73,6 +73,7 @@ class Snapshot:
             (c.label, {"hedges": c.hedges, "retries": c.retries, "explorations": c.explorations}, dict(c.refusals))
             for c in counts.capabilities.values()
         ]
+        self.fallbacks = [(c.label, _seen(c.fallbacks)) for c in counts.capabilities.values()]
         self.deliveries = [(b.label, _seen(b.outcomes), _seen(b.failures)) for b in counts.backends.values()]
         self.lost_messages = [(c.label, c.lost) for c in counts.capabilities.values()]
         self.ejections = [(b.label, b.ejections) for b in counts.backends.values()]
@@ -204,6 +205,12 @@ def _extra(snapshot: Snapshot) -> Iterator[Metric]:
         "Messages answered with overloaded, by cause.",
         ["capability", "cause"],
         (([label, cause], n) for label, _, refusals in snapshot.extra for cause, n in refusals.items()),
+    )
+    yield _counter(
+        "router_ring_fallbacks",
+        "Messages that embedding attention could not hold against the backends' keys, or (partial) not against all.",
+        ["capability", "reason"],
+        (([label, reason], n) for label, fallbacks in snapshot.fallbacks for reason, n in fallbacks.items()),
     )
     gauges = (
         ("router_capability_load", "Busy slots over slots.", 1),

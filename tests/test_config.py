@@ -145,7 +145,8 @@ def test_it_is_frozen() -> None:
             "routing.policy=papr",
             (
                 'routing.policy = "papr": must be one of "attention", "paper", "round_robin", "capability_only", '
-                '"paper_no_reliability", "least_in_flight", "p2c_peak_ewma", "prequal", "c3"; did you mean "paper"?'
+                '"paper_no_reliability", "least_in_flight", "p2c_peak_ewma", "prequal", "c3", '
+                '"ring", "ring_multi", "ring_greedy"; did you mean "paper"?'
             ),
         ),
         ("log.level=3", 'log.level = 3: must be one of "debug", "info", "warning", "error", "critical"'),
@@ -221,7 +222,7 @@ def test_a_long_value_is_cut() -> None:
         (
             "xyzzy.a=2",
             "xyzzy: unknown section; known are frontend, backend, transport, admin, routing, weights, "
-            "profile, attention, retry, hedge, ejection, waiting, exploration, state, limits, log",
+            "profile, attention, ring_attention, retry, hedge, ejection, waiting, exploration, state, limits, log",
         ),
         ("log.colour.red=1", "log.colour: unknown table; known are level, format"),
     ],

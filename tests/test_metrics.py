@@ -37,6 +37,7 @@ EXPECTED = {
     "router_lost_messages": ("counter", {"capability"}),
     "router_lost_answers": ("counter", {"cause"}),
     "router_deliveries": ("counter", {"backend", "outcome"}),
+    "router_ring_fallbacks": ("counter", {"capability", "reason"}),
     "router_delivery_failures": ("counter", {"backend", "cause"}),
     "router_delivery_seconds": ("histogram", {"capability", "group", "le"}),
     "router_backend_latency_ewma_seconds": ("gauge", {"backend"}),

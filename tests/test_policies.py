@@ -269,7 +269,11 @@ def test_round_robin_reaches_the_incapable_where_capability_is_not_required() ->
 
 def test_policies_are_chosen_by_name() -> None:
     published = {"paper", "paper_no_reliability", "round_robin", "capability_only"}
-    assert set(NAMES) == published | {"attention", "least_in_flight", "p2c_peak_ewma", "prequal", "c3"}
+    assert set(NAMES) == published | {"attention", "least_in_flight", "p2c_peak_ewma", "prequal", "c3"} | {
+        "ring",
+        "ring_multi",
+        "ring_greedy",
+    }
     for name in NAMES:
         assert make_policy(name, Settings(), Random(SEED)).name == name
     with pytest.raises(KeyError):

@@ -8,12 +8,14 @@ clear sentence. /livez and /readyz say one word.
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 from aiohttp import web
 
 from router_daemon import __version__
@@ -23,6 +25,8 @@ from router_daemon.errors import StartError
 from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
 
 SHUTDOWN_S: Final = 1.0
+LINE_BYTES: Final = 131_072
+"""An embedding may come in a query: of 16,000 numbers, the most a header on the wire holds, it takes 86,000 bytes."""
 
 
 class AdminServer:
@@ -43,7 +47,9 @@ class AdminServer:
         if not self._bind:
             return
         host, _, port = self._bind.rpartition(":")
-        self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        self._runner = web.AppRunner(
+            self._app(), access_log=None, shutdown_timeout=SHUTDOWN_S, max_line_size=LINE_BYTES
+        )
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host.strip("[]"), int(port)).start()
@@ -106,7 +112,13 @@ class AdminServer:
             return await _json(
                 {"error": f"max_cost must be a number from 0 on, got {request.query['max_cost']!r}"}, 400
             )
-        view = views.explain(self._broker, capability, int(priority), self._clock(), max_cost=max_cost)
+        try:
+            embedding = _embedding(request.query.get("embedding"))
+        except ValueError as error:
+            return await _json({"error": f"embedding must be finite numbers between commas, or float32: {error}"}, 400)
+        view = views.explain(
+            self._broker, capability, int(priority), self._clock(), max_cost=max_cost, embedding=embedding
+        )
         return await _json(view)
 
 
@@ -116,6 +128,33 @@ def _cost(text: str | None) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         return math.nan
+
+
+def _embedding(text: str | None) -> bytes | None:
+    """Return an embedding as on the wire, from numbers between commas or from little-endian float32 in base64url.
+
+    Raises:
+        ValueError: it is neither, or not finite.
+    """
+    if text is None:
+        return None
+    if "," in text or _is_number(text):
+        numbers = np.array([float(number) for number in text.split(",")])
+        if not (np.abs(numbers) <= np.finfo(np.float32).max).all():
+            raise ValueError("a number is none, or too large")
+        return numbers.astype("<f4").tobytes()
+    packed = base64.b64decode(text, altchars=b"-_", validate=True)
+    if len(packed) % 4 or not np.isfinite(np.frombuffer(packed, "<f4")).all():
+        raise ValueError("no multiple of 4 bytes, or not finite")
+    return packed
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 async def _json(data: Any, status: int = 200) -> web.Response:

@@ -118,7 +118,10 @@ def check(
 
     Exit code: 0 where it is right, else 2, with a line for every fault.
     """
+    from router_daemon.config.embedding import load_projections
+
     loaded = load_config(config, os.environ, overrides or ())
+    load_projections(loaded.ring_attention.projections)  # a file that is none would be refused at the start
     if show:
         from router_daemon.config.text import effective_text
 
@@ -156,6 +159,9 @@ def explain(
     capability: Annotated[str | None, typer.Option(metavar="C", help="The same, as an option.")] = None,
     priority: Priority = 2,
     max_cost: Annotated[float | None, typer.Option(metavar="X", min=0.0, help="What it may cost at most.")] = None,
+    embedding: Annotated[
+        str | None, typer.Option(metavar="E", help="Its embedding: numbers between commas, or a file (.npy, JSON).")
+    ] = None,
     config: ConfigFile = None,
     admin: Admin = None,
     as_json: AsJson = False,
@@ -171,9 +177,11 @@ def explain(
     if wanted is None or (name and capability):
         raise CommandError(USAGE, "explain takes one CAPABILITY")
 
-    from router_daemon.cli import asking, explaining
+    from router_daemon.cli import asking, embeddings, explaining
 
-    query = {} if max_cost is None else {"max_cost": max_cost}
+    query: dict[str, str | float] = {} if max_cost is None else {"max_cost": max_cost}
+    if embedding is not None:
+        query["embedding"] = embeddings.packed(embeddings.read(embedding))
     answer = asking.fetch(_admin_address(admin, config), "/explain", capability=wanted, priority=priority, **query)
     print(json.dumps(answer, indent=2) if as_json else explaining.explain_text(answer))
     asking.raise_error_of(answer)

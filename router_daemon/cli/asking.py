@@ -79,7 +79,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell == "-" or cell.replace("/", "").replace(".", "").isdigit()
+    return cell == "-" or cell.removeprefix("-").replace("/", "").replace(".", "").isdigit()
 
 
 def number_of(row: Row, key: str, digits: int = 3) -> str:

@@ -102,14 +102,17 @@ def _heads_table(rows: Sequence[Row]) -> str:
 def _terms_table(rows: Sequence[Row]) -> str:
     scored = [row for row in rows if row.get("score") is not None]
     terms = list(dict.fromkeys(term for row in scored for term in table_of(row, "terms")))
+    totals = [("WEIGHT", "weight"), ("SCORE", "score")]
+    if any(row.get("logit") is not None for row in scored):  # then the terms add up to it, and scores are weights
+        totals[1] = ("Z", "logit")
     cells = [
         [
-            *(text_of(row, key) for key in ("backend", "weight", "score")),
+            *(text_of(row, key) for key in ("backend", *(key for _, key in totals))),
             *(text_of(table_of(row, "terms"), term) for term in terms),
         ]
         for row in scored
     ]
-    return table(["BACKEND", "WEIGHT", "SCORE", *map(str.upper, terms)], cells)
+    return table(["BACKEND", *(title for title, _ in totals), *map(str.upper, terms)], cells)
 
 
 def _measured_table(rows: Sequence[Row]) -> str:

@@ -30,6 +30,7 @@ from router_daemon.config.balancing import (
     WaitingSection,
 )
 from router_daemon.config.base import Section
+from router_daemon.config.embedding import RingAttentionSection
 from router_daemon.config.faults import Broken, Unrelated, field_faults, relation_faults, without_faulty
 from router_daemon.config.sections import (
     AdminSection,
@@ -57,6 +58,7 @@ class Config(Section):
     weights: WeightsSection = Field(default_factory=WeightsSection)
     profile: ProfileSection = Field(default_factory=ProfileSection)
     attention: AttentionSection = Field(default_factory=AttentionSection)
+    ring_attention: RingAttentionSection = Field(default_factory=RingAttentionSection)
     retry: RetrySection = Field(default_factory=RetrySection)
     hedge: HedgeSection = Field(default_factory=HedgeSection)
     ejection: EjectionSection = Field(default_factory=EjectionSection)

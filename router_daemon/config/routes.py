@@ -5,13 +5,14 @@ Rules as in `sections`. `[routes.NAME]` is the one table of tables: each is a po
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
 from router_daemon.config.balancing import AttentionSection
-from router_daemon.config.base import Section, Weight
-from router_daemon.config.sections import PolicyName, RoutingSection
+from router_daemon.config.base import Section
+from router_daemon.config.embedding import RingAttentionSection
+from router_daemon.config.sections import PolicyName, RoutingSection, WeightsSection
 from router_daemon.config.text import Rule
 
 MOST_ROUTES: Final = 16
@@ -35,9 +36,10 @@ Stages = Annotated[
 RouteName = Annotated[str, Rule("the name of a route: a to z, 0 to 9, _ and -, beginning with a letter; or empty")]
 
 
-def _shared(section: type[Section], key: str) -> str:
-    """Return the text of a route's own key, which is that of the section that it is of."""
-    return f"As in its section, for this route alone. {section.model_fields[key].description}"
+def _own(section: type[Section], key: str, **bounds: Any) -> Any:
+    """Return the field of a route's own key, absent by default; its text is that of the section that it is of."""
+    text = f"As the one of its section, for this route alone. {section.model_fields[key].description}"
+    return Field(default=None, description=text, **bounds)
 
 
 class RouteSection(Section):
@@ -47,34 +49,50 @@ class RouteSection(Section):
         default="attention",
         description="How this route scores backends; see routing.policy.",
     )
-    threshold: float | None = Field(default=None, ge=0, le=1000, description=_shared(RoutingSection, "threshold"))
-    cache_ttl_s: float | None = Field(default=None, ge=0, le=86_400, description=_shared(RoutingSection, "cache_ttl_s"))
-    capability: Weight | None = Field(default=None, description="The weight of offering the capability.")
-    performance: Weight | None = Field(default=None, description="The weight of the latency term.")
-    reliability: Weight | None = Field(default=None, description="The weight of the success ratio.")
-    priority: Weight | None = Field(default=None, description="The weight of the message's priority.")
-    cost_weight: float | None = Field(
-        default=None, ge=0, le=1000, description=_shared(AttentionSection, "cost_weight")
-    )
-    scan_most: int | None = Field(default=None, ge=1, le=1_000_000, description=_shared(AttentionSection, "scan_most"))
-    sample: int | None = Field(default=None, ge=1, le=1_000_000, description=_shared(AttentionSection, "sample"))
+    threshold: float | None = _own(RoutingSection, "threshold", ge=0, le=1000)
+    cache_ttl_s: float | None = _own(RoutingSection, "cache_ttl_s", ge=0, le=86_400)
+    capability: float | None = _own(WeightsSection, "capability", ge=0, le=1000)
+    performance: float | None = _own(WeightsSection, "performance", ge=0, le=1000)
+    reliability: float | None = _own(WeightsSection, "reliability", ge=0, le=1000)
+    priority: float | None = _own(WeightsSection, "priority", ge=0, le=1000)
+    cost_weight: float | None = _own(AttentionSection, "cost_weight", ge=0, le=1000)
+    scan_most: int | None = _own(AttentionSection, "scan_most", ge=1, le=1_000_000)
+    sample: int | None = _own(AttentionSection, "sample", ge=1, le=1_000_000)
+    tau: float | None = _own(RingAttentionSection, "temperature", ge=1e-6, le=1e6)
+    temperature: float | None = _own(RingAttentionSection, "temperature", ge=1e-6, le=1e6)
+    scaling: Literal["unit", "raw"] | None = _own(RingAttentionSection, "scaling")
+    latency: Literal["live", "profile"] | None = _own(RingAttentionSection, "latency")
+    path_cost: bool | None = _own(RingAttentionSection, "path_cost")
+    without_embedding: Literal["attention", "refuse"] | None = _own(RingAttentionSection, "without_embedding")
+    attention_heads: int | None = _own(RingAttentionSection, "attention_heads", ge=1, le=64)
+    seed: int | None = _own(RingAttentionSection, "seed", ge=0, le=2**63 - 1)
 
     @property
-    def changes(self) -> dict[str, float | int]:
+    def changes(self) -> dict[str, float | int | str | bool]:
         """Return the settings that differ for this route."""
         return {key: value for key, value in self if key != "policy" and value is not None}
 
 
+_ALL: Final = ("cache_ttl_s",)
+_SCORE: Final = (*_ALL, "threshold", "capability", "performance", "priority")
+_RING: Final = (
+    *(*_ALL, "tau", "temperature", "performance", "reliability"),
+    *("scaling", "latency", "path_cost", "without_embedding"),
+)
 READS: Final[dict[str, tuple[str, ...]]] = {
-    "attention": (
-        *("threshold", "cache_ttl_s", "capability", "performance", "reliability", "priority"),
-        *("cost_weight", "scan_most", "sample"),
-    ),
-    "paper": ("threshold", "cache_ttl_s", "capability", "performance", "reliability", "priority"),
-    "paper_no_reliability": ("threshold", "cache_ttl_s", "capability", "performance", "priority"),
+    "attention": (*_SCORE, "reliability", "cost_weight", "scan_most", "sample"),
+    "paper": (*_SCORE, "reliability"),
+    "paper_no_reliability": _SCORE,
+    "ring": _RING,
+    "ring_multi": (*_RING, "attention_heads", "seed"),
+    "ring_greedy": _RING,
 }
-"""What each policy reads of a route's keys; any other policy: `OTHERS`."""
-OTHERS: Final = ("cache_ttl_s",)
+"""What each policy reads of a route's keys, in step with `policies.base.READS`; one that is not named here: `_ALL`."""
+
+
+def reads(policy: str) -> tuple[str, ...]:
+    """Return the keys of a route that its policy reads."""
+    return READS.get(policy, _ALL)
 
 
 class RolloutSection(Section):
@@ -100,7 +118,7 @@ class RolloutSection(Section):
     name: str = Field(
         default="",
         max_length=128,
-        description="What keys are hashed with, the same in every daemon of the rollout. \"\": the candidate's name. "
+        description='What keys are hashed with, the same in every daemon of the rollout. "": the candidate\'s name. '
         "Another name assigns anew who gets the candidate.",
     )
     percent: float | None = Field(

@@ -107,6 +107,11 @@ late to finish once it was its turn, no token for a further head; too many open 
 bytes of them."""
 
 
+FALLBACKS: Final = ("missing", "zero", "dimension", "no_keys", "partial")
+"""Why embedding attention could not hold a message against keys: no embedding, a zero vector, no key of its length, no
+backend with a key; or (`partial`) not against all of them, as some candidates have no key of its length."""
+
+
 class CapabilityCounts:
     """The series of one capability label.
 
@@ -115,6 +120,7 @@ class CapabilityCounts:
         lost: messages with `reply: none` that were accepted and not done.
         hedges, retries, explorations: further heads while one was out; after one had failed; messages that explored.
         refusals: by cause, see `REFUSALS`.
+        fallbacks: messages that embedding attention had nothing to hold against, see `FALLBACKS`.
         message_seconds: from reading the SEND to its last answer; in fine buckets, for percentiles.
         delivery_seconds: per group of the backend ("" for none), from sending to the ACK or first PART.
     """
@@ -122,6 +128,7 @@ class CapabilityCounts:
     __slots__ = (
         "delivery_seconds",
         "explorations",
+        "fallbacks",
         "hedges",
         "label",
         "lost",
@@ -137,6 +144,7 @@ class CapabilityCounts:
         self.lost = 0
         self.hedges = self.retries = self.explorations = 0
         self.refusals = dict.fromkeys(REFUSALS, 0)
+        self.fallbacks = dict.fromkeys(FALLBACKS, 0)
         self.message_seconds = Histogram(FINE_SECONDS)
         self.delivery_seconds: dict[str, Histogram] = {}
 

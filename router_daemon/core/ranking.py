@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from random import Random
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Struct
 
@@ -37,10 +37,11 @@ class Candidate(Struct, eq=False):
     """One backend as a policy sees it for one kind of message.
 
     Attributes:
-        score, terms: as of the ranking; the terms add up to the score.
+        score, terms: as of the ranking; the terms add up to the score, or to `logit` where a policy has one.
         weight: its share of the candidates' scores.
         surcharge: max(0, cost / least cost - 1) among the candidates; 0 where it or nobody says a cost.
         fixed: the terms that do not change with the backend's load, for a policy that weighs the others itself.
+        logit: z of a policy whose scores are softmax(z).
         service: what was measured of it for the capability; set when the ranking is made.
         rank: its place among the candidates, from 0.
     """
@@ -51,6 +52,7 @@ class Candidate(Struct, eq=False):
     weight: float = 0.0
     surcharge: float = 0.0
     fixed: float = 0.0
+    logit: float | None = None
     service: Service = None  # type: ignore[assignment] # never None once in a ranking
     rank: int = -1
 
@@ -64,6 +66,7 @@ class Ranking(Struct, eq=False):
         counts: the series of the capability. pool: its budgets and sums.
         expires_at: when its time to live is over.
         policy: who made it, and picks from it.
+        own: whatever the policy keeps here, of this one and of those made of it by `only`.
     """
 
     capability: str
@@ -76,6 +79,7 @@ class Ranking(Struct, eq=False):
     made_at: float
     expires_at: float
     policy: Policy
+    own: Any = None
 
     def detached(self) -> Ranking:
         """Return a copy, down to what was measured and to the budgets, that may be looked at in any way, for people."""
@@ -88,6 +92,7 @@ class Ranking(Struct, eq=False):
         ranking.scored = list(twins.values())
         ranking.candidates = [twins[candidate] for candidate in self.candidates]
         ranking.pool = self.pool.detached()
+        ranking.own = None
         return ranking
 
     def only(self, keep: Callable[[Candidate], bool]) -> Ranking:
@@ -103,6 +108,7 @@ class Ranking(Struct, eq=False):
             self.made_at,
             self.expires_at,
             self.policy,
+            self.own,
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,35 @@ class AttentionSettings:
     scarcity: float = 3.0
     scan_most: int = 50
     sample: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RingAttentionSettings:
+    """The policies ring, ring_multi and ring_greedy; published values by default.
+
+    Attributes:
+        temperature: tau: the lower, the more alignment counts.
+        performance, reliability: weights of log(1 / (1 + latency in ms)) and of log(success ratio).
+        scaling: `unit`: cosine / (tau sqrt(d)); `raw`: q.k / tau, as printed.
+        latency: `live`: what is to be expected now, with the load; `profile`: the mean of what was measured.
+        path_cost: latency includes the way to a backend of another daemon.
+        without_embedding: what becomes of a message that no key can be held against: `attention` or `refuse`.
+        attention_heads: of ring_multi, seed: of their projections, where none are given:
+        projections: array of shape (heads, size, d), or (2, heads, size, d), those of queries first.
+        dimensions: longer embeddings are none.
+    """
+
+    temperature: float = 0.7
+    performance: float = 0.3
+    reliability: float = 0.2
+    scaling: str = "unit"
+    latency: str = "live"
+    path_cost: bool = True
+    without_embedding: str = "attention"
+    attention_heads: int = 4
+    seed: int = 1
+    projections: Any = field(default=None, compare=False)
+    dimensions: int = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +207,7 @@ class RouteSettings:
     """A named policy (of `policies.base.NAMES`), and by key what differs for it: see `policies.routes`."""
 
     policy: str = "attention"
-    changes: Mapping[str, float | int] = field(default_factory=dict)
+    changes: Mapping[str, float | int | str | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +275,7 @@ class Settings:
     weights: Weights = field(default_factory=Weights)
     profile: ProfileSettings = field(default_factory=ProfileSettings)
     attention: AttentionSettings = field(default_factory=AttentionSettings)
+    ring_attention: RingAttentionSettings = field(default_factory=RingAttentionSettings)
     retry: RetrySettings = field(default_factory=RetrySettings)
     hedge: HedgeSettings = field(default_factory=HedgeSettings)
     ejection: EjectionSettings = field(default_factory=EjectionSettings)

@@ -108,22 +108,31 @@ def _service(broker: Broker, service: Service, now: float) -> dict[str, Any]:
 
 
 def explain(
-    broker: Broker, capability: str, priority: int, now: float, *, max_cost: float | None = None
+    broker: Broker,
+    capability: str,
+    priority: int,
+    now: float,
+    *,
+    max_cost: float | None = None,
+    embedding: bytes | None = None,
 ) -> dict[str, Any]:
     """Return, candidate by candidate and term by term, what a message of that kind would meet now.
 
-    Of more than `MOST_SHOWN` backends, those that come first.
+    Of more than `MOST_SHOWN` backends, those that come first. `embedding`: of the message, as on the wire.
     """
     cache, settings = broker.rankings, broker.settings
     state, cached = cache.peek(capability, priority, now)
     in_force = cached if cached is not None and state == "hit" else cache.preview(capability, priority, now)
     request = Request(0, capability, priority, mode="auto", max_cost=UNSET if max_cost is None else max_cost)
+    if embedding is not None:
+        request.embedding = embedding
     outlook = Outlook(broker, request, in_force.detached(), now)
     shown = outlook.rows[:MOST_SHOWN]
     draining = [] if len(shown) == MOST_SHOWN else _draining(broker, capability, now)
     return {
         "capability": capability,
         "priority": priority,
+        "embedding": None if embedding is None else len(embedding) // 4,
         "policy": broker.policy.name,
         "mode": settings.mode,
         "heads": settings.heads,
@@ -148,6 +157,7 @@ def _candidate(broker: Broker, outlook: Outlook, candidate: Candidate, now: floa
         "score": candidate.score,
         "weight": candidate.score / outlook.total if outlook.total else candidate.weight,
         "terms": candidate.terms,
+        "logit": candidate.logit,
         "head": outlook.heads.get(backend.name),
         "reason": outlook.reason(candidate),
         **_load(broker, backend, candidate.service, now),

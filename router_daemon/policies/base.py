@@ -14,6 +14,8 @@ from router_daemon.policies.balancers import C3, LeastInFlight, P2cPeakEwma
 from router_daemon.policies.baselines import CapabilityOnly, RoundRobin
 from router_daemon.policies.paper import Paper
 from router_daemon.policies.prequal import Prequal
+from router_daemon.policies.ring import Ring, RingMulti
+from router_daemon.policies.ring_greedy import RingGreedy
 
 
 def _paper(settings: Settings, _rng: Random) -> Policy:
@@ -35,26 +37,36 @@ _MAKERS: Final[dict[str, Callable[[Settings, Random], Policy]]] = {
     "p2c_peak_ewma": P2cPeakEwma,
     "prequal": Prequal,
     "c3": C3,
+    "ring": Ring,
+    "ring_multi": RingMulti,
+    "ring_greedy": RingGreedy,
 }
 
 NAMES: Final = tuple(_MAKERS)
 
-_WEIGHTS: Final = ("weights.capability", "weights.performance", "weights.reliability", "weights.priority")
-READS: Final[dict[str, tuple[str, ...]]] = {
-    "attention": (
-        *("threshold", "cache_ttl_s", *_WEIGHTS),
-        *("attention.cost_weight", "attention.scan_most", "attention.sample"),
-    ),
-    "paper": ("threshold", "cache_ttl_s", *_WEIGHTS),
-    "paper_no_reliability": ("threshold", "cache_ttl_s", *(name for name in _WEIGHTS if "reliability" not in name)),
-    "round_robin": ("cache_ttl_s",),
-    "capability_only": ("cache_ttl_s",),
-    "least_in_flight": ("cache_ttl_s",),
-    "p2c_peak_ewma": ("cache_ttl_s",),
-    "prequal": ("cache_ttl_s",),
-    "c3": ("cache_ttl_s",),
+_ALL: Final = {"cache_ttl_s": "cache_ttl_s"}
+_SCORE: Final = _ALL | {"threshold": "threshold"}
+_WEIGHTS: Final = {key: f"weights.{key}" for key in ("capability", "performance", "reliability", "priority")}
+_SCAN: Final = {key: f"attention.{key}" for key in ("cost_weight", "scan_most", "sample")}
+_RING: Final = (
+    _ALL
+    | {"tau": "ring_attention.temperature"}
+    | {
+        key: f"ring_attention.{key}"
+        for key in ("temperature", "performance", "reliability", "scaling", "latency", "path_cost", "without_embedding")
+    }
+)
+READS: Final[dict[str, dict[str, str]]] = dict.fromkeys(_MAKERS, _ALL) | {
+    "attention": _SCORE | _WEIGHTS | _SCAN,
+    "paper": _SCORE | _WEIGHTS,
+    "paper_no_reliability": _SCORE | {key: name for key, name in _WEIGHTS.items() if key != "reliability"},
+    "ring": _RING,
+    "ring_multi": _RING | {key: f"ring_attention.{key}" for key in ("attention_heads", "seed")},
+    "ring_greedy": _RING,
 }
-"""What each policy reads of the settings, and a route may therefore set for itself; `section.key`, as in `Settings`."""
+"""What each policy reads of the settings, and a route may therefore set for itself: its key, and where `Settings` has it.
+
+What describes measurements (`[profile]`, the rest of `[attention]`) is not among them: all routes read the same ones."""
 
 
 def make_policy(name: str, settings: Settings, rng: Random) -> Policy:

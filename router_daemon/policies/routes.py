@@ -1,9 +1,7 @@
 """From what is set of routes to the policies that they run with: the same for the daemon and for the simulator.
 
 Rules:
-- A route's settings are those of the daemon but for the keys that it names; only what its policy reads may be named
-  (`READS`). What describes measurements, and is therefore one for all routes (`[profile]`, most of `[attention]`), is
-  not among them: two routes read the same estimates.
+- A route's settings are those of the daemon but for the keys that it names, of those that its policy reads (`READS`).
 - `control`, where no route is named for it, is made like stable, and counted apart.
 """
 
@@ -62,16 +60,15 @@ def settings_of(route: RouteSettings, settings: Settings) -> Settings:
     Raises:
         ValueError: a key that the policy does not read.
     """
-    read = {name.rpartition(".")[2]: name for name in READS[route.policy]}
+    read = READS[route.policy]
     for key, value in route.changes.items():
         if key not in read:
             raise ValueError(f"{route.policy} does not read {key}; it reads {', '.join(sorted(read))}")
-        section, _, _ = read[key].rpartition(".")
+        section, _, name = read[key].rpartition(".")
+        change: dict[str, Any] = {name: value}
         if section:
-            changed = replace(getattr(settings, section), **{key: value})
-            settings = replace(settings, **{section: changed})
-        else:
-            settings = replace(settings, **{key: value})
+            change = {section: replace(getattr(settings, section), **change)}
+        settings = replace(settings, **change)
     return settings
 
 
