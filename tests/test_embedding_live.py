@@ -26,8 +26,8 @@ from router_daemon.cli.exits import CommandError
 from router_daemon.client import Client
 from router_daemon.config import Config
 from router_daemon.config.embedding import load_projections
-from router_daemon.daemon import make_settings
 from router_daemon.errors import ConfigError
+from router_daemon.making import make_settings
 
 NUMBERS = 384
 

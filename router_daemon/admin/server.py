@@ -1,4 +1,4 @@
-"""The admin HTTP server: /livez /readyz /metrics /backends /explain, read-only.
+"""The admin HTTP server: /livez /readyz /metrics /backends /routes /explain, read-only.
 
 Rules: handlers read the broker on the loop it lives on, so they see a consistent state; of many backends a part at a
 time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one
@@ -70,12 +70,13 @@ class AdminServer:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/backends", self._backends)
+        app.router.add_get("/routes", self._routes)
         app.router.add_get("/explain", self._explain)
         return app
 
     async def _index(self, _: web.Request) -> web.Response:
         return await _json(
-            {"router-daemon": __version__, "see": ["/metrics", "/backends", "/explain", "/livez", "/readyz"]}
+            {"router-daemon": __version__, "see": ["/metrics", "/backends", "/routes", "/explain", "/livez", "/readyz"]}
         )
 
     async def _livez(self, _: web.Request) -> web.Response:
@@ -99,6 +100,9 @@ class AdminServer:
             rows += part
             await asyncio.sleep(0)
         return await _json({"backends": rows})
+
+    async def _routes(self, _: web.Request) -> web.Response:
+        return await _json(views.routes(self._broker, self._clock()))
 
     async def _explain(self, request: web.Request) -> web.Response:
         capability = request.query.get("capability", "")

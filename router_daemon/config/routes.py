@@ -5,6 +5,7 @@ Rules as in `sections`. `[routes.NAME]` is the one table of tables: each is a po
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
@@ -21,7 +22,7 @@ NAME: Final = "^[a-z][a-z0-9_-]{0,31}$"
 
 
 def _rising(stages: tuple[float, ...]) -> tuple[float, ...]:
-    if any(later <= earlier for earlier, later in zip(stages, stages[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(stages)):
         raise ValueError("must rise")
     return stages
 
@@ -33,13 +34,16 @@ Stages = Annotated[
     Field(max_length=MOST_STAGES, strict=False),
     AfterValidator(_rising),
 ]
-RouteName = Annotated[str, Rule("the name of a route: a to z, 0 to 9, _ and -, beginning with a letter; or empty")]
+_NAMED: Final = "the name of a route: up to 32 of a to z, 0 to 9, _ and -, beginning with a letter"
+RouteName = Annotated[str, Rule(_NAMED), Field(pattern=NAME)]
+MaybeRouteName = Annotated[str, Rule(f"{_NAMED}; or empty"), Field(pattern=f"{NAME}|^$")]
 
 
 def _own(section: type[Section], key: str, **bounds: Any) -> Any:
     """Return the field of a route's own key, absent by default; its text is that of the section that it is of."""
-    text = f"As the one of its section, for this route alone. {section.model_fields[key].description}"
-    return Field(default=None, description=text, **bounds)
+    of = section.model_fields[key]
+    text = f"For this route alone. {of.description}"
+    return Field(default=None, description=text, examples=[of.default], **bounds)
 
 
 class RouteSection(Section):
@@ -96,22 +100,19 @@ def reads(policy: str) -> tuple[str, ...]:
 
 
 class RolloutSection(Section):
-    """Which messages take which route: a candidate gets more of them in stages, while a guard compares it with stable."""
+    """Which messages take which route: a candidate gets more of them in stages, while a guard compares it."""
 
-    stable: str = Field(
+    stable: RouteName = Field(
         default="stable",
-        pattern=NAME,
         description="The route of every message that nothing else is said of. Where no [routes] section has this "
         "name, it is made of routing.policy and the settings of everybody.",
     )
-    candidate: RouteName = Field(
+    candidate: MaybeRouteName = Field(
         default="",
-        pattern=f"{NAME}|^$",
         description='The route to be tried, one of [routes]. "": no rollout: one route, and nothing is paid for this.',
     )
-    control: RouteName = Field(
+    control: MaybeRouteName = Field(
         default="",
-        pattern=f"{NAME}|^$",
         description='The route of the control group, a fixed baseline that is reported apart. "": as stable is, under '
         "the name control, so that at 100 % there is still something to compare with.",
     )
@@ -156,7 +157,7 @@ class RolloutSection(Section):
     max_success_drop: float = Field(
         default=0.005,
         ge=0,
-        lt=1,
+        le=0.99,
         description="By how much the candidate's share of answered messages may be below stable's. Half a percent is "
         "what a thousand answers can just rule out; a smaller margin makes stages longer.",
     )
@@ -170,7 +171,7 @@ class RolloutSection(Section):
     confidence: float = Field(
         default=0.99,
         ge=0.5,
-        lt=1,
+        le=0.999999,
         description="How sure the guard must be, over the whole rollout: with 0.99 it stops one harmless candidate in "
         "a hundred at most, however often it looks. More takes longer to stop a bad one.",
     )

@@ -182,8 +182,8 @@ class RoutingSection(Section):
     )
     allow_policy: bool = Field(
         default=False,
-        description="Clients may say which route or policy decides for a message (`policy` of SEND); else it is refused "
-        "as forbidden. For trying a policy on chosen messages; off, because it takes the choice out of your hands.",
+        description="Clients may say which route or policy decides for a message (`policy` of SEND); else it is "
+        "refused as forbidden. For trying a policy on chosen messages; off, as it takes the choice out of your hands.",
     )
     allow_backend: bool = Field(
         default=False,

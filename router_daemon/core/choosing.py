@@ -221,7 +221,7 @@ class Chooser:
         pool = ranking.pool
         other = self._due_trial(ranking, now) if pool.trials else None
         if other is None and pool.messages >= pool.explore_from:
-            other = self._unused(ranking, pool, now)
+            other = (self._stale(ranking) if pool.stale else None) or self._unused(ranking, pool, now)
         return other if other is not None and self._not_much_dearer(other.backend, first.backend) else None
 
     def _with_trial(
@@ -298,6 +298,17 @@ class Chooser:
             return ()
         trial = self._due_trial(self.affordable(message, ranking), now)
         return () if trial is None else (trial,)
+
+    def _stale(self, ranking: Ranking) -> Candidate | None:
+        """Return a candidate with room that came with a new version, and forget those that are known by now."""
+        pool = ranking.pool
+        for candidate in ranking.candidates:
+            if candidate.backend in pool.stale:
+                if candidate.service.samples >= self._settings.hedge.samples:
+                    del pool.stale[candidate.backend]
+                elif candidate.backend.free > 0:
+                    return candidate
+        return None
 
     def _unused(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
         """Return the idle candidate that has been unused for longest, where that is long enough."""

@@ -9,9 +9,9 @@ are e-processes by universal inference with a mixture: for what was counted on a
 The numerator over the likelihood of the true rates is a nonnegative martingale with mean 1 (Robbins 1970), and the sup
 is no less than that likelihood under H0; so, by Ville's inequality, P(e >= 1/alpha at any time) <= alpha under H0,
 however often one looks and however the two sides alternate. Sources: Wasserman, Ramdas and Balakrishnan, "Universal
-inference", PNAS 117 (2020), the part on anytime p-values; Ramdas, Gruenwald, Vovk and Shafer, "Game-theoretic statistics and safe
-anytime-valid inference", Statistical Science 38 (2023); Howard, Ramdas, McAuliffe and Sekhon, Annals of Statistics 49
-(2021), for the beta-binomial mixture.
+inference", PNAS 117 (2020), the part on anytime p-values; Ramdas, Gruenwald, Vovk and Shafer, "Game-theoretic
+statistics and safe anytime-valid inference", Statistical Science 38 (2023); Howard, Ramdas, McAuliffe and Sekhon,
+Annals of Statistics 49 (2021), for the beta-binomial mixture.
 
 - Success. H0 of `worse`: p_c <= p_s + margin, of failure rates. H0 of `fine`: p_c >= p_s + margin.
 - p99. H0 of `worse`: Q_c <= ratio Q_s, of 0.99-quantiles, by exceedances. Where Q_s lies in the bucket (b_k-1, b_k], H0

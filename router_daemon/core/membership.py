@@ -69,7 +69,7 @@ class Membership:
         self._timers = timers
         self._emit = emit
         self._claims: dict[str, Claim] = {}
-        self.news: list[tuple[str, str]] = []
+        self.news = registry.news
 
     # --- commands ---
 

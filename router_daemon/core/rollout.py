@@ -140,6 +140,13 @@ class Rollout:
         self._control_from = 1.0 - control
         self._below = min(self.percent / 100.0, self._control_from) if self.state != ROLLED_BACK else 0.0
 
+    def shares(self) -> dict[str, float]:
+        """Return which part of the messages each route gets, in percent."""
+        shares = {self.stable.name: self._control_from - self._below, self.candidate.name: self._below}
+        if self.control is not None:
+            shares[self.control.name] = 1.0 - self._control_from
+        return {name: 100.0 * share for name, share in shares.items()}
+
     # --- what happens by itself ---
 
     def begin(self, now: float) -> None:
@@ -352,11 +359,8 @@ class Rollout:
             "name": self._name,
             "state": self.state,
             "reason": self.reason or None,
-            "stable": self.stable.name,
             "candidate": self.candidate.name,
-            "control": self.control.name if self.control is not None else None,
-            "percent": self._below * 100.0,
-            "control_percent": (1.0 - self._control_from) * 100.0,
+            "percent": self.shares(),
             "stages": list(self.settings.stages),
             "stage_s": now - self.began_at,
             "missing": list(self.missing(now)) if self.state == RUNNING else [],

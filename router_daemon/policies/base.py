@@ -64,9 +64,9 @@ READS: Final[dict[str, dict[str, str]]] = dict.fromkeys(_MAKERS, _ALL) | {
     "ring_multi": _RING | {key: f"ring_attention.{key}" for key in ("attention_heads", "seed")},
     "ring_greedy": _RING,
 }
-"""What each policy reads of the settings, and a route may therefore set for itself: its key, and where `Settings` has it.
+"""What each policy reads of the settings, and a route may therefore set for itself: key, and where `Settings` has it.
 
-What describes measurements (`[profile]`, the rest of `[attention]`) is not among them: all routes read the same ones."""
+What describes measurements (`[profile]`, the rest of `[attention]`) is not among them: all routes read the same."""
 
 
 def make_policy(name: str, settings: Settings, rng: Random) -> Policy:
