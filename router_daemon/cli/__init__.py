@@ -262,6 +262,7 @@ def serve(
 
 
 app.command()(lab.simulate)
+app.command()(lab.guard)
 app.command()(comparing.compare)
 
 

@@ -155,11 +155,11 @@ class RolloutSection(Section):
         "message by itself; trace: those of one trace, else each by itself; message: each by itself.",
     )
     max_success_drop: float = Field(
-        default=0.005,
+        default=0.01,
         ge=0,
         le=0.99,
-        description="By how much the candidate's share of answered messages may be below stable's. Half a percent is "
-        "what a thousand answers can just rule out; a smaller margin makes stages longer.",
+        description="By how much the candidate's share of answered messages may be below stable's. One percent is "
+        "what one to two thousand answers can rule out where few fail; half of it takes two to four times as many.",
     )
     max_p99_ratio: float = Field(
         default=1.5,

@@ -40,6 +40,9 @@ B: Final = 10.0
 """Of the mixture: most of it below 10 %, where failure rates and exceedances are; a few percent for all above."""
 TAIL: Final = 0.01
 """The share of answers that take longer than the 0.99-quantile."""
+SLACK: Final = 10.0
+"""A mixture is below the likelihood that fits by half the logarithm of n and a constant where rates are low, and by b
+times that where they are near 1; this is more than both constants."""
 BISECTIONS: Final = 60
 
 
@@ -90,6 +93,19 @@ class Side:
         return quantile(FINE_SECONDS, self.seconds, 1.0 - TAIL)
 
 
+def alarm_needed(confidence: float, windows: int) -> float:
+    """Return the log e-value of "worse" that stops a candidate in that window (1, 2, ...), for success and p99 each.
+
+    log(1 / (alpha / 2 / (j (j + 1)))), which spends alpha = 1 - confidence over both and over all windows.
+    """
+    return log(2.0 * windows * (windows + 1.0) / (1.0 - confidence))
+
+
+def fine_needed(confidence: float) -> float:
+    """Return the log e-value of "not worse" that a stage ends with; both tests must have it, so nothing is divided."""
+    return -log(1.0 - confidence)
+
+
 class Evidence(NamedTuple):
     """Natural logarithms of e-values against "not worse" (`worse`) and against "worse" (`fine`)."""
 
@@ -137,16 +153,19 @@ def p99_evidence(candidate: Side, stable: Side, ratio: float) -> Evidence:
     over_c, over_s = _exceedances(candidate), _exceedances(stable)
     n_c, n_s = candidate.answered, stable.answered
 
-    def worse(k: int) -> float:
-        rare = _test(over_c[bisect_left(FINE_SECONDS, ratio * _bound(k)) + 1], n_c, at_most=True)
-        return rare + _test(over_s[k], n_s, at_most=False)
+    def worse(k: int) -> tuple[float, float]:
+        often = over_c[bisect_left(FINE_SECONDS, ratio * _bound(k)) + 1]
+        return _test(over_s[k], n_s, at_most=False), _test(often, n_c, at_most=True)
 
-    def fine(k: int) -> float:
-        often = _test(over_c[bisect_right(FINE_SECONDS, ratio * _bound(k - 1))], n_c, at_most=False)
-        return often + _test(over_s[k + 1], n_s, at_most=True)
+    def fine(k: int) -> tuple[float, float]:
+        rare = over_c[bisect_right(FINE_SECONDS, ratio * _bound(k - 1))]
+        return _test(rare, n_c, at_most=False), _test(over_s[k + 1], n_s, at_most=True)
 
     start = next(k for k, over in enumerate(over_s) if over <= TAIL * n_s) - 1
-    return Evidence(_least(worse, start), _least(fine, start))
+    last = 1 + max(over.index(0) for over in (over_c, over_s))
+    most = log(n_c + n_s)
+    worst = (0.5 * most + SLACK, B * most + SLACK)
+    return Evidence(_least(worse, start, last, worst), _least(fine, start, last, worst))
 
 
 def _exceedances(side: Side) -> Sequence[int]:
@@ -162,12 +181,28 @@ def _bound(k: int) -> float:
     return FINE_SECONDS[k] if k < len(FINE_SECONDS) else inf
 
 
-def _least(evidence: Callable[[int], float], start: int) -> float:
-    """Return the least over all buckets; where that of stable's quantile, as it seems, is no evidence, just that."""
-    least = evidence(start)
+def _least(parts: Callable[[int], tuple[float, float]], start: int, last: int, worst: tuple[float, float]) -> float:
+    """Return the least sum over all buckets; where that of `start` is no evidence, just that.
+
+    Args:
+        parts: of a bucket, the evidence that grows with the bucket from some on, and the one that grows backwards.
+        start: where stable's quantile seems to be.
+        last: from there on nothing changes any more.
+        worst: more than the other part can be below zero, forwards and backwards: a part that has grown so far beyond
+            the least sum ends the walk in its direction.
+    """
+    least = sum(parts(start))
     if least <= 0.0:
         return least
-    return min(least, *(evidence(k) for k in range(len(FINE_SECONDS) + 1)))
+    for step, growing in ((1, 0), (-1, 1)):
+        k = start + step
+        while 0 <= k <= min(last, len(FINE_SECONDS)):
+            both = parts(k)
+            if both[growing] - worst[growing] > least:
+                break
+            least = min(least, sum(both))
+            k += step
+    return least
 
 
 def _test(x: int, n: int, *, at_most: bool) -> float:

@@ -20,13 +20,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from hashlib import blake2b
-from math import log
 from typing import Any, Final
 
 from msgspec import UNSET, Struct
 
 from router_daemon.core.events import Request
-from router_daemon.core.guard import Evidence, Side, p99_evidence, success_evidence
+from router_daemon.core.guard import Evidence, Side, alarm_needed, fine_needed, p99_evidence, success_evidence
 from router_daemon.core.routes import Route
 from router_daemon.core.settings import RolloutSettings
 from router_daemon.core.tally import Tally
@@ -233,20 +232,9 @@ class Rollout:
             "p99": p99_evidence(mine, reference, self.settings.max_p99_ratio),
         }
 
-    @property
-    def alarm_at(self) -> float:
-        """The log e-value of "worse" from which on the candidate is stopped, in this window, for each of the two."""
-        alpha = 1.0 - self.settings.confidence
-        return log(2.0 * self.windows * (self.windows + 1.0) / alpha)
-
-    @property
-    def fine_at(self) -> float:
-        """The log e-value of "not worse" from which on a stage may end: both must have it, so none is divided."""
-        return -log(1.0 - self.settings.confidence)
-
     def verdict(self) -> Verdict | None:
         """Return why the candidate is to be stopped; None while nothing says so."""
-        needed = self.alarm_at
+        needed = alarm_needed(self.settings.confidence, self.windows)
         for of, (worse, _) in self.evidence().items():
             if worse >= needed:
                 return Verdict(of, worse, needed, f"{self._compared(of)} (log e-value {worse:.1f} of {needed:.1f})")
@@ -277,7 +265,7 @@ class Rollout:
             if side.answers < settings.min_answers:
                 yield f"{settings.min_answers - side.answers} answers of {whose} in this window"
         for of, (_, fine) in self.evidence().items():
-            if fine < self.fine_at:
+            if fine < fine_needed(settings.confidence):
                 yield f"proof that {of} is not worse: {self._compared(of)}"
         if (share := self._fallbacks()) > MOST_FALLBACKS:
             yield f"decisions of the candidate's own policy: the fallback made {share:.1%} of them"
@@ -369,8 +357,8 @@ class Rollout:
                 "age_s": now - self.window_at,
                 "answers": {self.candidate.name: mine.answers, "stable": reference.answers},
                 "log_e_values": compared,
-                "stops_at": self.alarm_at,
-                "may_go_on_at": self.fine_at,
+                "stops_at": alarm_needed(self.settings.confidence, self.windows),
+                "may_go_on_at": fine_needed(self.settings.confidence),
             },
             "verdicts": dict(self.verdicts),
             "to_be_retired": sorted(self._retired),

@@ -236,7 +236,7 @@ class RolloutSettings:
     stages: tuple[float, ...] = (1.0, 5.0, 25.0, 50.0, 100.0)
     stage_s: float = 600.0
     sticky: str = "key"
-    max_success_drop: float = 0.005
+    max_success_drop: float = 0.01
     max_p99_ratio: float = 1.5
     confidence: float = 0.99
     min_answers: int = 1000
