@@ -48,7 +48,8 @@ def plan_routes(settings: Settings, rng: Random, *, policy: str | Policy) -> Pla
     elif isinstance(policy, str):
         policy = make_policy(policy, settings, rng)
     specs = [_spec(name, route, settings, rng) for name, route in routes.items()]
-    if rollout.candidate and rollout.control in ("", rollout.stable) and CONTROL not in routes:
+    alike = rollout.control in ("", rollout.stable) and rollout.control_percent > 0.0
+    if rollout.candidate and alike and CONTROL not in routes:
         like = stable or RouteSettings(policy.name)
         specs.append(_spec(CONTROL, like, settings, rng))
     return Plan(policy, tuple(specs), make_policy(rollout.fallback, settings, rng))
