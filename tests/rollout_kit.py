@@ -62,7 +62,7 @@ def odd(*names: str, slots: int = 4, **settings: Any) -> tuple[BrokerFixture, Od
 
 def with_candidate(*names: str, settings: dict[str, Any] | None = None, **rollout: Any) -> BrokerFixture:
     """Return a broker with a rollout of round robin against the paper's rule, with these backends for "c"."""
-    keys = {"candidate": "candidate", "control_percent": 0.0} | rollout
+    keys: dict[str, Any] = {"candidate": "candidate", "control_percent": 0.0} | rollout
     routes = {"candidate": RouteSettings("round_robin"), "baseline": RouteSettings("capability_only")}
     fixture = BrokerFixture(
         mode="single", routes=routes, rollout=RolloutSettings(**keys), **{"heartbeat_s": 1000.0} | (settings or {})

@@ -228,7 +228,7 @@ def test_what_a_policy_raises_when_told_of_an_outcome_does_not_stop_the_answer()
 def test_where_the_fallback_fails_too_the_fault_is_ours() -> None:
     broker, policy = odd("a")
     policy.choose = raises
-    broker.broker.routes.fallback.policy.pick = raises  # type: ignore[method-assign]
+    broker.broker.routes.fallback.policy.pick = raises  # type: ignore[method-assign, assignment]
     [error] = broker.broker.handle_all([Send(b"client", False, Request(1, "c"))], broker.clock.now)
     assert isinstance(error, Error)
     assert error.header.code == "internal"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from rollout_kit import route, send_and_answer, with_candidate
 
@@ -11,7 +13,7 @@ from router_daemon.core.types import Side
 from router_daemon.testing import CLIENT, BrokerFixture, only
 
 
-def make(**settings: object) -> BrokerFixture:
+def make(**settings: Any) -> BrokerFixture:
     broker = BrokerFixture(mode="single", heartbeat_s=1000.0, **settings)
     broker.register("a", "c", slots=5000)
     return broker
@@ -90,5 +92,5 @@ def test_an_id_of_another_kind_is_another_id() -> None:
     broker = make()
     send_and_answer(broker, 1)
     for other in ("1", b"1"):
-        broker.feedback(other)  # type: ignore[arg-type]
+        broker.feedback(other)
     assert broker.broker.counts.feedback_ignored == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from core_kit import make_broker
 from rollout_kit import route, send_and_answer, with_candidate
@@ -13,7 +15,7 @@ from router_daemon.core.views import backends, routes
 from router_daemon.testing import BrokerFixture, only
 
 
-def goes_to(broker: BrokerFixture, number: int, capability: str = "c", **keys: object) -> list[bytes]:
+def goes_to(broker: BrokerFixture, number: int, capability: str = "c", **keys: Any) -> list[bytes]:
     delivers = only(broker.send(capability, client_id=number, **keys), Deliver)
     for deliver in delivers:
         broker.ack(deliver)
@@ -140,7 +142,8 @@ def test_the_same_version_and_none_change_nothing(version: str | None) -> None:
     broker = BrokerFixture(policy="attention", mode="single", heartbeat_s=1000.0)
     broker.register("a", "c", version="1")
     known(broker, "a", 20, 0)
-    broker.register("a", "c", **({} if version is None else {"version": version}))
+    keys: dict[str, Any] = {} if version is None else {"version": version}
+    broker.register("a", "c", **keys)
     assert broker.backend("a").services["c"].samples == 20
     assert backends(broker.broker, broker.clock.now)[0]["stale"] is False
 

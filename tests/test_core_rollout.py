@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -225,24 +224,25 @@ def test_a_stage_ends_after_its_time_with_enough_answers_that_are_no_worse() -> 
 
 
 @pytest.mark.parametrize(
-    ("prepare", "missing"),
+    ("candidate", "stable", "missing"),
     [
-        (lambda b: (feed(b, "candidate", 999), feed(b, "stable", 4000)), "1 answers of candidate in this window"),
-        (lambda b: (feed(b, "candidate", 4000), feed(b, "stable", 999)), "1 answers of stable in this window"),
+        ({"answers": 999}, {}, "1 answers of candidate in this window"),
+        ({}, {"answers": 999}, "1 answers of stable in this window"),
         (
-            lambda b: (feed(b, "candidate", 4000, failing=80), feed(b, "stable", 4000, failing=200)),
+            {"failing": 80},
+            {"failing": 200},
             "proof that success is not worse: success 98.75% of 4000 answers, stable 99.50% of 4000",
         ),
-        (
-            lambda b: (feed(b, "candidate", 4000, seconds=0.0149), feed(b, "stable", 4000)),
-            "proof that p99 is not worse: p99 15",
-        ),
+        ({"seconds": 0.0149}, {}, "proof that p99 is not worse: p99 15"),
     ],
     ids=["few of the candidate", "few of stable", "success not proven", "p99 not proven"],
 )
-def test_a_stage_stays_and_says_what_is_missing(prepare: Callable[[BrokerFixture], Any], missing: str) -> None:
+def test_a_stage_stays_and_says_what_is_missing(
+    candidate: dict[str, Any], stable: dict[str, Any], missing: str
+) -> None:
     broker = with_candidate(stages=(1.0, 5.0), stage_s=60.0)
-    prepare(broker)
+    feed(broker, "candidate", **{"answers": 4000, **candidate})
+    feed(broker, "stable", **{"answers": 4000, **stable})
     broker.advance(61.0)
     rollout = rollout_of(broker)
     assert (rollout.state, rollout.percent) == (RUNNING, 1.0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from router_daemon.core.rollout import DONE, ROLLED_BACK, RUNNING, Rollout
-from router_daemon.core.settings import RolloutSettings, RouteSettings, Settings
+from router_daemon.core.settings import EjectionSettings, RolloutSettings, RouteSettings, Settings
 from router_daemon.lab.chance import Lognormal
 from router_daemon.lab.guard_trials import TRIALS, Trial, report, run_trial
 from router_daemon.lab.random_world import random_plan
@@ -28,6 +28,7 @@ def run(candidate: RouteSettings, *, seed: int = 1, messages: int = 20_000, **ro
     settings = Settings(
         mode="single",
         heads=1,
+        ejection=EjectionSettings(failures=0),  # or the shell would make good what the candidate does
         routes={"candidate": candidate, "stable": RouteSettings("attention")},
         rollout=RolloutSettings(**keys),
     )
@@ -71,7 +72,12 @@ def test_the_same_seed_replays_the_verdict() -> None:
 
 @pytest.mark.slow
 def test_a_good_candidate_goes_through_all_stages() -> None:
-    keys = {"stages": (20.0, 100.0), "control_percent": 10.0, "max_success_drop": 0.03, "max_p99_ratio": 3.0}
+    keys: dict[str, Any] = {
+        "stages": (20.0, 100.0),
+        "control_percent": 10.0,
+        "max_success_drop": 0.03,
+        "max_p99_ratio": 3.0,
+    }
     world, rollout = run(RouteSettings("attention"), messages=60_000, **keys)
     world.run()
     assert (rollout.state, rollout.percent) == (DONE, 100.0)

@@ -256,7 +256,8 @@ class Clients:
     def ping(self, event: Ping, now: float) -> None:  # noqa: ARG002 - one shape for all
         """PING: what this daemon is."""
         settings = self._settings
-        header = PongHeader(settings.version, FEATURES, settings.max_ttl_ms, settings.max_message_bytes, settings.heads)
+        features = FEATURES + ["policy"] * settings.policy_override + ["backend"] * settings.backend_override
+        header = PongHeader(settings.version, features, settings.max_ttl_ms, settings.max_message_bytes, settings.heads)
         self._emit(Pong(event.peer, event.delimited, header))
 
     def gone(self, peer: Peer, now: float) -> None:
