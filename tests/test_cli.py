@@ -283,7 +283,7 @@ def test_send_to_nobody_gives_up_soon(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("router-daemon ", {"run", "check", "backends", "explain", "send", "serve", "simulate", "compare"}),
+        ("router-daemon ", {"run", "check", "backends", "explain", "send", "serve", "simulate", "guard", "compare"}),
         ("router-daemon ba", {"backends"}),
         ("router-daemon send --mo", {"--mode"}),
         ("router-daemon send --mode f", {"fanout"}),

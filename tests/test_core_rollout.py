@@ -25,7 +25,8 @@ CRITICAL_CHI_SQUARE = 43.82
 
 
 def assigned(fixture: BrokerFixture, key: str = "", **keys: Any) -> str:
-    request = Request(1, "c", **({"key": key} if key else {}), **keys)
+    chosen: dict[str, Any] = {"key": key} if key else {}
+    request = Request(1, "c", **chosen, **keys)
     return rollout_of(fixture).assign(request, "m1").name
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, get_args
 import msgpack
 import msgspec
 import pytest
+from rollout_kit import send_and_answer, with_candidate
 from tools import require_tool
 
 from router_daemon.admin.server import AdminServer
@@ -295,16 +296,19 @@ def test_the_session_s_bytes_decode() -> None:
 # --- docs/operations.md ---
 
 
-def rendered_metrics() -> str:
-    """Return /metrics after a little of everything."""
+def rendered_metrics() -> list[str]:
+    """Return /metrics after a little of everything, without a rollout and with one."""
     broker = make_broker()
     for _ in session(broker):
         pass
-    return render(Snapshot(broker, 4.0), openmetrics=False).decode()
+    rollout = with_candidate("a")
+    send_and_answer(rollout, 1)
+    both = (Snapshot(broker, 4.0), Snapshot(rollout.broker, rollout.clock.now))
+    return [render(snapshot, openmetrics=False).decode() for snapshot in both]
 
 
 def test_every_metric_is_described() -> None:
-    names = re.findall(r"^# TYPE (\S+) ", rendered_metrics(), re.MULTILINE)
+    names = re.findall(r"^# TYPE (\S+) ", "".join(rendered_metrics()), re.MULTILINE)
     table = {name.partition("{")[0] for name in rows(section(OPERATIONS, "Metrics"))}
     process = {name for name in names if name.startswith("process_")}
     assert table == set(names) - process
@@ -313,7 +317,7 @@ def test_every_metric_is_described() -> None:
 
 
 def test_the_metrics_labels_are_described() -> None:
-    samples = re.findall(r"^(router_\w+)\{([^}]*)\}", rendered_metrics(), re.MULTILINE)
+    samples = re.findall(r"^(router_\w+)\{([^}]*)\}", "".join(rendered_metrics()), re.MULTILINE)
     known = dict(name.rstrip("}").split("{") for name in rows(section(OPERATIONS, "Metrics")) if "{" in name)
     for name, found in samples:
         family = re.sub(r"_(bucket|sum|count)$", "", name)
@@ -368,8 +372,9 @@ def test_every_page_of_the_admin_server_is_described() -> None:
 
 def test_promtool_finds_no_fault_in_the_metrics() -> None:
     command = [require_tool("promtool"), "check", "metrics"]
-    done = subprocess.run(command, input=rendered_metrics(), capture_output=True, text=True, timeout=30, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for page in rendered_metrics():
+        done = subprocess.run(command, input=page, capture_output=True, text=True, timeout=30, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 # --- all documents ---
