@@ -15,6 +15,7 @@ from typing import Final
 from router_daemon import __version__
 from router_daemon.config import Config
 from router_daemon.config.embedding import load_projections
+from router_daemon.config.routes import RolloutSection
 from router_daemon.core.broker import Broker
 from router_daemon.core.settings import (
     AttentionSettings,
@@ -24,6 +25,8 @@ from router_daemon.core.settings import (
     ProfileSettings,
     RetrySettings,
     RingAttentionSettings,
+    RolloutSettings,
+    RouteSettings,
     Settings,
     WaitingSettings,
     Weights,
@@ -31,8 +34,8 @@ from router_daemon.core.settings import (
 )
 from router_daemon.links import Links
 from router_daemon.native import NativeTransport
-from router_daemon.policies.base import make_policy
 from router_daemon.policies.ring_greedy import RingGreedy
+from router_daemon.policies.routes import named_policy, plan_routes
 from router_daemon.ring.node import Node
 from router_daemon.ring.settings import RingSettings
 from router_daemon.ring_layout import RingLayout
@@ -57,6 +60,8 @@ def make_settings(config: Config) -> Settings:
         cache_ttl_s=routing.cache_ttl_s,
         require_capability=routing.require_capability,
         unsaid_idempotent=routing.unsaid_idempotent,
+        backend_override=routing.allow_backend,
+        policy_override=routing.allow_policy,
         attempt_timeout_s=None if timeout_ms is None else timeout_ms / 1000.0,
         attempt_timeouts_s={name: ms / 1000.0 for name, ms in routing.attempt_timeouts_ms.items()},
         auto_idle=routing.auto_idle,
@@ -83,6 +88,8 @@ def make_settings(config: Config) -> Settings:
         ejection=EjectionSettings(**config.ejection.model_dump()),
         waiting=WaitingSettings(**config.waiting.model_dump()),
         exploration=ExplorationSettings(**config.exploration.model_dump()),
+        routes={name: RouteSettings(route.policy, route.changes) for name, route in config.routes.items()},
+        rollout=_rollout(config.rollout),
         why=WhySettings(
             entries=why.entries,
             bytes=why.bytes,
@@ -112,17 +119,30 @@ def make_ring_attention(config: Config) -> RingAttentionSettings:
     return RingAttentionSettings(**section | {"projections": load_projections(section["projections"])})
 
 
+def _rollout(section: RolloutSection) -> RolloutSettings:
+    values = section.model_dump()
+    return RolloutSettings(
+        stage_s=values.pop("stage_minutes") * 60.0,
+        window_s=values.pop("window_minutes") * 60.0,
+        budget_s=values.pop("budget_ms") / 1000.0,
+        **values,
+    )
+
+
 def make_broker(config: Config, seed: int) -> Broker:
     """Return the broker that a configuration describes."""
     settings = make_settings(config)
     rng = Random(seed)
+    plan = plan_routes(settings, rng, policy=config.routing.policy)
     return Broker(
         settings,
-        make_policy(config.routing.policy, settings, rng),
+        plan.policy,
         rng=rng,
         timer=time.perf_counter,
         instance=secrets.token_hex(8),
         first_delivery_id=_microseconds(),
+        make_policy=lambda name: named_policy(name, settings, rng),
+        **plan.extras(),
     )
 
 
@@ -146,8 +166,9 @@ def make_node(config: Config, broker: Broker) -> Node | None:
         keep_bytes=ring.keep_bytes,
     )
     node = Node(broker, settings, instance=_microseconds(), secret=secrets.token_bytes(8), version=__version__)
-    if isinstance(broker.policy, RingGreedy):
-        broker.policy.layout = RingLayout(node.topology)
+    for route in broker.routes.by_name.values():
+        if isinstance(route.policy, RingGreedy):
+            route.policy.layout = RingLayout(node.topology)
     return node
 
 

@@ -99,6 +99,8 @@ class Loop:
         self._send(actions, now)
         for what, name in self.broker.take_news():
             _log.info(what, **{"backend" if what.startswith("backend ") else "daemon": name})
+        for what, route, detail in self.broker.routes.take_news():
+            _log.warning(what, route=route, detail=detail)
         if events or actions:  # sending may have consumed the edge of what has come meanwhile
             self.wake()
         else:

@@ -1,71 +1,47 @@
 """Counts -> Prometheus. Everything is copied on the loop (`Snapshot`) and rendered elsewhere.
 
-Rules: a name, its type and its labels stand in one place, here; the core's counts know nothing of Prometheus. What a
-bounded table does not name is under the label value `other`, a capability that nobody ever offered under `unknown`.
+Rules: a name, its type and its labels stand in one place, here (of the ring: `ring_metrics`); the core's counts know
+nothing of Prometheus. What a bounded table does not name is under the label value `other`, a capability that nobody
+ever offered under `unknown`.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
 from typing import Any, Final
 
 import zmq
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from router_daemon import __version__
 from router_daemon.core.broker import Broker
-from router_daemon.core.counts import OTHER, Histogram
+from router_daemon.core.counts import OTHER, SECONDS
 from router_daemon.core.pools import Pool
-from router_daemon.ring.counts import MOST_HOPS
+from router_daemon.core.rollout import ROLLED_BACK, Rollout
+from router_daemon.core.routes import Route
+from router_daemon.families import Series, by_number, counter, gauge, gauges, histogram, seen
 from router_daemon.ring.node import Node
+from router_daemon.ring_metrics import RingSnapshot, ring_families
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 HEADS: Final = (0.0, 1.0, 2.0, 3.0, 5.0)
-HOPS: Final = tuple(map(float, range(1, MOST_HOPS)))
-
-
-class Series:
-    """One histogram as it was at one moment."""
-
-    __slots__ = ("buckets", "total")
-
-    def __init__(self, histogram: Histogram) -> None:
-        cumulative = accumulate(histogram.counts)
-        self.buckets = [(_bound(b), n) for b, n in zip((*histogram.bounds, float("inf")), cumulative, strict=True)]
-        self.total = histogram.total
-
-
-def _by_number(bounds: tuple[float, ...], counts: Sequence[int]) -> Series:
-    """Return the histogram of a small number (of heads, of hops) of which each value was counted."""
-    histogram = Histogram(bounds)
-    for number, count in enumerate(counts):
-        histogram.add(number, count)
-    return Series(histogram)
-
-
-def _seen(counts: dict[str, int]) -> dict[str, int]:
-    """Return what has happened, and the first key (the good outcome) in any case."""
-    first = next(iter(counts))
-    return {key: count for key, count in counts.items() if count or key == first}
-
-
-def _bound(value: float) -> str:
-    return "+Inf" if value == float("inf") else repr(float(f"{value:.6g}"))
 
 
 class Snapshot:
     """A consistent copy of what broker and ring count at `now`; cheap, and made on the loop."""
 
     def __init__(self, broker: Broker, now: float, node: Node | None = None) -> None:
-        counts, cache = broker.counts, broker.rankings
-        self.outcomes = [(c.label, _seen(c.outcomes)) for c in counts.capabilities.values()]
-        self.message_seconds = [(c.label, Series(c.message_seconds)) for c in counts.capabilities.values()]
+        counts = broker.counts
+        caches = [route.rankings for route in (*broker.routes.by_name.values(), broker.routes.fallback)]
+        self.outcomes = [(c.label, seen(c.outcomes)) for c in counts.capabilities.values()]
+        self.message_seconds = [
+            (c.label, Series(c.message_seconds.folded(SECONDS))) for c in counts.capabilities.values()
+        ]
         self.delivery_seconds = [
             (c.label, group, Series(histogram))
             for c in counts.capabilities.values()
@@ -75,14 +51,18 @@ class Snapshot:
             (c.label, {"hedges": c.hedges, "retries": c.retries, "explorations": c.explorations}, dict(c.refusals))
             for c in counts.capabilities.values()
         ]
-        self.fallbacks = [(c.label, _seen(c.fallbacks)) for c in counts.capabilities.values()]
-        self.deliveries = [(b.label, _seen(b.outcomes), _seen(b.failures)) for b in counts.backends.values()]
+        self.fallbacks = [(c.label, seen(c.fallbacks)) for c in counts.capabilities.values()]
+        self.deliveries = [(b.label, seen(b.outcomes), seen(b.failures)) for b in counts.backends.values()]
         self.lost_messages = [(c.label, c.lost) for c in counts.capabilities.values()]
         self.ejections = [(b.label, b.ejections) for b in counts.backends.values()]
         self.decisions = {"hit": Series(counts.decision_hit), "miss": Series(counts.decision_miss)}
-        self.heads = _by_number(HEADS, counts.heads)
-        self.cache = {"hit": cache.hits, "miss": cache.misses, "expired": cache.expired}
-        self.cache["invalidated"] = cache.invalidated
+        self.heads = by_number(HEADS, counts.heads)
+        self.cache = {
+            "hit": sum(cache.hits for cache in caches),
+            "miss": sum(cache.misses for cache in caches),
+            "expired": sum(cache.expired for cache in caches),
+            "invalidated": sum(cache.invalidated for cache in caches),
+        }
         self.protocol_errors = dict(counts.protocol_errors)
         self.stray_answers = dict(counts.stray_answers)
         self.lost_answers = dict(counts.lost_answers)
@@ -94,32 +74,39 @@ class Snapshot:
         pools = broker.registry.pools()  # one without a name where capability is not required; else those with series
         self.pools = [_pool(p, now) for p in pools if not p.capability or p.capability in counts.capabilities]
         self.backends = _backends(broker)
+        self.routes = [_route(route) for route in broker.routes.by_name.values()]
+        self.rollout = None if broker.routes.rollout is None else _rollout(broker.routes.rollout)
+        self.feedback_ignored = counts.feedback_ignored
         self.ring = None if node is None else RingSnapshot(node)
-
-
-class RingSnapshot:
-    """The same of the ring; of neighbours, no more than may have series of their own."""
-
-    def __init__(self, node: Node) -> None:
-        counts, known = node.counts, node.floods.known
-        links = {link.name: link for link in node.links.by_peer.values() if link.name and not link.up}
-        links |= node.links.neighbours()
-        names = sorted(links)[: node.broker.settings.label_values]
-        self.up = [(name, float(links[name].up)) for name in names]
-        self.rtt_s = [(name, rtt_s) for name in names if (rtt_s := links[name].rtt_s) is not None]
-        self.daemons = {"known": len(known), "reachable": len(node.topology.ways)}
-        self.backends = len(node.abroad.by_peer)
-        self.results = _seen(counts.results)
-        self.hops = _by_number(HOPS, counts.hops)
-        self.undeliverable = dict(counts.undeliverable)
-        self.errors = dict(counts.errors)
-        self.totals = {name: getattr(counts, name) for name in RING_TOTALS}
 
 
 def _pool(pool: Pool, now: float) -> tuple[str, float, float, float]:
     """Return (capability, load, retry tokens, hedge tokens)."""
     load = max(0.0, pool.busy) / pool.slots if pool.slots else 0.0
     return pool.capability, load, pool.retries.peek(pool.messages, now), pool.hedges.peek(pool.messages, now)
+
+
+def _route(route: Route) -> dict[str, Any]:
+    """Return what is shown of a route; of the only one, what the capabilities' series do not say anyway."""
+    tally = route.tally
+    return {
+        "name": route.name,
+        "outcomes": {} if tally is None else seen(tally.outcomes),
+        "seconds": None if tally is None else Series(tally.seconds.folded(SECONDS)),
+        "deliveries": None if tally is None else tally.deliveries,
+        "cost": None if tally is None else tally.cost,
+        "fallbacks": {reason: count for reason, count in route.fallbacks.items() if count},
+        "faults": dict(route.faults),
+        "quality": route.quality,
+        "rated": route.rated,
+        "open": float(route.opened_at is not None),
+    }
+
+
+def _rollout(rollout: Rollout) -> dict[str, Any]:
+    shares = rollout.shares()
+    stopped = float(rollout.state == ROLLED_BACK)
+    return {"shares": shares, "stopped": stopped, "verdicts": dict(rollout.verdicts)}
 
 
 def _backends(broker: Broker) -> list[tuple[str, float, float, int, int, int]]:
@@ -156,8 +143,9 @@ class _Collector:
         yield from _deliveries(snapshot)
         yield from _decisions(snapshot)
         yield from _protocol(snapshot)
+        yield from _routes(snapshot)
         if snapshot.ring is not None:
-            yield from _ring(snapshot.ring)
+            yield from ring_families(snapshot.ring)
 
 
 def render(snapshot: Snapshot, *, openmetrics: bool) -> bytes:
@@ -170,27 +158,27 @@ def render(snapshot: Snapshot, *, openmetrics: bool) -> bytes:
 
 
 def _messages(snapshot: Snapshot) -> Iterator[Metric]:
-    yield _counter(
+    yield counter(
         "router_messages",
         "Messages by how they ended: answered, client_gone, or an error code.",
         ["capability", "outcome"],
         (([label, outcome], n) for label, outcomes in snapshot.outcomes for outcome, n in outcomes.items()),
     )
-    yield _histogram(
+    yield histogram(
         "router_message_seconds",
         "From reading a message to its last answer.",
         ["capability"],
         (([label], series) for label, series in snapshot.message_seconds),
     )
-    yield _gauge("router_messages_in_flight", "Messages without their last answer.", snapshot.in_flight)
-    yield _histogram("router_heads_per_message", "Deliveries made for one message.", [], [([], snapshot.heads)])
-    yield _counter(
+    yield gauge("router_messages_in_flight", "Messages without their last answer.", snapshot.in_flight)
+    yield histogram("router_heads_per_message", "Deliveries made for one message.", [], [([], snapshot.heads)])
+    yield counter(
         "router_lost_messages",
         "Messages without reply that were accepted and then not done.",
         ["capability"],
         (([label], n) for label, n in snapshot.lost_messages),
     )
-    yield _counter(
+    yield counter(
         "router_lost_answers",
         "Answers that could not be handed to their client: gone, or too much left unread.",
         ["cause"],
@@ -199,14 +187,14 @@ def _messages(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def _waiting(snapshot: Snapshot) -> Iterator[Metric]:
-    yield _gauge("router_messages_waiting", "Messages that wait for a place at a backend.", snapshot.waiting)
-    yield _gauges(
+    yield gauge("router_messages_waiting", "Messages that wait for a place at a backend.", snapshot.waiting)
+    yield gauges(
         "router_waiting_messages",
         "Messages that wait, by priority.",
         "priority",
         ((str(priority), count) for priority, count in snapshot.waiting_by_priority),
     )
-    yield _histogram(
+    yield histogram(
         "router_waiting_seconds",
         "How long messages that waited have waited until they were sent to a backend.",
         ["priority"],
@@ -223,57 +211,57 @@ def _extra(snapshot: Snapshot) -> Iterator[Metric]:
     }
     for what, text in texts.items():
         rows = (([label], extra[what]) for label, extra, _ in snapshot.extra)
-        yield _counter(f"router_{what}", text, ["capability"], rows)
-    yield _counter(
+        yield counter(f"router_{what}", text, ["capability"], rows)
+    yield counter(
         "router_refusals",
         "Messages answered with overloaded, by cause.",
         ["capability", "cause"],
         (([label, cause], n) for label, _, refusals in snapshot.extra for cause, n in refusals.items()),
     )
-    yield _counter(
+    yield counter(
         "router_ring_fallbacks",
         "Messages that embedding attention could not hold against the backends' keys, or (partial) not against all.",
         ["capability", "reason"],
         (([label, reason], n) for label, fallbacks in snapshot.fallbacks for reason, n in fallbacks.items()),
     )
-    gauges = (
+    shown = (
         ("router_capability_load", "Busy slots over slots.", 1),
         ("router_retry_budget_tokens", "Retries that the budget allows now.", 2),
         ("router_hedge_budget_tokens", "Hedges that the budget allows now.", 3),
     )
-    for name, text, column in gauges:
-        yield _gauges(name, text, "capability", ((row[0], float(row[column])) for row in snapshot.pools))
+    for name, text, column in shown:
+        yield gauges(name, text, "capability", ((row[0], float(row[column])) for row in snapshot.pools))
 
 
 def _deliveries(snapshot: Snapshot) -> Iterator[Metric]:
-    yield _counter(
+    yield counter(
         "router_deliveries",
         "Deliveries by how they ended.",
         ["backend", "outcome"],
         (([label, outcome], n) for label, outcomes, _ in snapshot.deliveries for outcome, n in outcomes.items()),
     )
-    yield _counter(
+    yield counter(
         "router_delivery_failures",
         "Deliveries that failed and count against their backend, by cause.",
         ["backend", "cause"],
         (([label, cause], n) for label, _, failures in snapshot.deliveries for cause, n in failures.items()),
     )
-    yield _histogram(
+    yield histogram(
         "router_delivery_seconds",
         "From sending a delivery to its ACK, of a stream to its first PART.",
         ["capability", "group"],
         (([label, group], series) for label, group, series in snapshot.delivery_seconds),
     )
-    gauges = (
+    shown = (
         ("router_backend_latency_ewma_seconds", "Moving average of the delivery latency.", 1),
         ("router_backend_success_ratio", "Moving average of delivery success.", 2),
         ("router_backend_in_flight", "Deliveries open at the backend.", 3),
         ("router_backend_up", "1 while the backend is registered and its connection stands.", 4),
         ("router_backend_ejected", "1 while the backend gets nothing because it fails.", 5),
     )
-    for name, help_text, column in gauges:
-        yield _gauges(name, help_text, "backend", ((row[0], float(row[column])) for row in snapshot.backends))
-    yield _counter(
+    for name, help_text, column in shown:
+        yield gauges(name, help_text, "backend", ((row[0], float(row[column])) for row in snapshot.backends))
+    yield counter(
         "router_backend_ejections",
         "How often the backend began to get nothing because it fails.",
         ["backend"],
@@ -282,13 +270,13 @@ def _deliveries(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def _decisions(snapshot: Snapshot) -> Iterator[Metric]:
-    yield _histogram(
+    yield histogram(
         "router_decision_seconds",
         "Choosing the heads of one message, by whether its ranking came from the cache.",
         ["cache"],
         (([cache], series) for cache, series in snapshot.decisions.items()),
     )
-    yield _counter(
+    yield counter(
         "router_decision_cache_requests",
         "Look-ups of the decision cache: hit, miss (never ranked), expired, invalidated (the backends have changed).",
         ["result"],
@@ -296,23 +284,23 @@ def _decisions(snapshot: Snapshot) -> Iterator[Metric]:
     )
     requests = sum(snapshot.cache.values())
     ratio = snapshot.cache["hit"] / requests if requests else 0.0
-    yield _gauge("router_decision_cache_hit_ratio", "Hits over look-ups since the start.", ratio)
+    yield gauge("router_decision_cache_hit_ratio", "Hits over look-ups since the start.", ratio)
 
 
 def _protocol(snapshot: Snapshot) -> Iterator[Metric]:
-    yield _counter(
+    yield counter(
         "router_protocol_errors",
         "Messages of peers that broke the protocol, by error code.",
         ["code"],
         (([code], n) for code, n in snapshot.protocol_errors.items()),
     )
-    yield _counter(
+    yield counter(
         "router_stray_answers",
         "Answers of backends without effect on a message: late (already decided), or to no open delivery (unknown).",
         ["kind"],
         (([kind], n) for kind, n in snapshot.stray_answers.items()),
     )
-    yield _counter(
+    yield counter(
         "router_label_overflow",
         "Look-ups of a label value beyond the bound, counted under other.",
         [],
@@ -323,60 +311,56 @@ def _protocol(snapshot: Snapshot) -> Iterator[Metric]:
     yield info
 
 
-RING_TOTALS: Final = {
-    "forwarded": "Deliveries sent to backends of other daemons.",
-    "resent": "Deliveries sent to another daemon again, as they had not arrived.",
-    "taken": "Deliveries of other daemons, begun here.",
-    "duplicates": "Deliveries of other daemons that came again, and were not begun again.",
-    "relayed": "Messages passed on from one other daemon to another.",
-    "asked": "Questions to other daemons what became of deliveries.",
-    "gaps": "Streams from other daemons that lost a piece, and failed.",
-    "strays": "Results from other daemons for what is not open.",
-    "flooded": "Reports on links, backends and profiles sent to neighbours, those passed on too.",
-    "links_lost": "Links to neighbours that went down.",
-    "ignored": "Daemons and backends that others told of, beyond a limit.",
-}
-
-
-def _ring(ring: RingSnapshot) -> Iterator[Metric]:
-    """Yield what only a daemon in a ring has."""
-    yield _gauges("router_ring_link_up", "1 while the neighbour answers.", "neighbour", ring.up)
-    yield _gauges("router_ring_link_rtt_seconds", "Round trip time to the neighbour.", "neighbour", ring.rtt_s)
-    rows = ((state, float(count)) for state, count in ring.daemons.items())
-    yield _gauges("router_ring_daemons", "Other daemons: known, and of them reachable.", "state", rows)
-    yield _gauge("router_ring_backends", "Backends of other daemons that can be reached.", ring.backends)
-    yield _histogram("router_ring_hops", "Links that deliveries took that came here.", [], [([], ring.hops)])
-    for name, text in RING_TOTALS.items():
-        yield _counter(f"router_ring_{name}", text, [], [([], ring.totals[name])])
-    counters = (
-        ("results", "Deliveries to other daemons by how they ended.", "result", ring.results),
-        ("undeliverable", "Messages that could not be passed on, by verb.", "verb", ring.undeliverable),
-        ("errors", "What neighbours were told is wrong, or told us, by code.", "code", ring.errors),
+def _routes(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield what came of each route; outcomes, times, deliveries and cost only where there are several."""
+    routes = snapshot.routes
+    yield counter(
+        "router_route_messages",
+        "Messages by the route that they took and how they ended; only where there are several routes.",
+        ["route", "outcome"],
+        (([r["name"], outcome], n) for r in routes for outcome, n in r["outcomes"].items()),
     )
-    for name, text, label, counts in counters:
-        yield _counter(f"router_ring_{name}", text, [label], (([value], n) for value, n in counts.items()))
-
-
-def _counter(name: str, text: str, labels: list[str], rows: Iterable[tuple[list[str], int]]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=labels)
-    for values, count in rows:
-        family.add_metric(values, float(count))
-    return family
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, text, value=value)
-
-
-def _gauges(name: str, text: str, label: str, rows: Iterable[tuple[str, float]]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=[label])
-    for value, number in rows:
-        family.add_metric([value], number)
-    return family
-
-
-def _histogram(name: str, text: str, labels: list[str], rows: Iterable[tuple[list[str], Any]]) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=labels)
-    for values, series in rows:
-        family.add_metric(values, buckets=series.buckets, sum_value=series.total)
-    return family
+    yield histogram(
+        "router_route_seconds",
+        "From reading a message to its answer, of those answered, by route.",
+        ["route"],
+        (([r["name"]], r["seconds"]) for r in routes if r["seconds"] is not None),
+    )
+    counters = (
+        ("deliveries", "router_route_deliveries", "Deliveries made for the messages of a route."),
+        ("cost", "router_route_cost", "What those deliveries cost, as told by backends, else as declared."),
+        ("quality", "router_route_quality", "Sum of the scores from 0 to 1 that FEEDBACK and ACKs gave."),
+        ("rated", "router_route_rated", "Number of those scores."),
+    )
+    for key, name, text in counters:
+        yield counter(name, text, ["route"], (([r["name"]], r[key]) for r in routes if r[key] is not None))
+    yield counter(
+        "router_route_fallbacks",
+        "Decisions that the fallback policy made for a route, by reason.",
+        ["route", "reason"],
+        (([r["name"], reason], n) for r in routes for reason, n in r["fallbacks"].items()),
+    )
+    yield counter(
+        "router_route_faults",
+        "What a route's policy did wrong: raised, nonsense, slow; told of something, or asked for its account, raised.",
+        ["route", "kind"],
+        (([r["name"], kind], n) for r in routes for kind, n in r["faults"].items()),
+    )
+    opened = ((r["name"], r["open"]) for r in routes)
+    yield gauges("router_route_breaker_open", "1 while the fallback decides for a route.", "route", opened)
+    yield counter(
+        "router_feedback_ignored",
+        "FEEDBACK about no answered message of its connection's last 1,024.",
+        [],
+        [([], snapshot.feedback_ignored)],
+    )
+    if snapshot.rollout is not None:
+        shares = snapshot.rollout["shares"].items()
+        yield gauges("router_rollout_percent", "Share of the messages that a route gets, in percent.", "route", shares)
+        yield gauge("router_rollout_stopped", "1 while the candidate gets nothing.", snapshot.rollout["stopped"])
+        yield counter(
+            "router_rollout_verdicts",
+            "How often the candidate was stopped, by what: success, p99, policy.",
+            ["cause"],
+            (([cause], n) for cause, n in snapshot.rollout["verdicts"].items()),
+        )

@@ -28,7 +28,7 @@ from router_daemon.core.events import Event
 from router_daemon.core.ranking import Policy
 from router_daemon.core.settings import Settings
 from router_daemon.core.types import ClientId, Peer, Side
-from router_daemon.policies.base import make_policy
+from router_daemon.policies.routes import named_policy, plan_routes
 
 CLIENT: Final[Peer] = b"client"
 """The connection that `BrokerFixture.send` speaks for unless told otherwise."""
@@ -155,9 +155,17 @@ class BrokerFixture:
     def __init__(self, *, policy: str | Policy = "paper", seed: int = 0, **settings: Any) -> None:
         self.settings = Settings(**settings)
         self.random = Random(seed)
-        chosen = make_policy(policy, self.settings, self.random) if isinstance(policy, str) else policy
         self.clock = FakeClock()
-        self.broker = Broker(self.settings, chosen, rng=self.random, timer=lambda: 0.0, instance=INSTANCE)
+        plan = plan_routes(self.settings, self.random, policy=policy)
+        self.broker = Broker(
+            self.settings,
+            plan.policy,
+            rng=self.random,
+            timer=lambda: 0.0,
+            instance=INSTANCE,
+            make_policy=lambda name: named_policy(name, self.settings, self.random),
+            **plan.extras(),
+        )
         self.broker.start(self.clock.now)
 
     def handle(self, event: Event) -> list[Action]:
@@ -198,6 +206,10 @@ class BrokerFixture:
     ) -> list[Action]:
         """SEND; `client_id` is its `id`, `keys` are further header keys."""
         return self.handle(events.Send(peer, delimited, events.Request(client_id, capability, **keys), body))
+
+    def feedback(self, client_id: ClientId = 1, score: float = 1.0, *, peer: Peer = CLIENT) -> list[Action]:
+        """FEEDBACK of a client."""
+        return self.handle(events.Feedback(peer, False, events.FeedbackHeader(client_id, score)))
 
     def cancel(self, client_id: ClientId = 1, *, peer: Peer = CLIENT) -> list[Action]:
         """CANCEL of a client."""

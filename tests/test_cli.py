@@ -285,7 +285,20 @@ def test_send_to_nobody_gives_up_soon(tmp_path: Path) -> None:
     [
         (
             "router-daemon ",
-            {"run", "check", "backends", "explain", "why", "ring", "send", "serve", "simulate", "compare", "reproduce"},
+            {
+                "run",
+                "check",
+                "backends",
+                "explain",
+                "why",
+                "ring",
+                "send",
+                "serve",
+                "simulate",
+                "guard",
+                "compare",
+                "reproduce",
+            },
         ),
         ("router-daemon ba", {"backends"}),
         ("router-daemon send --mo", {"--mode"}),

@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 from pydantic import ValidationError
 
+from router_daemon.assembly import make_settings
 from router_daemon.config import Config, load_config
 from router_daemon.config.sources import Flag, toml_value
 from router_daemon.errors import ConfigError
@@ -222,8 +223,8 @@ def test_a_long_value_is_cut() -> None:
         (
             "xyzzy.a=2",
             "xyzzy: unknown section; known are frontend, backend, transport, admin, routing, weights, "
-            "profile, attention, ring_attention, retry, hedge, ejection, waiting, exploration, state, why, ring, "
-            "limits, log",
+            "profile, attention, ring_attention, routes, rollout, retry, hedge, ejection, waiting, exploration, state, "
+            "why, ring, limits, log",
         ),
         ("log.colour.red=1", "log.colour: unknown table; known are level, format"),
     ],
@@ -399,3 +400,39 @@ def test_no_relation_is_blamed_on_a_key_that_is_wrong_itself_or_could_not_be_rea
 def test_a_config_made_in_code_obeys_the_relations_too() -> None:
     with pytest.raises(ValidationError, match=r"must be at most routing\.max_ttl_ms"):
         Config.model_validate({"routing": {"max_ttl_ms": 1}})
+
+
+# --- routes ---
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("routes.x.tua=1", "routes.x.tua = 1: unknown key; did you mean routes.x.tau?"),
+        ("routes.x.threshold=-1", "routes.x.threshold = -1: must be a number from 0 to 1000"),
+        (
+            'routes.x={policy="round_robin",tau=1}',
+            "routes.x.tau = 1.0: policy round_robin does not read it; it reads cache_ttl_s",
+        ),
+        (
+            'routes.x={policy="ring",tau=1,temperature=2}',
+            "routes.x.tau = 1.0: means the same as routes.x.temperature = 2.0",
+        ),
+        ("rollout.candidate=x", 'rollout.candidate = "x": must be one of [routes]: none'),
+        ("rollout.candidate=stable", 'rollout.candidate = "stable": must be another route than rollout.stable'),
+        ("rollout.stages=[5,1]", "rollout.stages = [5, 1]: must be up to 20 numbers above 0 up to 100"),
+        ("rollout.confidence=1", "rollout.confidence = 1: must be a number from 0.5 to 0.999999"),
+    ],
+)
+def test_routes_and_rollouts_are_checked(override: str, text: str) -> None:
+    assert fault(override).startswith(text)
+
+
+def test_a_route_has_settings_of_its_own() -> None:
+    overrides = ['routes.x={policy="ring",tau=0.5}', "rollout.candidate=x", "rollout.stages=[2,100]"]
+    config = load_config(None, {"ROUTER_DAEMON__ROUTES__X__CACHE_TTL_S": "3"}, overrides)
+    assert config.routes["x"].changes == {"tau": 0.5, "cache_ttl_s": 3}
+    assert config.rollout.stages == (2.0, 100.0)
+    settings = make_settings(config)
+    assert settings.routes["x"].policy == "ring"
+    assert (settings.rollout.candidate, settings.rollout.stage_s, settings.rollout.budget_s) == ("x", 600.0, 0.05)

@@ -122,7 +122,7 @@ def test_where_only_the_reserve_is_left_an_update_asks_no_other_member(monkeypat
     while only(fixture.send("c", client_id=fixture.broker.open_messages), Deliver):
         pass
     asked: list[str] = []
-    monkeypatch.setattr(fixture.broker.dispatcher, "serve", lambda backend, _now: asked.append(backend.name))
+    monkeypatch.setattr(fixture.broker.serving, "serve", lambda backend, _now: asked.append(backend.name))
     fixture.update(b"b3", slots=1)
     assert asked == ["b3"]
     assert fixture.broker.dispatcher.waiting.size == 1

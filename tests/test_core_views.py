@@ -77,6 +77,7 @@ def test_backends_tell_everything_known() -> None:
         "ejected": None,
         "ejections": 0,
         "warm": False,
+        "stale": False,
         "window": None,
         "connected_s": pytest.approx(0.511),
         "last_seen_s": pytest.approx(0.5),

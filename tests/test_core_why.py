@@ -518,7 +518,7 @@ def entry(kept: str, number: int, **keys: Any) -> Entry:
         "reason": "",
         "waited_s": 0.0,
         "risked": False,
-        "route": None,
+        "route": "stable",
         "policy": "p",
         "sent": 0,
         "decided": 0,
@@ -673,7 +673,8 @@ def test_entries_are_searched_by_what_they_say() -> None:
     assert search(fixture, capability="d") == search(fixture, backend="b") == [two]
     assert search(fixture, outcome="rejected") == search(fixture, kept="failed") == ["m3"]
     assert search(fixture, ended_since=fixture.clock.now - 5.0) == ["m3", two]
-    assert search(fixture, route="stable") == search(fixture, capability="c", backend="b") == []
+    assert search(fixture, route="stable") == search(fixture)
+    assert search(fixture, route="candidate") == search(fixture, capability="c", backend="b") == []
 
 
 def test_what_is_not_there_is_said_with_how_far_back_the_entries_go() -> None:

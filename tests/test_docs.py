@@ -18,12 +18,13 @@ from typing import Any, Final, NamedTuple, get_args, get_type_hints
 import msgpack
 import msgspec
 import pytest
+from rollout_kit import send_and_answer, with_candidate
 from tools import require_tool
 
 from router_daemon.admin.server import AdminServer
 from router_daemon.assembly import LINK_BYTES
 from router_daemon.cli.reproducing import reproduce
-from router_daemon.config import Config
+from router_daemon.config import Config, section_types
 from router_daemon.config.sections import RoutingSection
 from router_daemon.core import actions, events
 from router_daemon.core.broker import Broker
@@ -351,9 +352,8 @@ def test_the_session_s_bytes_decode() -> None:
 # --- docs/operations.md ---
 
 
-def rendered_metrics() -> str:
-    """Return /metrics after a little of everything."""
-    """Return the page of a broker after the session, and in a ring: with a neighbour."""
+def rendered_metrics() -> list[str]:
+    """Return /metrics after a little of everything: of a daemon in a ring, and of one with a rollout."""
     broker = make_broker()
     for _ in session(broker):
         pass
@@ -361,11 +361,14 @@ def rendered_metrics() -> str:
     node.links.by_peer[b"peer"] = Link(b"peer", dialled=True, address="", name="b", instance=1, rtt_s=0.001)
     node.counts.undeliverable["RESULT"] += 1
     node.counts.errors["not_greeted"] += 1
-    return render(Snapshot(broker, 4.0, node), openmetrics=False).decode()
+    rollout = with_candidate("a")
+    send_and_answer(rollout, 1)
+    both = (Snapshot(broker, 4.0, node), Snapshot(rollout.broker, rollout.clock.now))
+    return [render(snapshot, openmetrics=False).decode() for snapshot in both]
 
 
 def test_every_metric_is_described() -> None:
-    names = re.findall(r"^# TYPE (\S+) ", rendered_metrics(), re.MULTILINE)
+    names = re.findall(r"^# TYPE (\S+) ", "".join(rendered_metrics()), re.MULTILINE)
     table = {name.partition("{")[0] for name in rows(section(OPERATIONS, "Metrics"))}
     process = {name for name in names if name.startswith("process_")}
     assert table == set(names) - process
@@ -374,7 +377,7 @@ def test_every_metric_is_described() -> None:
 
 
 def test_the_metrics_labels_are_described() -> None:
-    samples = re.findall(r"^(router_\w+)\{([^}]*)\}", rendered_metrics(), re.MULTILINE)
+    samples = re.findall(r"^(router_\w+)\{([^}]*)\}", "".join(rendered_metrics()), re.MULTILINE)
     known = dict(name.rstrip("}").split("{") for name in rows(section(OPERATIONS, "Metrics")) if "{" in name)
     for name, found in samples:
         family = re.sub(r"_(bucket|sum|count)$", "", name)
@@ -415,7 +418,7 @@ def test_every_section_of_the_configuration_is_met() -> None:
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    known = {f"{name}.{key}" for name, settings in Config() for key in type(settings).model_fields}
+    known = {f"{name}.{key}" for name, kind in section_types().items() for key in kind.model_fields}
     sections = "|".join(Config.model_fields)
     assert set(re.findall(rf"`((?:{sections})\.\w+)`", OPERATIONS + PROTOCOL)) <= known
 
@@ -429,8 +432,9 @@ def test_every_page_of_the_admin_server_is_described() -> None:
 
 def test_promtool_finds_no_fault_in_the_metrics() -> None:
     command = [require_tool("promtool"), "check", "metrics"]
-    done = subprocess.run(command, input=rendered_metrics(), capture_output=True, text=True, timeout=30, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for page in rendered_metrics():
+        done = subprocess.run(command, input=page, capture_output=True, text=True, timeout=30, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 # --- docs/papers.md ---

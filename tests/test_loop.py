@@ -276,6 +276,8 @@ class Faulty(InOrder):
 @pytest.fixture
 def faulty() -> Iterator[Bench]:
     bench = Bench(Faulty(), mode="single", attempt_timeout_s=0.5, cache_ttl_s=0.0)
+    broker = bench.fixture.broker
+    broker.routes.fallback.rankings._policy = broker.policy  # else a policy's fault is none of ours: it stands in
     bench.arrive(register("a", slots=4), register("b", slots=4))
     yield bench
     bench.transport.take()
@@ -302,7 +304,7 @@ def test_a_fault_in_a_failover_is_logged_and_the_daemon_goes_on(faulty: Bench) -
     with capture_logs() as logs:
         faulty.loop.wake()
         faulty.scheduler.settle()
-    assert [entry["log_level"] for entry in logs] == ["error"]
+    assert [entry["log_level"] for entry in logs].count("error") == 1
     policy.broken = False
     faulty.transport.put(send(2))
     faulty.loop.wake()
@@ -344,6 +346,19 @@ def test_actions_of_a_batch_are_sent_though_a_timer_has_a_fault(faulty: Bench) -
     sent = faulty.transport.take()
     assert type(sent[0]).__name__ == "Pong"
     assert [answer.header.code for answer in only(sent, Error)] == ["internal"]
+
+
+def test_what_happens_to_a_route_is_logged_with_its_name() -> None:
+    bench = Bench(Faulty(), mode="single", cache_ttl_s=0.0)
+    bench.arrive(register("a"))
+    policy = bench.fixture.broker.policy
+    assert isinstance(policy, Faulty)
+    policy.broken = True
+    with capture_logs() as logs:
+        assert only(bench.arrive(send(1)), Deliver)
+    [entry] = logs
+    assert (entry["event"], entry["route"], entry["log_level"]) == ("route's policy raised", "stable", "warning")
+    assert "a fault in a policy" in entry["detail"]
 
 
 def test_malformed_frames_are_no_fault_of_ours(bench: Bench) -> None:

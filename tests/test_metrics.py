@@ -12,6 +12,7 @@ from core_kit import SESSION, InOrder, deliver
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from rollout_kit import rollout_of, send_and_answer, with_candidate
 
 from router_daemon import __version__
 from router_daemon.core.actions import Deliver
@@ -52,6 +53,16 @@ EXPECTED = {
     "router_protocol_errors": ("counter", {"code"}),
     "router_stray_answers": ("counter", {"kind"}),
     "router_label_overflow": ("counter", set()),
+    "router_route_messages": ("counter", set()),  # nothing of the only route: see the test of several
+    "router_route_seconds": ("histogram", set()),
+    "router_route_deliveries": ("counter", set()),
+    "router_route_cost": ("counter", set()),
+    "router_route_quality": ("counter", {"route"}),
+    "router_route_rated": ("counter", {"route"}),
+    "router_route_fallbacks": ("counter", set()),
+    "router_route_faults": ("counter", set()),
+    "router_route_breaker_open": ("gauge", {"route"}),
+    "router_feedback_ignored": ("counter", set()),
     "router_build_info": ("gauge", {"version", "python", "libzmq"}),
     "process_cpu_seconds": ("counter", set()),
     "process_resident_memory_bytes": ("gauge", set()),
@@ -358,3 +369,32 @@ def test_promtool_finds_nothing_to_complain_about() -> None:
     text = render(Snapshot(broker.broker, broker.clock.now), openmetrics=False)
     found = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False, timeout=30)
     assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")
+
+
+def test_several_routes_have_series_of_their_own() -> None:
+    broker = with_candidate("a", percent=100.0, stages=(100.0,), control_percent=0.0)
+    send_and_answer(broker, 1, after_s=0.003)
+    send_and_answer(broker, 2, ok=False, heads=1)
+    broker.feedback(1, 0.5)
+    broker.feedback(3, 0.5)
+    broker.broker.routes.by_name["candidate"].fallbacks["raised"] = 4
+    families = scrape(broker)
+    candidate = {"route": "candidate"}
+    assert value(families, "router_route_messages_total", outcome="answered", **candidate) == 1
+    assert value(families, "router_route_messages_total", outcome="failed", **candidate) == 1
+    assert value(families, "router_route_messages_total", outcome="answered", route="stable") == 0
+    assert value(families, "router_route_seconds_count", **candidate) == 1
+    assert value(families, "router_route_seconds_bucket", le="0.0025", **candidate) == 0
+    assert value(families, "router_route_seconds_bucket", le="0.005", **candidate) == 1
+    assert value(families, "router_route_deliveries_total", **candidate) == 2
+    assert value(families, "router_route_quality_total", **candidate) == 0.5
+    assert value(families, "router_route_rated_total", **candidate) == 1
+    assert value(families, "router_route_fallbacks_total", reason="raised", **candidate) == 4
+    assert value(families, "router_feedback_ignored_total") == 1
+    assert value(families, "router_rollout_percent", **candidate) == 100
+    assert value(families, "router_rollout_percent", route="stable") == 0
+    assert value(families, "router_rollout_stopped") == 0
+    rollout_of(broker).roll_back(broker.clock.now)
+    families = scrape(broker)
+    assert value(families, "router_rollout_stopped") == 1
+    assert value(families, "router_rollout_verdicts_total", cause="p99") == 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from functools import reduce
+from pathlib import Path
 from random import Random
 
 import pytest
 from core_kit import ASKED
 
+from router_daemon.config.routes import RouteSection, reads
 from router_daemon.core.actions import Deliver
 from router_daemon.core.backends import Backend
 from router_daemon.core.counts import BackendCounts, CapabilityCounts
@@ -15,9 +18,12 @@ from router_daemon.core.events import Registration
 from router_daemon.core.pools import make_pool
 from router_daemon.core.profile import Profile
 from router_daemon.core.ranking import Candidate, Policy, Ranking
-from router_daemon.core.settings import ProfileSettings, Settings, Weights
-from router_daemon.policies.base import NAMES, make_policy
+from router_daemon.core.settings import ProfileSettings, RouteSettings, Settings, Weights
+from router_daemon.document import document
+from router_daemon.policies.base import NAMES, READS, make_policy
+from router_daemon.policies.baselines import RoundRobin
 from router_daemon.policies.paper import Paper
+from router_daemon.policies.routes import settings_of
 from router_daemon.testing import BrokerFixture, only
 
 SEED = 20_240_229
@@ -43,7 +49,9 @@ def score_of(policy: Policy, candidate: Backend, priority: int = 2, capability: 
 
 def ranking_of(candidates: list[Candidate], capability: str = "c") -> Ranking:
     pool = make_pool(capability, Settings())
-    return Ranking(capability, 2, candidates, candidates, CapabilityCounts(capability), pool, 0, 0.0, 30.0)
+    return Ranking(
+        capability, 2, candidates, candidates, CapabilityCounts(capability), pool, 0, 0.0, 30.0, RoundRobin()
+    )
 
 
 def picks(policy: Policy, ranking: Ranking) -> list[Candidate]:
@@ -276,3 +284,32 @@ def test_policies_are_chosen_by_name() -> None:
     with pytest.raises(KeyError):
         make_policy("nobody knows", Settings(), Random(SEED))
     assert isinstance(paper(), Paper)
+
+
+# --- what is said of them ---
+
+
+def test_the_document_of_the_policies_is_in_step() -> None:
+    path = Path(__file__).resolve().parent.parent / "docs" / "routing-policies.md"
+    assert path.read_text() == document(), f"write it anew: python -m router_daemon.document > docs/{path.name}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_route_may_set_is_what_its_policy_reads(name: str) -> None:
+    assert set(reads(name)) == set(READS[name])
+    assert {*READS[name]} <= {*RouteSection.model_fields}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_key_of_a_route_reaches_its_policy(name: str) -> None:
+    """Every key changes the one setting that it names, and nothing else."""
+    for key, path in READS[name].items():
+        value: object = {"scaling": "raw", "latency": "profile", "without_embedding": "refuse"}.get(key, 7)
+        changed = settings_of(RouteSettings(name, {key: value}), Settings())  # type: ignore[dict-item]
+        assert reduce(getattr, path.split("."), changed) == value
+        assert settings_of(RouteSettings(name), Settings()) == Settings()
+
+
+def test_a_key_that_a_policy_does_not_read_is_refused() -> None:
+    with pytest.raises(ValueError, match="round_robin does not read tau; it reads cache_ttl_s"):
+        settings_of(RouteSettings("round_robin", {"tau": 0.5}), Settings())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from math import exp
 from random import Random
+from typing import Any
 
 import pytest
 from core_kit import ASKED
@@ -36,6 +37,11 @@ def ranking_of(broker: BrokerFixture) -> Ranking:
 
 def service_of(broker: BrokerFixture, name: str) -> Service:
     return broker.broker.registry.service(broker.backend(name), "c", broker.clock.now)
+
+
+def kept(broker: BrokerFixture, name: str) -> Any:
+    """Return what the broker's policy keeps of a backend; None where it has not kept anything."""
+    return service_of(broker, name).own.get(broker.broker.policy)
 
 
 class Sender:
@@ -124,12 +130,12 @@ def test_what_it_learns_dies_with_the_registration_and_is_shared_by_the_prioriti
     delivery = Sender(broker)()
     broker.advance(0.002)
     broker.ack(delivery)
-    own = service_of(broker, "a").own
-    assert own is not None
-    assert broker.broker.rankings.get("c", 4, broker.clock.now).candidates[0].service.own is own
+    assert kept(broker, "a") is not None
+    service = broker.broker.rankings.get("c", 4, broker.clock.now).candidates[0].service
+    assert service.own is service_of(broker, "a").own
     broker.unregister(b"a")
     broker.register("a", "c")
-    assert service_of(broker, "a").own is None
+    assert kept(broker, "a") is None
 
 
 # --- least in flight ---
@@ -181,8 +187,7 @@ def test_peak_ewma_takes_in_the_round_trips_of_failures() -> None:
     delivery = Sender(broker)()
     broker.advance(0.030)
     broker.nack(delivery)
-    service = service_of(broker, "a")
-    assert service.own.rtt_s == pytest.approx(0.030)
+    assert kept(broker, "a").rtt_s == pytest.approx(0.030)
 
 
 def test_peak_ewma_begins_with_the_mean_of_the_capability() -> None:
@@ -201,7 +206,7 @@ def test_power_of_two_choices_looks_at_two() -> None:
     broker = fixture("p2c_peak_ewma", *"abdef", slots=64)
     policy, ranking, now = broker.broker.policy, ranking_of(broker), broker.clock.now
     for rank, candidate in enumerate(ranking.candidates):
-        candidate.service.own = PeakEwma(0.001 * (rank + 1), now)
+        candidate.service.own[policy] = PeakEwma(0.001 * (rank + 1), now)
     picked = Counter[str]()
     for _ in range(2000):
         candidate = policy.pick(ranking, ASKED, (), now)  # type: ignore[assignment]
@@ -220,7 +225,8 @@ def test_c3_psi() -> None:
     assert isinstance(policy, C3)
     service = service_of(broker, "a")
     assert policy.cost(service, 0.0) == pytest.approx(0.001), "unmeasured: (0 + 1^3) profile.initial_latency_s"
-    service.own.response_s, service.own.work_s, service.own.queue = 0.006, 0.002, 1.0
+    own = service.own[policy]
+    own.response_s, own.work_s, own.queue = 0.006, 0.002, 1.0
     Sender(broker)()
     assert policy.cost(service, 0.0) == pytest.approx(0.058)
 
@@ -231,7 +237,8 @@ def test_c3_weighs_what_is_open_by_the_number_of_clients() -> None:
     Sender(broker)()
     policy, service = C3(Settings(), Random(SEED), clients=4), service_of(broker, "a")
     policy.cost(service, 0.0)
-    service.own.response_s, service.own.work_s, service.own.queue = 0.006, 0.002, 1.0
+    own = service.own[policy]
+    own.response_s, own.work_s, own.queue = 0.006, 0.002, 1.0
     assert policy.cost(service, 0.0) == pytest.approx(0.436)
 
 
@@ -240,7 +247,7 @@ def test_c3_means_move_by_nine_tenths() -> None:
     delivery = Sender(broker)()
     broker.advance(0.011)
     broker.ack(delivery)
-    own = service_of(broker, "a").own
+    own = kept(broker, "a")
     assert own.response_s == pytest.approx(0.001 + 0.9 * 0.010)
     assert own.work_s == pytest.approx(0.010), "nothing waited: all of it was work"
     assert own.queue == 0.0
@@ -251,7 +258,7 @@ def test_c3_queue_is_what_waited_there_as_reported() -> None:
     broker = fixture("c3", "a", slots=2)
     delivery = Sender(broker)()
     broker.ack(delivery, queue=7)
-    assert service_of(broker, "a").own.queue == pytest.approx(4.5)
+    assert kept(broker, "a").queue == pytest.approx(4.5)
 
 
 def test_c3_queue_is_what_waits_of_its_own_where_nothing_is_reported() -> None:
@@ -260,7 +267,7 @@ def test_c3_queue_is_what_waits_of_its_own_where_nothing_is_reported() -> None:
     send = Sender(broker)
     sent = [send() for _ in range(6)]
     broker.ack(sent[0])
-    assert service_of(broker, "a").own.queue == pytest.approx(0.9 * 3), "5 open, 2 of them run"
+    assert kept(broker, "a").queue == pytest.approx(0.9 * 3), "5 open, 2 of them run"
 
 
 def test_c3_response_is_not_lowered_by_a_failure_and_raised_by_a_slow_one() -> None:
@@ -271,7 +278,7 @@ def test_c3_response_is_not_lowered_by_a_failure_and_raised_by_a_slow_one() -> N
         delivery = send()
         broker.advance(seconds)
         broker.nack(delivery)
-        own = service_of(broker, "a").own
+        own = kept(broker, "a")
         assert own.response_s == pytest.approx(response_s)
     assert own is not None
     assert own.work_s == pytest.approx(0.001)
@@ -298,7 +305,7 @@ def prequal(**latencies_ms: float) -> tuple[BrokerFixture, Prequal, Ranking]:
     assert isinstance(policy, Prequal)
     for candidate in ranking.candidates:
         policy._note(candidate.service, broker.clock.now)
-        candidate.service.own.add(0, latencies_ms[candidate.backend.name] / 1000.0)
+        candidate.service.own[policy].add(0, latencies_ms[candidate.backend.name] / 1000.0)
     return broker, policy, ranking
 
 
@@ -333,8 +340,8 @@ def test_prequal_takes_the_least_busy_when_all_are_hot() -> None:
 
 
 def test_prequal_estimates_by_the_median_at_the_nearest_rif() -> None:
-    _, _, ranking = prequal(a=1.0)
-    own = ranking.candidates[0].service.own
+    _, policy, ranking = prequal(a=1.0)
+    own = ranking.candidates[0].service.own[policy]
     for latency_s in (0.002, 0.009):
         own.add(0, latency_s)
     own.add(4, 0.020)
@@ -353,7 +360,7 @@ def test_prequal_files_a_latency_under_the_rif_it_was_sent_at() -> None:
     broker.advance(0.002)
     broker.ack(second)
     broker.ack(first)
-    recent = service_of(broker, "a").own.recent
+    recent = kept(broker, "a").recent
     assert {rif: [pytest.approx(latency) for latency in latencies] for rif, latencies in recent.items()} == {
         1: [pytest.approx(0.002)],
         0: [pytest.approx(0.003)],
@@ -363,6 +370,6 @@ def test_prequal_files_a_latency_under_the_rif_it_was_sent_at() -> None:
 def test_prequal_does_not_take_a_failure_for_a_latency() -> None:
     broker = fixture("prequal", "a")
     broker.nack(Sender(broker)())
-    own = service_of(broker, "a").own
+    own = kept(broker, "a")
     assert own.recent == {}
     assert own.sent == {}, "and forgets that it was sent"

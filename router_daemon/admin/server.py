@@ -1,4 +1,4 @@
-"""The admin HTTP server: /livez /readyz /metrics /backends /explain /decisions /ring, read-only.
+"""The admin HTTP server: /livez /readyz /metrics /backends /routes /explain /decisions /ring, read-only.
 
 Rules: handlers read the broker on the loop it lives on, so they see a consistent state; of many backends a part at a
 time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one
@@ -83,6 +83,7 @@ class AdminServer:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/backends", self._backends)
+        app.router.add_get("/routes", self._routes)
         app.router.add_get("/explain", self._explain)
         app.router.add_get("/decisions", self._decisions)
         app.router.add_get("/decisions/{id:.+}", self._why)
@@ -90,7 +91,7 @@ class AdminServer:
         return app
 
     async def _index(self, _: web.Request) -> web.Response:
-        pages = ["/metrics", "/backends", "/explain", "/decisions", "/ring", "/livez", "/readyz"]
+        pages = ["/metrics", "/backends", "/routes", "/explain", "/decisions", "/ring", "/livez", "/readyz"]
         return await _json({"router-daemon": __version__, "see": pages})
 
     async def _livez(self, _: web.Request) -> web.Response:
@@ -117,6 +118,9 @@ class AdminServer:
 
     async def _ring(self, _: web.Request) -> web.Response:
         return await _json({} if self._node is None else ring_view(self._node, self._clock()))
+
+    async def _routes(self, _: web.Request) -> web.Response:
+        return await _json(views.routes(self._broker, self._clock()))
 
     async def _explain(self, request: web.Request) -> web.Response:
         capability = request.query.get("capability", "")

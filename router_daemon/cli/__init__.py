@@ -317,6 +317,7 @@ def serve(
 
 
 app.command()(lab.simulate)
+app.command()(lab.guard)
 app.command()(comparing.compare)
 app.command()(reproducing.reproduce)
 

@@ -68,6 +68,26 @@ def simulate(
     print(report(plan, result))
 
 
+@reported
+def guard(
+    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Of each kind of candidate.")] = 1000,
+    answers: Annotated[int, typer.Option(metavar="N", min=1000, help="Of both sides, in each run.")] = 50_000,
+    seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same tables.")] = 1,
+) -> None:
+    """Measure the guard of a rollout: how often it stops a harmless candidate, how soon a bad one.
+
+    The daemon's own guard with its default settings, looking all the time at answers drawn by chance.
+    """
+    from router_daemon.lab.guard_trials import TRIALS, report, run_trial
+
+    outcomes = []
+    for trial in TRIALS:
+        outcomes.append(run_trial(trial, runs=runs, answers=answers, seed=seed))
+        stopped = sum(outcomes[-1].stopped.values())
+        complain(f"{trial.name}: {stopped} of {runs} stopped")
+    print("\n".join(report(outcomes)))
+
+
 def what_broke(broken: BaseException) -> str:
     """Return what was raised and the line that first did, on one line."""
     first = broken.__cause__ or broken

@@ -13,9 +13,9 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from router_daemon.config import addresses
@@ -33,6 +33,7 @@ from router_daemon.config.base import Section
 from router_daemon.config.embedding import RingAttentionSection
 from router_daemon.config.faults import Broken, Unrelated, field_faults, relation_faults, without_faulty
 from router_daemon.config.ring import RingSection
+from router_daemon.config.routes import MOST_ROUTES, NAME, RolloutSection, RouteSection, reads
 from router_daemon.config.sections import (
     AdminSection,
     BackendSection,
@@ -44,9 +45,16 @@ from router_daemon.config.sections import (
     WeightsSection,
 )
 from router_daemon.config.sources import Flag, read_sources
-from router_daemon.config.text import commented_default
+from router_daemon.config.text import Rule, commented_default, plain_type, tables_of
 from router_daemon.config.why import WhySection
 from router_daemon.errors import ConfigError
+
+ROUTES_RULE: Final = (
+    f"up to {MOST_ROUTES} tables [routes.NAME], NAME of up to 32 of a to z, 0 to 9, _ and -, beginning with a letter"
+)
+RouteTables = Annotated[
+    dict[Annotated[str, Field(pattern=NAME)], RouteSection], Rule(ROUTES_RULE), Field(max_length=MOST_ROUTES)
+]
 
 
 class Config(Section):
@@ -61,6 +69,8 @@ class Config(Section):
     profile: ProfileSection = Field(default_factory=ProfileSection)
     attention: AttentionSection = Field(default_factory=AttentionSection)
     ring_attention: RingAttentionSection = Field(default_factory=RingAttentionSection)
+    routes: RouteTables = Field(default_factory=dict)
+    rollout: RolloutSection = Field(default_factory=RolloutSection)
     retry: RetrySection = Field(default_factory=RetrySection)
     hedge: HedgeSection = Field(default_factory=HedgeSection)
     ejection: EjectionSection = Field(default_factory=EjectionSection)
@@ -91,6 +101,11 @@ _AT_MOST = (
 )
 
 
+def section_types() -> dict[str, type[BaseModel]]:
+    """Return what each section is; of tables by name, what each table is."""
+    return {name: tables_of(field) or plain_type(field.annotation) for name, field in Config.model_fields.items()}
+
+
 def value_of(config: Config, key: str) -> Any:
     """Return the value of `section.key`."""
     section, name = key.split(".")
@@ -104,6 +119,7 @@ def _broken_relations(config: Config) -> list[Broken]:
         small, large = value_of(config, low), value_of(config, high)
         if small > large:
             broken.append(Broken(((low, small),), "must be at most", (high, large)))
+    broken += _broken_routes(config)
     weights = tuple((f"weights.{name}", value) for name, value in config.weights)
     if not any(value for _, value in weights):
         broken.append(Broken(weights, "one at least must be above 0"))
@@ -118,6 +134,32 @@ def _alone(config: Config) -> list[Broken]:
         return [Broken((setting,), "needs a name, but there is", ("ring.name", ring.name))]
     own = [bind for bind in ring.addresses if bind in ring.neighbours]
     return [Broken((setting,), "must not name this daemon itself:", ("ring.listen", bind)) for bind in own]
+
+
+def _broken_routes(config: Config) -> list[Broken]:
+    """Return each key of a route that its policy does not read, and each route that the rollout names in vain."""
+    broken = []
+    for name, route in config.routes.items():
+        known = reads(route.policy)
+        for key, value in route.changes.items():
+            if key not in known:
+                rule = f"policy {route.policy} does not read it; it reads {', '.join(known)}"
+                broken.append(Broken(((f"routes.{name}.{key}", value),), rule))
+        if route.tau is not None and route.temperature is not None:
+            taken = (f"routes.{name}.temperature", route.temperature)
+            broken.append(Broken(((f"routes.{name}.tau", route.tau),), "means the same as", taken))
+    rollout = config.rollout
+    there = {*config.routes, rollout.stable, ""}
+    for key, value in (("candidate", rollout.candidate), ("control", rollout.control)):
+        if value not in there:
+            known_routes = ", ".join(sorted(config.routes)) or "none"
+            broken.append(Broken(((f"rollout.{key}", value),), f"must be one of [routes]: {known_routes}"))
+    if rollout.candidate == rollout.stable:
+        pair = ("rollout.stable", rollout.stable)
+        broken.append(Broken((("rollout.candidate", rollout.candidate),), "must be another route than", pair))
+    if rollout.candidate and not rollout.stages and rollout.percent is None:
+        broken.append(Broken((("rollout.stages", rollout.stages),), "without stages, rollout.percent must be set"))
+    return broken
 
 
 def _clashes(config: Config) -> list[Broken]:
@@ -152,7 +194,7 @@ def load_config(
     config, errors = _validate(tree)
     faults = sources.faults + field_faults(errors, Config, sources)
     if not any(fault.origin.rank == 0 for fault in sources.faults):  # an unread file may set what is compared
-        faults += relation_faults(_validate(without_faulty(tree, errors))[1], errors, sources)
+        faults += relation_faults(_validate(without_faulty(tree, errors, Config))[1], errors, Config, sources)
     if config is None or faults:
         raise ConfigError("\n".join(map(str, sorted(set(faults)))))
     return config

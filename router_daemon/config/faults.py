@@ -18,10 +18,12 @@ from pydantic_core import ErrorDetails
 
 from router_daemon.config.lines import KeyPath
 from router_daemon.config.sources import Fault, Given, Origin, Sources
-from router_daemon.config.text import allowed, plain_type, toml_value_text
+from router_daemon.config.text import allowed, plain_type, tables_of, toml_value_text
 
 SHOWN_CHARACTERS: Final = 80
 """The most of a wrong value that a fault repeats."""
+NAMED: Final = "routes"
+"""The section of tables by name: its keys are no place to send somebody to who has forgotten a section."""
 
 
 Setting = tuple[str, Any]
@@ -54,10 +56,10 @@ def field_faults(errors: Sequence[ErrorDetails], model: type[BaseModel], sources
 
 
 def relation_faults(
-    errors: Sequence[ErrorDetails], field_errors: Sequence[ErrorDetails], sources: Sources
+    errors: Sequence[ErrorDetails], field_errors: Sequence[ErrorDetails], model: type[BaseModel], sources: Sources
 ) -> list[Fault]:
     """Return the faults between keys, without those in which a key takes part that is at fault itself."""
-    faulty = [_path(error) for error in field_errors if error["loc"]]
+    faulty = [_path(error, model) for error in field_errors if error["loc"]]
     return [
         Fault(_relation_origin(relation, sources), _relation_text(relation, sources))
         for error in errors
@@ -66,11 +68,11 @@ def relation_faults(
     ]
 
 
-def without_faulty(tree: dict[str, Any], errors: Sequence[ErrorDetails]) -> dict[str, Any]:
+def without_faulty(tree: dict[str, Any], errors: Sequence[ErrorDetails], model: type[BaseModel]) -> dict[str, Any]:
     """Return a copy of `tree` without what pydantic refused, so that the rest can be looked at."""
     rest = copy.deepcopy(tree)
     for error in errors:
-        *parents, last = _path(error) or ("",)
+        *parents, last = _path(error, model) or ("",)
         table = rest
         for part in parents:
             table = table.get(part, {})
@@ -78,21 +80,30 @@ def without_faulty(tree: dict[str, Any], errors: Sequence[ErrorDetails]) -> dict
     return rest
 
 
-def _path(error: ErrorDetails) -> KeyPath:
-    """Return section and key of an error; what lies deeper belongs to the key."""
-    return tuple(str(part) for part in error["loc"][:2])
+def _path(error: ErrorDetails, model: type[BaseModel]) -> KeyPath:
+    """Return section and key of an error, of a table by name its name, too; what lies deeper belongs to the key."""
+    loc = [str(part) for part in error["loc"] if part != "[key]"]
+    named = bool(loc) and loc[0] in model.model_fields and tables_of(model.model_fields[loc[0]]) is not None
+    return tuple(loc[: 3 if named else 2])
+
+
+def _field(model: type[BaseModel], path: KeyPath) -> FieldInfo:
+    """Return what is allowed at a path; of a table by name as a whole, and of all of them: the rule of all."""
+    field = model.model_fields[path[0]]
+    entry = tables_of(field)
+    if entry is not None:
+        return entry.model_fields[path[2]] if len(path) == 3 else field
+    section = plain_type(field.annotation)
+    return section.model_fields[path[1]] if len(path) == 2 else field
 
 
 def _faults_of(error: ErrorDetails, model: type[BaseModel], sources: Sources) -> Iterator[Fault]:
-    path = _path(error)
+    path = _path(error, model)
     if error["type"] == "extra_forbidden":
         for given in sources.made(path):
             yield Fault(given.origin, _unknown(given, model))
         return
-    field = model.model_fields[path[0]]
-    if len(path) == 2:
-        section = plain_type(field.annotation)
-        field = section.model_fields[path[1]]
+    field = _field(model, path)
     must = f"must be {allowed(field)}{_nearest_choice(error['input'], field)}"
     yield Fault(_origin(path, sources), f"{'.'.join(path)} = {_shown(error['input'])}: {must}")
 
@@ -109,14 +120,18 @@ def _shown(value: Any) -> str:
 
 
 def _nearest_choice(value: Any, field: FieldInfo) -> str:
-    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    kinds = [field.annotation, *get_args(field.annotation)]  # itself, or what may also be absent
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
     return f"; did you mean {toml_value_text(near[0])}?" if near else ""
 
 
 def _unknown(given: Given, model: type[BaseModel]) -> str:
     """Say that a section or key is unknown, and what it may have been meant to be."""
-    sections = {name: list(plain_type(field.annotation).model_fields) for name, field in model.model_fields.items()}
+    sections = {
+        name: list((tables_of(field) or plain_type(field.annotation)).model_fields)
+        for name, field in model.model_fields.items()
+    }
     path = given.path
     if isinstance(given.value, dict):
         what = f"{'.'.join(path)}: unknown {'section' if len(path) == 1 else 'table'}"
@@ -137,17 +152,18 @@ def _nearest_names(path: KeyPath, sections: dict[str, list[str]]) -> list[str]:
     A key without a section is looked for by its very name first: `heads` is not `hedge`.
     """
     name = path[-1]
+    elsewhere_of = {section: keys for section, keys in sections.items() if section != NAMED}
     if len(path) == 1:
-        if same := [f"{section}.{name}" for section, keys in sections.items() if name in keys]:
+        if same := [f"{section}.{name}" for section, keys in elsewhere_of.items() if name in keys]:
             return same
         near = difflib.get_close_matches(name, sections, 1)
     else:
-        near = [f"{path[0]}.{key}" for key in difflib.get_close_matches(name, sections[path[0]], 1)]
+        near = [f"{'.'.join(path[:-1])}.{key}" for key in difflib.get_close_matches(name, sections[path[0]], 1)]
     if near:
         return near
-    elsewhere = {key for keys in sections.values() for key in keys}
+    elsewhere = {key for keys in elsewhere_of.values() for key in keys}
     wanted = difflib.get_close_matches(name, sorted(elsewhere), 1, 0.8)
-    return [f"{section}.{key}" for section, keys in sections.items() for key in keys if key in wanted]
+    return [f"{section}.{key}" for section, keys in elsewhere_of.items() for key in keys if key in wanted]
 
 
 def _broken(error: ErrorDetails) -> Sequence[Broken]:

@@ -7,7 +7,7 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
@@ -95,23 +95,26 @@ class AdminSection(Section):
     )
 
 
+PolicyName: TypeAlias = Literal[
+    "attention",
+    "paper",
+    "round_robin",
+    "capability_only",
+    "paper_no_reliability",
+    "least_in_flight",
+    "p2c_peak_ewma",
+    "prequal",
+    "c3",
+    "ring",
+    "ring_multi",
+    "ring_greedy",
+]
+
+
 class RoutingSection(Section):
     """How a message finds its backends."""
 
-    policy: Literal[
-        "attention",
-        "paper",
-        "round_robin",
-        "capability_only",
-        "paper_no_reliability",
-        "least_in_flight",
-        "p2c_peak_ewma",
-        "prequal",
-        "c3",
-        "ring",
-        "ring_multi",
-        "ring_greedy",
-    ] = Field(
+    policy: PolicyName = Field(
         default="attention",
         description="How backends are scored. attention: the cross-attention score with the load, the silence and the "
         "latency of this moment weighed for each message; paper: the published rule, whose winner is cached;"
@@ -176,6 +179,16 @@ class RoutingSection(Section):
         description="What may happen to a message that does not say whether it is idempotent. copies: it may run on "
         "several backends at once (needed for fanout); retries: a second time only after a failure, a loss"
         " or a timeout; never: at most once.",
+    )
+    allow_policy: bool = Field(
+        default=False,
+        description="Clients may say which route or policy decides for a message (`policy` of SEND); else it is "
+        "refused as forbidden. For trying a policy on chosen messages; off, as it takes the choice out of your hands.",
+    )
+    allow_backend: bool = Field(
+        default=False,
+        description="Clients may name the backend that gets a message (`backend` of SEND), which then has no second "
+        "chance; else it is refused as forbidden.",
     )
     attempt_timeout_ms: int | None = Field(
         default=None,

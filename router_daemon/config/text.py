@@ -71,6 +71,15 @@ def plain_type(annotation: Any) -> Any:
     return annotation
 
 
+def tables_of(field: FieldInfo) -> type[BaseModel] | None:
+    """Return what each table is where a field is tables by name (`[routes.NAME]`), else None."""
+    kind = plain_type(field.annotation)
+    if get_origin(kind) is not dict:
+        return None
+    entry: Any = get_args(kind)[1]
+    return entry if isinstance(entry, type) and issubclass(entry, BaseModel) else None
+
+
 def _bounds(metadata: Sequence[Any]) -> str:
     """Return the bounds in words."""
     found = {name: getattr(item, name) for item in metadata for name in ("ge", "gt", "le") if hasattr(item, name)}
@@ -88,9 +97,13 @@ def effective_text(config: BaseModel) -> str:
     """Return every setting in force as TOML; absent ones are left out, so that it reads back as the same."""
     lines = []
     for section, settings in config:
-        lines.append(f"[{section}]")
-        lines += [_setting_text(name, value) for name, value in settings if value is not None]
-        lines.append("")
+        tables = {section: settings}
+        if isinstance(settings, dict):
+            tables = {f"{section}.{name}": table for name, table in settings.items()}
+        for header, table in tables.items():
+            lines.append(f"[{header}]")
+            lines += [_setting_text(name, value) for name, value in table if value is not None]
+            lines.append("")
     return "\n".join(lines)
 
 
@@ -100,12 +113,26 @@ def commented_default(config: BaseModel) -> str:
 
 
 def _commented_lines(config: BaseModel) -> Iterator[str]:
-    for section, settings in config:
-        yield from _comment((type(settings).__doc__ or "").split("\n")[0])
-        yield f"[{section}]"
-        for name, field in type(settings).model_fields.items():
-            yield from _field_lines(name, field)
+    for section, field in type(config).model_fields.items():
+        kind = tables_of(field) or plain_type(field.annotation)
+        yield from _comment((kind.__doc__ or "").split("\n")[0])
+        if tables_of(field):
+            yield from _example(section, kind)
+        else:
+            yield f"[{section}]"
+            for name, inner in kind.model_fields.items():
+                yield from _field_lines(name, inner)
         yield ""
+
+
+def _example(section: str, kind: type[BaseModel]) -> Iterator[str]:
+    """Yield a table that may be given under any name, commented out as a whole."""
+    yield f"# [{section}.NAME]"
+    for name, field in kind.model_fields.items():
+        yield from _comment(f"{field.description} Allowed: {allowed(field)}.")
+        value = field.default if field.default is not None else field.examples[0] if field.examples else None
+        assert value is not None, f"{name} has no default and needs an example"
+        yield f"#   {_setting_text(name, value)}"
 
 
 def _field_lines(name: str, field: FieldInfo) -> Iterator[str]:

@@ -211,6 +211,7 @@ class Backend:
         for pool in self.pools:
             del pool.members[self.name]
             pool.trials.pop(self, None)
+            pool.stale.pop(self, None)
         self.pools = ()
 
     def _add(self, sign: int) -> None:

@@ -9,16 +9,17 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from random import Random
-from typing import Any, Final
+from typing import Any
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
 from router_daemon.core.actions import Action, Deliver, Piece
 from router_daemon.core.backends import Backend
 from router_daemon.core.choosing import Chooser
+from router_daemon.core.chores import Chores, Housekeeping, Look
 from router_daemon.core.clients import Clients
 from router_daemon.core.counts import Counts
 from router_daemon.core.decisions import Decisions
@@ -47,20 +48,15 @@ from router_daemon.core.events import (
 from router_daemon.core.membership import Claim, Membership
 from router_daemon.core.memory import Profiles, parts
 from router_daemon.core.messages import Delivery, Message
-from router_daemon.core.ranking import Policy, RankingCache
+from router_daemon.core.overrides import Overrides
+from router_daemon.core.ranking import Policy
 from router_daemon.core.registry import Registry
+from router_daemon.core.routing import Routes, RouteSpec
+from router_daemon.core.serving import Serving
 from router_daemon.core.settings import Settings
 from router_daemon.core.settle import Settler
 from router_daemon.core.timers import Timers
 from router_daemon.core.types import Peer, Side
-
-HOUSEKEEPING_S: Final = 60.0
-
-
-class _Housekeeping(Struct, eq=False):
-    """The moment to forget what nobody came back for."""
-
-    bucket: dict[Any, None] | None = None
 
 
 class Broker:
@@ -68,11 +64,14 @@ class Broker:
 
     Args:
         settings: validated.
-        policy: how backends are scored and chosen.
+        policy: how backends are scored and chosen, by the route `stable`.
         rng: breaks ties between backends that score the same.
         timer: seconds, to time decisions; a constant in the simulator.
         instance: prefix of every `message`, unique per process (at most 16 characters).
         first_delivery_id: larger than any id used before under the same sockets.
+        routes: beside `stable`; those that `settings.rollout` names must be among them.
+        fallback: the policy that decides where another one fails.
+        make_policy: by name, for messages that ask for one; None, or where it returns None: there is none.
 
     Attributes:
         faults: of ours, for the shell to log and clear: the kind of what was at hand, and what was raised.
@@ -87,35 +86,37 @@ class Broker:
         timer: Callable[[], float],
         instance: str,
         first_delivery_id: int = 1,
+        routes: Sequence[RouteSpec] = (),
+        fallback: Policy | None = None,
+        make_policy: Callable[[str], Policy | None] | None = None,
     ) -> None:
         self.settings = settings
         self.policy = policy
         self.counts = Counts(settings.label_values)
-        self.registry = Registry(settings, self.counts, policy.watch)
-        self.rankings = RankingCache(self.registry, policy, self.counts, rng, ttl_s=settings.cache_ttl_s)
+        self.routes = Routes(settings, self.counts, rng, make_policy if settings.policy_override else None)
+        self.registry = Registry(settings, self.counts, self.routes.watch)
+        stable = RouteSpec(settings.rollout.stable, policy, settings.cache_ttl_s)
+        self.routes.open(self.registry, (stable, *routes), fallback)
+        self.rankings = self.routes.stable.rankings
+        self.overrides = Overrides()
         self._timers = Timers()
         self._actions: list[Action] = []
         emit = self._actions.append
-        self.decisions = Decisions(settings, policy, self.rankings)
-        chooser = Chooser(settings, self.registry, self.rankings, policy, self.counts, timer)
+        self.decisions = Decisions(settings)
+        chooser = Chooser(settings, self.registry, self.counts, timer)
         self.dispatcher = Dispatcher(
-            settings,
-            self.registry,
-            self.rankings,
-            chooser,
-            self._timers,
-            self.counts,
-            emit,
-            rng,
-            first_delivery_id,
-            self.decisions,
+            settings, self.registry, chooser, self._timers, self.counts, emit, rng, first_delivery_id, self.decisions
         )
-        self._settler = Settler(self.registry.learning, self.dispatcher, policy, self.counts, emit)
+        self.serving = Serving(self.registry, self.dispatcher, self.counts)
+        observer = self.routes.observer
+        self._settler = Settler(self.registry.learning, self.dispatcher, self.serving, observer, self.counts, emit)
         self._members = Membership(
-            settings, self.registry, self.dispatcher, self._settler, self._timers, self.counts, emit
+            settings, self.registry, self.dispatcher, self.serving, self._settler, self._timers, self.counts, emit
         )
-        self._clients = Clients(settings, self.registry, self.dispatcher, self.counts, emit, instance)
-        self._housekeeping = _Housekeeping()
+        self._clients = Clients(
+            settings, self.registry, self.dispatcher, self.routes, self.overrides, self.counts, emit, instance
+        )
+        self._chores = Chores(self.registry, self.routes, self.overrides, self._timers)
         self.faults: list[tuple[str, Exception]] = []
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Send: self._clients.send,
@@ -140,10 +141,15 @@ class Broker:
             Delivery: self._delivery_due,
             Backend: self._members.backend_due,
             Claim: self._members.claim_due,
-            _Housekeeping: self._keep_house,
+            Housekeeping: self._chores.keep_house,
+            Look: self._chores.look,
         }
 
     # --- what the shell calls ---
+
+    def start(self, now: float) -> None:
+        """Schedule what recurs."""
+        self._chores.start(now)
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in one event and return what is to be sent."""
@@ -283,9 +289,11 @@ class Broker:
             self.counts.stray_answers["unknown"] += 1
             return
         dearer = header.cost is not UNSET and self.registry.note_cost(backend, header.cost)
+        if header.quality is not UNSET:
+            delivery.message.route.rate(header.quality)
         self._settler.acked(delivery, event.body, now)
         if dearer and self.dispatcher.waiting.size:
-            self.dispatcher.serve_dearer(backend, now)
+            self.serving.serve_dearer(backend, now)
         if backend.draining:
             self._members.end_drain(backend, now)
 
@@ -377,13 +385,3 @@ class Broker:
             self.counts.lost_answers["unread" if event.full else "gone"] += 1
             if isinstance(action, Piece) and event.full:
                 self._clients.piece_lost(action, now)
-
-    # --- housekeeping ---
-
-    def start(self, now: float) -> None:
-        """Schedule what recurs."""
-        self._timers.schedule(self._housekeeping, now + HOUSEKEEPING_S, now)
-
-    def _keep_house(self, item: _Housekeeping, now: float) -> None:
-        self.registry.forget(now)
-        self._timers.schedule(item, now + HOUSEKEEPING_S, now)

@@ -1,8 +1,11 @@
 """Which backends a message goes to now: how many, who of them, and who is passed over.
 
 Rules:
-- The policy ranks; what every policy shares is decided here: who has tried what, the reserve of critical messages,
-  all heads at once or one (`mode`), trials of ejected backends, exploration, the cost that a further head may have.
+- The policy of the message's route ranks; what every policy shares is decided here: who has tried what, the reserve of
+  critical messages, all heads at once or one (`mode`), trials of ejected backends, exploration, the cost that a further
+  head may have.
+- What a policy says is looked at before it is done; where it is nonsense, or the policy raises, the fallback decides
+  (`routes`). In the plain case that is two comparisons.
 - A decision reads sums (`pools`); it walks through candidates only in the policy's `pick`.
 """
 
@@ -18,8 +21,9 @@ from router_daemon.core.backends import Backend
 from router_daemon.core.counts import MOST_NOTED, Counts
 from router_daemon.core.messages import Message
 from router_daemon.core.pools import Pool
-from router_daemon.core.ranking import Candidate, Policy, Ranking, RankingCache
+from router_daemon.core.ranking import Candidate, NonsenseError, Ranking, check_choice
 from router_daemon.core.registry import Registry
+from router_daemon.core.routes import Route
 from router_daemon.core.settings import Settings
 from router_daemon.core.waiting import CRITICAL
 
@@ -31,51 +35,66 @@ class Chooser:
         self,
         settings: Settings,
         registry: Registry,
-        rankings: RankingCache,
-        policy: Policy,
         counts: Counts,
         timer: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._registry = registry
-        self._rankings = rankings
-        self._policy = policy
         self._counts = counts
         self._timer = timer
 
-    def decide(self, message: Message, now: float) -> tuple[Ranking, Sequence[Candidate]]:
-        """Return the ranking in force and the heads to send to now, timed as one decision."""
-        timer, cache, request = self._timer, self._rankings, message.request
+    def decide(self, message: Message, now: float, by: Route | None = None) -> tuple[Ranking, Sequence[Candidate]]:
+        """Return the ranking in force and the heads to send to now, timed as one decision; `by`: not its own route."""
+        route = message.route.acting if by is None else by
+        timer, cache, request = self._timer, route.rankings, message.request
         hits = cache.hits
         started = timer()
-        ranking = cache.get(request.capability, request.priority, now)
-        pool = ranking.pool
-        chosen: Sequence[Candidate] = ()
-        if pool.free > pool.reserved or (pool.free and request.priority == CRITICAL):
-            if message.special or message.deliveries or pool.messages >= pool.explore_from or pool.trials:
-                chosen = self._choose(message, ranking, now)
-            elif message.mode == "auto" and self.is_idle(pool) and may_spread(message, pool):
-                chosen = self._spread(message, ranking, (), now)
-            else:
-                candidate = self._policy.pick(ranking, request, (), now)
-                if candidate is not None:
-                    chosen = (candidate,)
-        elif pool.trials and not message.deliveries and not message.fan_out and self.may_risk(message):
-            chosen = self._last_resort(message, ranking, now)
-        elif message.special and message.named:
-            chosen = self._named(message, ranking, now)
+        try:
+            ranking = cache.get(request.capability, request.priority, now)
+            pool = ranking.pool
+            chosen: Sequence[Candidate] = ()
+            if pool.free > pool.reserved or (pool.free and request.priority == CRITICAL):
+                if message.special or message.deliveries or pool.messages >= pool.explore_from or pool.trials:
+                    chosen = self._choose(message, ranking, now)
+                elif message.mode == "auto" and self.is_idle(pool) and may_spread(message, pool):
+                    chosen = self._spread(message, ranking, (), now)
+                else:
+                    candidate = ranking.policy.pick(ranking, request, (), now)
+                    if candidate is not None:
+                        # `check_choice`, without the call and without the walk
+                        if ranking.candidates[candidate.rank] is not candidate or candidate.backend.free <= 0:
+                            raise NonsenseError("the choice is none of the candidates, or has no room")
+                        chosen = (candidate,)
+            elif pool.trials and not message.deliveries and not message.fan_out and self.may_risk(message):
+                chosen = self._last_resort(message, ranking, now)
+            elif message.special and message.named:
+                chosen = self._named(message, ranking, now)
+        except Exception as fault:  # noqa: BLE001 - whatever a policy raises must not cost the message
+            return self._fall_back(message, route, fault, now)
         seconds = timer() - started
         histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
         noted = histogram.noted  # `observe`, without the call
         noted.append(seconds)
         if len(noted) >= MOST_NOTED:
             histogram.settle()
+        if (seconds > message.route.budget_s or route is not message.route) and by is None:
+            message.route.judge(route, seconds, now)
         return ranking, chosen
+
+    def _fall_back(
+        self, message: Message, route: Route, fault: Exception, now: float
+    ) -> tuple[Ranking, Sequence[Candidate]]:
+        """Decide by who stands in for a route whose policy has failed this message."""
+        if route is not message.route:  # it is who stands in that has failed
+            raise fault
+        stand_in = route.stumbled(fault, now)
+        route.fell_back(fault)
+        return self.decide(message, now, stand_in)
 
     def hedge(self, message: Message, now: float) -> Candidate | None:
         """Return the backend for a second head while the first is out, where one is allowed."""
         request = message.request
-        ranking = self._rankings.look(request.capability, request.priority, now)
+        ranking = self.ranking(message, now)
         pool, settings = ranking.pool, self._settings.hedge
         asked = request.mode == "hedge"
         if not asked and self.hedge_obstacle(pool, now) is not None:
@@ -83,9 +102,27 @@ class Chooser:
         if pool.free <= pool.reserved and request.priority != CRITICAL:
             return None
         ranking = self.among(message, ranking, hedge=True)
-        candidate = self._policy.pick(ranking, request, self.tried(message), now)
+        try:
+            candidate = self._pick(message, ranking, self.tried(message), now)
+        except Exception as fault:  # noqa: BLE001 - whatever a policy raises; a hedge is a favour
+            message.route.stumbled(fault, now)
+            return None
         if candidate is not None and not asked and settings.share:
             pool.hedges.spend()
+        return candidate
+
+    def ranking(self, message: Message, now: float) -> Ranking:
+        """Return the ranking in force for a message without counting a look-up where there is one."""
+        request, route = message.request, message.route
+        try:
+            return route.acting.rankings.look(request.capability, request.priority, now)
+        except Exception as fault:  # noqa: BLE001 - whatever a policy raises
+            return route.stumbled(fault, now).rankings.look(request.capability, request.priority, now)
+
+    def _pick(self, message: Message, ranking: Ranking, tried: Sequence[Backend], now: float) -> Candidate | None:
+        candidate = ranking.policy.pick(ranking, message.request, tried, now)
+        if candidate is not None:
+            check_choice(candidate, ranking, tried)
         return candidate
 
     def tried(self, message: Message) -> list[Backend]:
@@ -97,12 +134,22 @@ class Chooser:
 
     def has_untried(self, message: Message, now: float) -> bool:
         """Tell whether there is a candidate that the message may still go to, with room or without."""
-        request = message.request
         if message.named:
             return self.named(message) is not None and not message.tried()
-        ranking = self.affordable(message, self._rankings.look(request.capability, request.priority, now))
+        ranking = self.affordable(message, self.ranking(message, now))
         tried = self.tried(message)
         return any(candidate.backend not in tried for candidate in ranking.candidates)
+
+    def objection(self, message: Message, ranking: Ranking, now: float) -> tuple[str, str] | None:
+        """Return code and detail where the policy chooses nobody for a message, whoever has room."""
+        object_to = ranking.policy.objection
+        if object_to is None or message.named:
+            return None
+        try:
+            return object_to(ranking, message.request)
+        except Exception as fault:  # noqa: BLE001 - whatever a policy raises: it is not asked
+            message.route.stumbled(fault, now)
+            return None
 
     def named(self, message: Message) -> Backend | None:
         """Return the backend that a message names, where it is there, offers the capability and does not drain."""
@@ -136,11 +183,6 @@ class Chooser:
         service = self._registry.service(backend, message.request.capability, now)
         return (Candidate(backend, 1.0, {}, weight=1.0, service=service),)
 
-    def objection(self, message: Message, ranking: Ranking) -> tuple[str, str] | None:
-        """Return code and detail where the policy chooses nobody for a message, whoever has room."""
-        object_to = self._policy.objection
-        return None if object_to is None else object_to(ranking, message.request)
-
     def shortest_s(self, message: Message, ranking: Ranking, now: float) -> float:
         """Return the shortest latency to expect where a message may go; 0.0 where too little is known."""
         return self.named_latency_s(message, now)[1] if message.named else self.least_latency_s(ranking, now)
@@ -167,7 +209,7 @@ class Chooser:
         if message.fan_out:
             chosen = self._spread(message, ranking, tried, now)
             return self._with_trial(message, ranking, chosen, now) if pool.trials and not tried else chosen
-        first = self._policy.pick(ranking, message.request, tried, now)
+        first = self._pick(message, ranking, tried, now)
         if not message.deliveries and first is not None and self.may_risk(message):
             other = self.risk(ranking, first, now)
             if other is not None:
@@ -185,7 +227,7 @@ class Chooser:
         pool = ranking.pool
         other = self._due_trial(ranking, now) if pool.trials else None
         if other is None and pool.messages >= pool.explore_from:
-            other = self._unused(ranking, pool, now)
+            other = (self._stale(ranking) if pool.stale else None) or self._unused(ranking, pool, now)
         return other if other is not None and self._not_much_dearer(other.backend, first.backend) else None
 
     def _with_trial(
@@ -215,7 +257,7 @@ class Chooser:
         room = pool.free if message.request.priority == CRITICAL else pool.free - pool.reserved
         most = message.heads - len(message.tried())  # `tried` is empty where the same ones may try again
         for _ in range(min(most, room)):
-            candidate = self._policy.pick(ranking, message.request, seen, now)
+            candidate = self._pick(message, ranking, seen, now)
             if candidate is None:
                 break
             chosen.append(candidate)
@@ -262,13 +304,26 @@ class Chooser:
 
     def _last_resort(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
         """Return an ejected candidate whose trial is due: with the others full, it would never come back else."""
-        if ranking.pool.costly or self.objection(message, ranking) is not None:  # costly: more than whom is not known
+        if (
+            ranking.pool.costly or self.objection(message, ranking, now) is not None
+        ):  # costly: more than whom is not known
             return ()
         trial = self._due_trial(self.affordable(message, ranking), now)
         if trial is None:
             return ()
         message.noted().risked = True
         return (trial,)
+
+    def _stale(self, ranking: Ranking) -> Candidate | None:
+        """Return a candidate with room that came with a new version, and forget those that are known by now."""
+        pool = ranking.pool
+        for candidate in ranking.candidates:
+            if candidate.backend in pool.stale:
+                if candidate.service.samples >= self._settings.hedge.samples:
+                    del pool.stale[candidate.backend]
+                elif candidate.backend.free > 0:
+                    return candidate
+        return None
 
     def _unused(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
         """Return the idle candidate that has been unused for longest, where that is long enough."""

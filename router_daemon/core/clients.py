@@ -18,8 +18,10 @@ from router_daemon.core.counts import UNKNOWN, CapabilityCounts, Counts
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import Cancel, Feedback, ForeignSend, Inbound, Malformed, Ping, Request, Send
 from router_daemon.core.messages import Client, Message
+from router_daemon.core.overrides import Overrides
 from router_daemon.core.quotas import check_accounts, excess, retry_after_ms
 from router_daemon.core.registry import Registry
+from router_daemon.core.routing import Routes
 from router_daemon.core.settings import Settings
 from router_daemon.core.types import Peer
 from router_daemon.errors import RETRY
@@ -41,6 +43,8 @@ class Clients:
         settings: Settings,
         registry: Registry,
         dispatcher: Dispatcher,
+        routes: Routes,
+        overrides: Overrides,
         counts: Counts,
         emit: Callable[[Action], None],
         instance: str,
@@ -48,6 +52,11 @@ class Clients:
         self._settings = settings
         self._registry = registry
         self._dispatcher = dispatcher
+        self._routes = routes
+        self._stable = routes.stable
+        self._rollout = routes.rollout
+        self._overrides = overrides
+        self._override_of = overrides.in_force
         self._counts = counts
         self._emit = emit
         self._name = instance.replace("%", "%%") + "%x"  # a third cheaper to fill in than an f-string
@@ -79,6 +88,8 @@ class Clients:
         message = self._admit(event, client, now)
         refusal = self._refusal(event, message)
         if refusal is None:
+            if self._override_of:
+                self._override(message, now)
             self._dispatcher.submit(message, now)
         else:
             self._refuse(message, *refusal)
@@ -121,9 +132,10 @@ class Clients:
         mode = self._mode if request.mode is UNSET else request.mode
         fan_out = request.reply == "all" or (copies and mode == "fanout")
         number = self._number = self._number + 1
+        name = self._name % number
         return Message(
             number,
-            self._name % number,
+            name,
             client,
             event.delimited,
             request,
@@ -138,6 +150,7 @@ class Clients:
             copies,
             reruns,
             self._uncounted,
+            self._stable if self._rollout is None else self._rollout.assign(request, name),
         )
 
     def _over_quota(self, event: Send, client: Client, now: float) -> None:
@@ -163,9 +176,10 @@ class Clients:
     def _refusal(self, event: Send, message: Message) -> tuple[str, str] | None:
         """Return code and detail where the message may not be opened, whoever is there."""
         request = event.header
-        named = request.backend is not UNSET
-        if request.durable or request.policy is not UNSET or (named and not self._may_name(message.client)):
-            return "forbidden", "durable, policy and backend are not offered by this daemon"
+        if request.durable or request.policy is not UNSET or request.backend is not UNSET:
+            refusal = self._asked_for(message)
+            if refusal is not None:
+                return refusal
         if request.reply == "all":
             if event.delimited:
                 return "bad_frames", "reply: all needs a peer that takes several answers (no empty delimiter)"
@@ -178,11 +192,38 @@ class Clients:
             return "draining", "the daemon is about to exit"
         if len(self._dispatcher.messages) >= self._open_messages:
             return "overloaded", f"{self._open_messages} messages are open, and no more are allowed"
-        return self._bind(message) if named else None
+        return self._bind(message) if request.backend is not UNSET else None
 
-    def _may_name(self, client: Client) -> bool:
-        """Tell whether a client may say which backend gets its message: the one place where that is decided."""
-        return client.trusted or self._settings.backend_override
+    def _asked_for(self, message: Message) -> tuple[str, str] | None:
+        """Do what a message says of its way, or say why not: the one place where that is decided."""
+        request, trusted = message.request, message.client.trusted
+        if request.durable:
+            return "forbidden", "durable is not offered by this daemon"
+        if message.named and not (trusted or self._settings.backend_override):
+            return "forbidden", "naming a backend is not allowed by this daemon"
+        if request.policy is UNSET:
+            return None
+        if not (trusted or self._settings.policy_override):
+            return "forbidden", "naming a policy is not allowed by this daemon"
+        route = self._routes.named(request.policy)
+        if route is None and trusted:  # the ring may be of two minds for a while
+            route = self._stable
+        if route is None:
+            return "unknown_policy", f"there is no route and no policy {request.policy!r}"
+        message.route = route
+        return None
+
+    def _override(self, message: Message, now: float) -> None:
+        """Give a message to the backend that a person has named for its capability, where it is there."""
+        name = self._overrides.backend(message.request.capability, now)
+        if name is None or message.named or name not in self._registry.by_name:
+            return
+        message.request.backend = name
+        if self._dispatcher.chooser.named(message) is None:
+            message.request.backend = UNSET
+        else:
+            self._overrides.applied += 1
+            self._bind(message)
 
     def _bind(self, message: Message) -> tuple[str, str] | None:
         """Give a message to the backend that it names and to no other, once; or say why it cannot have it."""
@@ -201,13 +242,22 @@ class Clients:
             message.reason = "cancelled by the client"
             self._dispatcher.fail(message, "cancelled", now)
 
-    def feedback(self, event: Feedback, now: float) -> None:
-        """FEEDBACK: accepted; nothing learns from it yet."""
+    def feedback(self, event: Feedback, now: float) -> None:  # noqa: ARG002 - one shape for all
+        """FEEDBACK: counted for the route that the newest answered SEND of that id took; of any other id, ignored."""
+        client, request_id = self._by_peer.get(event.peer), event.header.id
+        newest_first = [] if client is None else list(reversed(client.answered))
+        if client is None or request_id not in newest_first:
+            self._counts.feedback_ignored += 1
+            return
+        ago = newest_first.index(request_id)
+        taken = client.routes[-1 - ago] if ago < len(client.routes) else self._stable
+        taken.rate(event.header.score)
 
     def ping(self, event: Ping, now: float) -> None:  # noqa: ARG002 - one shape for all
         """PING: what this daemon is."""
         settings = self._settings
-        header = PongHeader(settings.version, FEATURES, settings.max_ttl_ms, settings.max_message_bytes, settings.heads)
+        features = FEATURES + ["policy"] * settings.policy_override + ["backend"] * settings.backend_override
+        header = PongHeader(settings.version, features, settings.max_ttl_ms, settings.max_message_bytes, settings.heads)
         self._emit(Pong(event.peer, event.delimited, header))
 
     def gone(self, peer: Peer, now: float) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, TypeVar
 
 from router_daemon.errors import RETRY
@@ -21,6 +21,13 @@ UNKNOWN: Final = "unknown"
 
 SECONDS: Final = tuple(m * 10.0**e for e in range(-4, 2) for m in (1.0, 2.5, 5.0))
 """100 us to 50 s: from a local call to a language model."""
+_R40: Final = (
+    *(1.0, 1.06, 1.12, 1.18, 1.25, 1.32, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.12, 2.24, 2.36, 2.5, 2.65, 2.8, 3.0),
+    *(3.15, 3.35, 3.55, 3.75, 4.0, 4.25, 4.5, 4.75, 5.0, 5.3, 5.6, 6.0, 6.3, 6.7, 7.1, 7.5, 8.0, 8.5, 9.0, 9.5),
+)
+"""The preferred numbers R40 (ISO 3), rounded to two places: steps of 6 %, and 1, 2.5 and 5 are among them."""
+FINE_SECONDS: Final = tuple(m * 10.0**e for e in range(-4, 3) for m in _R40 if m * 10.0**e < 501.0)
+"""100 us to 500 s in steps of 6 %, fine enough for percentiles; every bound of `SECONDS` is one of these."""
 DECISION_SECONDS: Final = tuple(m * 1e-6 for m in (0.5, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 5000))
 
 MOST_NOTED: Final = 128
@@ -98,6 +105,38 @@ class Histogram:
             at = end
         values.clear()
 
+    def take(self, other: Histogram) -> None:
+        """Count all that another one has counted; it has the same bounds."""
+        self._counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
+        self._total += other.total
+
+    def folded(self, bounds: tuple[float, ...]) -> Histogram:
+        """Return the same in wider buckets; each of `bounds` is one of this histogram's."""
+        folded, counts, at = Histogram(bounds), self.counts, 0
+        for place, bound in enumerate(bounds):
+            end = self.bounds.index(bound) + 1
+            folded._counts[place], at = sum(counts[at:end]), end
+        folded._counts[-1] = sum(counts[at:])
+        folded._total = self.total
+        return folded
+
+    def quantile(self, share: float) -> float | None:
+        """Return the value below which that share lies, as if values lay evenly within a bucket; None for no values."""
+        return quantile(self.bounds, self.counts, share)
+
+
+def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
+    """Return the value below which a share of what was counted lies; see `Histogram`. Beyond the last bound: that."""
+    wanted, low = share * sum(counts), 0.0
+    if not wanted:
+        return None
+    for bound, count in zip(bounds, counts, strict=False):
+        if count >= wanted:
+            return low + (bound - low) * wanted / count
+        wanted -= count
+        low = bound
+    return low
+
 
 REFUSALS: Final = ("room", "displaced", "wait", "late", "budget", "open_messages", "client_messages", "client_bytes")
 """Why a message got `overloaded`: no room to wait, displaced by a more important one, the wait would be too long, too
@@ -119,7 +158,7 @@ class CapabilityCounts:
         hedges, retries, explorations: further heads while one was out; after one had failed; messages that explored.
         refusals: by cause, see `REFUSALS`.
         fallbacks: messages that embedding attention had nothing to hold against, see `FALLBACKS`.
-        message_seconds: from reading the SEND to its last answer.
+        message_seconds: from reading the SEND to its last answer; in fine buckets, for percentiles.
         delivery_seconds: per group of the backend ("" for none), from sending to the ACK or first PART.
     """
 
@@ -143,7 +182,7 @@ class CapabilityCounts:
         self.hedges = self.retries = self.explorations = 0
         self.refusals = dict.fromkeys(REFUSALS, 0)
         self.fallbacks = dict.fromkeys(FALLBACKS, 0)
-        self.message_seconds = Histogram(SECONDS)
+        self.message_seconds = Histogram(FINE_SECONDS)
         self.delivery_seconds: dict[str, Histogram] = {}
 
     def delivery_histogram(self, group: str) -> Histogram:

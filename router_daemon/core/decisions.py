@@ -10,6 +10,9 @@ Rules:
   deciding. Of the first decision of a message that only turns out to be worth keeping there is what its deliveries were
   charged with: exact, but of the chosen backends alone.
 - A refusal has no terms, and its answer says why: of a flood, one every `FURTHER_EVERY_S` is kept for each code.
+- Who decided is read from the ranking: the policy of the message's route, or who stood in for it. Of a policy that
+  fails to account for its choice the terms of the ranking are told; that fault is counted, and opens no breaker, or
+  recording would change what is decided.
 - Time to an answer is that to the ACK, of a stream to its first PART. It is slow beyond `slow_s`, or beyond
   `slow_times` reference latencies of its capability.
 """
@@ -27,7 +30,7 @@ from router_daemon.core.choosing import Chooser
 from router_daemon.core.entries import Decided, Entry, Sent, Shelf
 from router_daemon.core.events import Request
 from router_daemon.core.messages import Delivery, Message
-from router_daemon.core.ranking import NOBODY, Account, Candidate, Policy, Ranking, RankingCache
+from router_daemon.core.ranking import NOBODY, Account, Candidate, Ranking
 from router_daemon.core.settings import Settings
 from router_daemon.core.waiting import CRITICAL
 
@@ -58,11 +61,9 @@ class Decisions:
     """
 
     __slots__ = (
-        "_cache",
         "_every_s",
         "_next",
         "_on",
-        "_policy",
         "critical",
         "sample_at",
         "shelf",
@@ -70,11 +71,9 @@ class Decisions:
         "slow_times",
     )
 
-    def __init__(self, settings: Settings, policy: Policy, cache: RankingCache) -> None:
+    def __init__(self, settings: Settings) -> None:
         why = settings.why
         on = self._on = why.entries > 0
-        self._policy = policy
-        self._cache = cache
         self._every_s = why.sample_every_s
         self._next: dict[str, float] = {}  # kind of decision or code of a refusal -> when the next one is due
         self.shelf = Shelf(why.entries, why.bytes)
@@ -117,12 +116,12 @@ class Decisions:
         *,
         due: bool,
     ) -> Decided:
-        pool, policy = ranking.pool, self._policy
+        pool, policy = ranking.pool, ranking.policy
         names, rows = self._compared(message, ranking, chosen, chooser, kind, now) if due else ((), [])
         return Decided(
             now,
             kind,
-            self._cache.state_of(ranking),
+            message.route.maker_of(ranking).rankings.state_of(ranking),
             ranking.made_at,
             policy.name,
             policy.threshold,
@@ -143,21 +142,23 @@ class Decisions:
     ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         """Return the names of the policy's terms, and a `Row` for whom it compared and whom it did not."""
         pool, request = ranking.pool, message.request
-        account: Accounting | None = getattr(self._policy, "account", None)
+        account: Accounting | None = getattr(ranking.policy, "account", None)
         tried = chooser.tried(message)
         if message.named:
             return (), _only_named(message, ranking, chosen, tried)
         able = chooser.among(message, ranking, hedge=kind == "hedge")
         compared = NOBODY
         if pool.free > pool.reserved or (pool.free and request.priority == CRITICAL):
-            compared = _as_ranked(able, tried) if account is None else account(able, request, tried, now)
+            compared = _as_ranked(able, tried)
+            if account is not None:
+                compared = _told(account, message, able, tried, now) or compared
         rows = [_row(candidate, "ranked", score, values) for candidate, score, values in compared[1]]
         if len(rows) < len(ranking.scored):
             _add_others(rows, ranking, able, tried, chosen, kind)
         for head, candidate in enumerate(chosen, 1):
             seen = [*tried, *(other.backend for other in chosen[: head - 1])]
-            again = account(able, request, seen, now) if head > 1 and account is not None else compared
-            _mark(rows, head, candidate, again)
+            again = _told(account, message, able, seen, now) if head > 1 and account is not None else compared
+            _mark(rows, head, candidate, again or NOBODY)
         if len(rows) > MOST_ROWS:
             rows = sorted(rows, key=lambda row: not row[1])[:MOST_ROWS]
         return compared[0], rows
@@ -235,13 +236,25 @@ class Decisions:
             message.reason[:TEXT_CHARS],
             waited_s if notes is None else notes.waited_s + waited_s,
             notes is not None and notes.risked,
-            None,  # the route that the message was assigned to, once there are routes
-            self._policy.name,
+            message.route.name,
+            message.route.policy.name,
             len(deliveries),
             0 if notes is None else notes.decided,
             [_sent(delivery, now, delivery is answering) for delivery in deliveries[:MOST_DELIVERIES]],
             [] if notes is None else notes.decisions.copy(),
         )
+
+
+def _told(
+    account: Accounting, message: Message, ranking: Ranking, tried: Sequence[Backend], now: float
+) -> Account | None:
+    """Return what a policy says that it compared; None where it fails to, which must cost nobody the message."""
+    try:
+        names, compared = account(ranking, message.request, tried, now)
+        return tuple(names), [(candidate, score, tuple(values)) for candidate, score, values in compared]
+    except Exception as fault:  # noqa: BLE001 - whatever a policy raises
+        message.route.maker_of(ranking).failed_aside("account", fault)
+        return None
 
 
 def _row(candidate: Candidate, verdict: str, score: float | None, values: tuple[float, ...]) -> tuple[Any, ...]:

@@ -10,27 +10,24 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from math import inf
 from random import Random
 
 from router_daemon.core.actions import Accept, AcceptHeader, Action, Error, ErrorHeader
-from router_daemon.core.backends import Backend
-from router_daemon.core.choosing import Chooser, began_at, suits
+from router_daemon.core.choosing import Chooser
 from router_daemon.core.counts import MOST_HEADS, MOST_NOTED, Counts
 from router_daemon.core.decisions import Decisions
 from router_daemon.core.health import Health
 from router_daemon.core.messages import Message
 from router_daemon.core.patience import Patience
 from router_daemon.core.places import Places
-from router_daemon.core.pools import Pool
-from router_daemon.core.ranking import Candidate, Ranking, RankingCache
+from router_daemon.core.ranking import Candidate, Ranking
 from router_daemon.core.refusals import NOBODY, REFUSED
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.timers import Timers
-from router_daemon.core.waiting import CRITICAL, WaitingRoom, note_reserve
+from router_daemon.core.waiting import WaitingRoom, note_reserve
 from router_daemon.errors import RETRY
 
 
@@ -41,7 +38,6 @@ class Dispatcher:
         self,
         settings: Settings,
         registry: Registry,
-        rankings: RankingCache,
         chooser: Chooser,
         timers: Timers,
         counts: Counts,
@@ -52,7 +48,6 @@ class Dispatcher:
     ) -> None:
         self._settings = settings
         self._registry = registry
-        self._rankings = rankings
         self.chooser = chooser
         self.decisions = decisions
         self._patience = Patience(settings)
@@ -77,7 +72,7 @@ class Dispatcher:
         ranking.pool.messages += 1
         message.counts = ranking.counts
         if not chosen:
-            refusal = self._nobody(message, ranking)
+            refusal = self._nobody(message, ranking, now)
             if refusal is not None:
                 self.refuse(message, *refusal)
             if refusal is not None or not self._let_in(message, ranking, now):
@@ -93,7 +88,7 @@ class Dispatcher:
         else:
             client.open[request.id] = message
         if chosen:
-            self._deliver(message, ranking, chosen, now)
+            self.deliver(message, ranking, chosen, now)
         else:
             self._timers.schedule(message, message.deadline, now)
 
@@ -102,6 +97,8 @@ class Dispatcher:
         message.counts.outcomes[code] += 1
         message.reason = detail
         self.decisions.refused(message, code)
+        if message.route.tally is not None:
+            message.route.tally.ended(message, code, 0.0)
         header = ErrorHeader(message.request.id, code, detail, retry=RETRY[code], last=True, message=message.name)
         if retry_after_s is not None:
             header.retry_after_ms = int(retry_after_s * 1000.0) + 1
@@ -141,10 +138,10 @@ class Dispatcher:
         ranking, chosen = self.chooser.decide(message, now)
         self.decisions.note(message, ranking, chosen, self.chooser, "retry", now)
         if chosen:
-            self._deliver(message, ranking, chosen, now)
+            self.deliver(message, ranking, chosen, now)
         elif not self.chooser.has_untried(message, now):  # while it backed off, who might get it has left
             self.fail(message, "failed", now)
-        elif self._objects(message, ranking, now):
+        elif self.objects(message, ranking, now):
             return
         elif self._make_room(message, now):
             self._wait(message, now)
@@ -160,26 +157,23 @@ class Dispatcher:
         candidate = self.chooser.hedge(message, now)
         if candidate is not None:
             message.counts.hedges += 1
-            request = message.request
-            ranking = self._rankings.look(request.capability, request.priority, now)
+            ranking = self.chooser.ranking(message, now)
             self.decisions.note(message, ranking, (candidate,), self.chooser, "hedge", now)
-            self._deliver(message, ranking, (candidate,), now)
+            self.deliver(message, ranking, (candidate,), now)
 
     # --- where nobody has room ---
 
-    def _nobody(self, message: Message, ranking: Ranking) -> tuple[str, str] | None:
+    def _nobody(self, message: Message, ranking: Ranking, now: float) -> tuple[str, str] | None:
         """Return code and detail for a message that no backend may get, whoever has room."""
-        if message.named:
-            return None
-        if self.chooser.affordable(message, ranking).candidates:
-            return self.chooser.objection(message, ranking)
+        if message.named or self.chooser.affordable(message, ranking).candidates:
+            return self.chooser.objection(message, ranking, now)
         capability = message.request.capability
         code = "no_backend" if self._registry.was_offered(capability) else "no_capability"
         return code, f"{capability}: {NOBODY[code]}"
 
-    def _objects(self, message: Message, ranking: Ranking, now: float) -> bool:
+    def objects(self, message: Message, ranking: Ranking, now: float) -> bool:
         """End an open message that the policy chooses nobody for any more, and tell whether it was so."""
-        objection = None if message.named else self.chooser.objection(message, ranking)
+        objection = self.chooser.objection(message, ranking, now)
         if objection is not None:
             code, detail = objection
             message.reason = "; ".join(filter(None, (detail, message.reason)))
@@ -238,72 +232,6 @@ class Dispatcher:
         pool = self._registry.pool(message.request.capability)
         self.fail(message, "overloaded", now, pool.reference_s or None)
 
-    def serve(self, backend: Backend, now: float) -> None:
-        """Give the room that a backend has, or its trial, to those who wait, the most important first."""
-        capabilities = self._registry.offers(backend)
-        while self.waiting.size and (backend.free > 0 or backend.trial_due or self._may_be_named(backend, now)):
-            first = self.waiting.next_for(capabilities, now, partial(suits, backend))
-            if not any(self._serve_one(message, now) for message in first):
-                break
-        for pool in backend.pools:  # whom it does not suit may wait for no more than one place beyond the reserve
-            if pool.passed_over and pool.free > pool.reserved:
-                pool.passed_over = False
-                self.serve_others((pool,), now)
-
-    def _may_be_named(self, backend: Backend, now: float) -> bool:
-        """Tell whether an ejected backend could get a message that names it."""
-        return self.waiting.named > 0 and backend.ejected and backend.may_try(now)
-
-    def serve_others(self, pools: Iterable[Pool], now: float) -> None:
-        """Look again for those who wait after members of their capabilities have changed.
-
-        What is kept for critical messages shrinks with the members, and who was ejected may have been let in.
-        """
-        for pool in pools if self.waiting.size else ():
-            for backend in list(pool.members.values()):
-                if pool.free <= pool.reserved and not self.waiting.by_priority[CRITICAL]:
-                    pool.passed_over = True
-                    break  # of ten thousand members each would be asked
-                self.serve(backend, now)
-
-    def serve_dearer(self, backend: Backend, now: float) -> None:
-        """Look again for those whose first head was at a backend that costs more now: so may their further ones."""
-        capabilities, began = self._registry.offers(backend), partial(began_at, backend)
-        while any(self._serve_one(m, now) for m in self.waiting.next_for(capabilities, now, began) if began(m)):
-            pass
-
-    def _serve_one(self, message: Message, now: float) -> bool:
-        """Take a message out of the waiting room: to a head, or to its end; False where it has to go on waiting."""
-        if self.overdue(message, now):
-            return True
-        ranking, chosen = self.chooser.decide(message, now)
-        if not chosen:
-            note_reserve(message, ranking.pool)
-            return self._objects(message, ranking, now)
-        if message.deadline - now < self.chooser.shortest_s(message, ranking, now):
-            self.overload(message, "late", now)
-            return True
-        if message.notes is not None and message.notes.decisions:
-            self.decisions.note(message, ranking, chosen, self.chooser, "served", now)
-        self.waiting.remove(message)
-        message.noted().waited_s += now - message.waits_since
-        self._counts.waiting_seconds[message.request.priority].observe(now - message.waits_since)
-        self._deliver(message, ranking, chosen, now)
-        return True
-
-    def give_up_hopeless(self, now: float) -> None:
-        """Fail those who wait for backends that are not there any more."""
-        if not self.waiting.size:
-            return
-        for capability, priority, plain, messages in self.waiting.groups():
-            ranking = self._rankings.look(capability, priority, now)
-            if plain and ranking.candidates:
-                continue
-            for message in messages:
-                if not message.ended and not self.chooser.has_untried(message, now):
-                    message.reason = message.reason or f"{capability}: {NOBODY['no_backend']}"
-                    self.fail(message, "failed" if message.deliveries else "no_backend", now)
-
     # --- the same again ---
 
     def _may_repeat(self, message: Message) -> bool:
@@ -335,7 +263,8 @@ class Dispatcher:
         message.resume_at = now + service_s * (0.5 + 0.5 * self._rng.random())
         self.arm(message, now)
 
-    def _deliver(self, message: Message, ranking: Ranking, chosen: Sequence[Candidate], now: float) -> None:
+    def deliver(self, message: Message, ranking: Ranking, chosen: Sequence[Candidate], now: float) -> None:
+        """Send a message to who was chosen, and wake up when its first head has had its time."""
         self.places.deliver(message, chosen, now)
         if message.fan_out:
             due = self._patience.limit_all(message, now)
@@ -385,6 +314,8 @@ class Dispatcher:
         request, deliveries = message.request, message.deliveries
         if request.reply != "none":
             del client.open[request.id]
+            if outcome == "answered":
+                client.answered.append(request.id)
         elif outcome != "answered":
             message.counts.lost += 1
         if message.out:
@@ -408,4 +339,6 @@ class Dispatcher:
         self._sent_to[sent if sent < MOST_HEADS else MOST_HEADS] += 1
         if message.notes is not None or outcome != "answered":
             self.decisions.close(message, outcome, now)
+        if message.route.tally is not None:
+            message.route.tally.ended(message, outcome, seconds)
         deliveries.clear()  # each holds its message: a cycle that only the collector would free

@@ -123,7 +123,7 @@ class Entry(Record):
         kept: of `KINDS`; `open` for one that has not ended.
         asked: the mode that the client asked for. mode: that it was treated as. done: what came of it.
         named: the backend that the message asks for, the only one it may go to.
-        route: the named policy it was assigned to; None where there are no routes.
+        route: the named policy it was assigned to; `stable` where there is no other.
         risked: it was sent to find out about a backend.
         sent: how many deliveries it had; `deliveries` may be fewer. decided: the same of `decisions`.
     """
@@ -151,7 +151,7 @@ class Entry(Record):
     reason: str
     waited_s: float
     risked: bool
-    route: str | None
+    route: str
     policy: str
     sent: int
     decided: int

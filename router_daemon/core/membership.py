@@ -33,6 +33,7 @@ from router_daemon.core.events import Drain, EmptyHeader, Heartbeat, Register, R
 from router_daemon.core.places import LOST_AFTER_HEARTBEATS
 from router_daemon.core.pools import Pool
 from router_daemon.core.registry import Registry
+from router_daemon.core.serving import Serving
 from router_daemon.core.settings import Settings
 from router_daemon.core.settle import Settler
 from router_daemon.core.timers import Timers
@@ -57,6 +58,7 @@ class Membership:
         settings: Settings,
         registry: Registry,
         dispatcher: Dispatcher,
+        serving: Serving,
         settler: Settler,
         timers: Timers,
         counts: Counts,
@@ -66,11 +68,12 @@ class Membership:
         self._settings = settings
         self._registry = registry
         self._dispatcher = dispatcher
+        self._serving = serving
         self._settler = settler
         self._timers = timers
         self._emit = emit
         self._claims: dict[str, Claim] = {}
-        self.news: list[tuple[str, str]] = []
+        self.news = registry.news
 
     # --- commands ---
 
@@ -118,8 +121,8 @@ class Membership:
             pools = backend.pools
             self._registry.drain(backend, now)
             let_in = self._dispatcher.health.let_in_where_needed(now)
-            self._dispatcher.give_up_hopeless(now)
-            self._dispatcher.serve_others((*pools, *let_in), now)
+            self._serving.give_up_hopeless(now)
+            self._serving.serve_others((*pools, *let_in), now)
         self.end_drain(backend, now)
 
     def unregister(self, backend: Backend, event: Unregister, now: float) -> None:  # noqa: ARG002
@@ -147,7 +150,7 @@ class Membership:
         self._registry.remove(backend, now)
         let_in = self._dispatcher.health.let_in_where_needed(now)
         self._settler.lose(backend, now)
-        self._dispatcher.serve_others((*pools, *let_in), now)
+        self._serving.serve_others((*pools, *let_in), now)
         claim = self._claims.pop(backend.name, None)
         if claim is not None:
             self._timers.cancel(claim)
@@ -184,7 +187,7 @@ class Membership:
         backend.refresh(now)
         self._dispatcher.health.due(backend, now)
         self._dispatcher.places.watch(backend, now)
-        self._dispatcher.serve(backend, now)
+        self._serving.serve(backend, now)
 
     def claim_due(self, claim: Claim, now: float) -> None:  # noqa: ARG002
         """Nothing has freed the name in time."""
@@ -220,9 +223,9 @@ class Membership:
         let_in = self._dispatcher.health.let_in_where_needed(now)
         self._dispatcher.health.due(backend, now)  # joining again dropped its trial, and the watch begins anew
         self._dispatcher.places.watch(backend, now)
-        self._dispatcher.give_up_hopeless(now)
-        self._dispatcher.serve(backend, now)
-        self._dispatcher.serve_others((*pools, *let_in), now)
+        self._serving.give_up_hopeless(now)
+        self._serving.serve(backend, now)
+        self._serving.serve_others((*pools, *let_in), now)
 
     def _claim(self, event: Register, now: float) -> None:
         earlier = self._claims.get(event.header.name)

@@ -27,6 +27,7 @@ Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=CENTURY_S)]
 Ratio: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**62)]
 Cost: TypeAlias = Annotated[float, Meta(ge=0.0)]
+Version: TypeAlias = Annotated[str, Meta(max_length=65_536)]
 
 
 class ServiceRecord(Struct, array_like=True, gc=False):
@@ -49,6 +50,7 @@ class BackendRecord(Struct, gc=False):
     warm: bool = False
     age_s: Seconds = 0.0
     services: dict[str, ServiceRecord] = {}
+    version: Version | None = None
 
 
 class ReferenceRecord(Struct, array_like=True, gc=False):
@@ -99,13 +101,20 @@ class Unclaimed:
             for capability, s in record.services.items()
         }
         return BackendRecord(
-            record.success, record.latency_s, record.samples, record.cost, record.warm, record.age_s + by_s, services
+            record.success,
+            record.latency_s,
+            record.samples,
+            record.cost,
+            record.warm,
+            record.age_s + by_s,
+            services,
+            record.version,
         )
 
 
 def restore_profile(profile: Profile, record: BackendRecord) -> None:
     """Let a profile be as it was."""
-    profile.success, profile.cost = record.success, record.cost
+    profile.success, profile.cost, profile.version = record.success, record.cost, record.version
     if record.samples:
         profile.latency_s, profile.samples = record.latency_s, record.samples
 
@@ -147,7 +156,12 @@ def _records(registry: Registry, names: Iterable[str], now: float) -> Iterator[t
             yield name, unclaimed
         elif name in remembered:
             profile, left_at = remembered[name]
-            yield name, BackendRecord(profile.success, profile.latency_s, 0, profile.cost, False, now - left_at)
+            yield (
+                name,
+                BackendRecord(
+                    profile.success, profile.latency_s, 0, profile.cost, False, now - left_at, {}, profile.version
+                ),
+            )
 
 
 def record_of(backend: Backend, now: float) -> BackendRecord:
@@ -158,4 +172,7 @@ def record_of(backend: Backend, now: float) -> BackendRecord:
         for capability, s in backend.services.items()
         if s.samples or s.sampled_at > s.used_at
     }
-    return BackendRecord(profile.success, profile.latency_s, profile.samples, profile.cost, backend.warm, 0.0, services)
+    warm, version = backend.warm, profile.version
+    return BackendRecord(
+        profile.success, profile.latency_s, profile.samples, profile.cost, warm, 0.0, services, version
+    )

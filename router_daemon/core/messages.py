@@ -9,10 +9,11 @@ Rules:
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, Struct
 
@@ -24,6 +25,10 @@ from router_daemon.core.types import Body, ClientId, Peer
 
 if TYPE_CHECKING:
     from router_daemon.core.entries import Decided
+    from router_daemon.core.routes import Route
+
+RATEABLE: Final = 1024
+"""A client's answered SENDs that FEEDBACK may name (protocol: FEEDBACK)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +61,8 @@ class Client:
     """One connection of a client, with its open messages by its own ids.
 
     `messages` and `body_bytes` are what all its open messages come to, those with `reply: none` too. `trusted`: it is
-    another daemon of the ring: no quotas, and it may name the backend.
+    another daemon of the ring: no quotas, and it may name the backend. `answered`: the ids of its last SENDs that were
+    answered, which FEEDBACK may name; `routes`: which routes the newest of them took, where there are several.
     """
 
     peer: Peer
@@ -64,6 +70,8 @@ class Client:
     messages: int = 0
     body_bytes: int = 0
     trusted: bool = False
+    answered: deque[ClientId] = field(default_factory=partial(deque, maxlen=RATEABLE))
+    routes: deque[Route] = field(default_factory=partial(deque, maxlen=RATEABLE))
 
     def __repr__(self) -> str:
         return f"<Client {self.peer.hex()}: {len(self.open)} open>"
@@ -81,6 +89,7 @@ class Message(Struct, eq=False):
         special: a decision asks more than who is best: it goes to all heads, may not cost all, or names its backend.
         copies: it may run on several backends at once.
         reruns: it may have a second delivery after one that may have run.
+        route: whose policy decides for it, and where its outcome is counted.
         out: deliveries that may still answer.
         answered: some head has answered while others are out still (`reply: all`).
         answering: the head whose stream has begun, with `reply` other than `all`.
@@ -111,6 +120,7 @@ class Message(Struct, eq=False):
     copies: bool
     reruns: bool
     counts: CapabilityCounts
+    route: Route
     deliveries: list[Delivery] = []
     out: int = 0
     answered: bool = False

@@ -46,7 +46,7 @@ class Outlook:
         self._now = now
         self._chooser = broker.dispatcher.chooser
         self._message, self._refusal = broker.probe(request, now)
-        live = list(broker.policy.peek(ranking, request, now))
+        live = list(ranking.policy.peek(ranking, request, now))
         self._candidates = {candidate.backend.name for candidate in live}
         self.total = sum(candidate.score for candidate in live)
         self.rows = live + [c for c in ranking.scored if c.backend.name not in self._candidates]
@@ -55,7 +55,7 @@ class Outlook:
         pool = ranking.pool
         self._reserved_left = request.priority != CRITICAL and 0 < pool.free <= pool.reserved
         with_room = [c for c in live if c.backend.free > 0 and c.backend.name in self._affordable]
-        self._objection = self._chooser.objection(self._message, ranking)
+        self._objection = self._chooser.objection(self._message, ranking, now)
         self._preferred = [] if self._reserved_left or self._objection is not None else with_room
         self._explore_due = pool.messages >= pool.explore_from
         self._risked = self._risk()
@@ -87,7 +87,7 @@ class Outlook:
         if place is not None:
             return f"head {place} {self._merit(candidate)}"
         if backend.name not in self._candidates:
-            return f"score not over the threshold of {self._broker.policy.threshold:g}"
+            return f"score not over the threshold of {self._ranking.policy.threshold:g}"
         if self._objection is not None:
             return f"the policy refuses the message: {self._objection[1]}"
         return self._obstacle(backend) or "others rank higher"
@@ -95,7 +95,7 @@ class Outlook:
     def _merit(self, candidate: Candidate) -> str:
         if self._risked is None or candidate.backend is not self._risked.backend:
             settings = self._broker.settings.attention
-            sampled = self._broker.policy.name == "attention" and len(self._candidates) > settings.scan_most
+            sampled = self._ranking.policy.name == "attention" and len(self._candidates) > settings.scan_most
             return f"by rank, where it is among {settings.sample} drawn at random" if sampled else "by rank"
         if candidate.backend.ejected:
             return "on trial: its ejection is over"

@@ -27,6 +27,7 @@ RATE_PAUSE: Final = 0.1
 asked for then, not how much can be done."""
 NEVER: Final = 1 << 62
 LOOK_AGAIN: Final = 10
+STALE_TIMES: Final = 10
 
 
 class Bucket:
@@ -85,6 +86,7 @@ class Pool:
         warm: slots of members past their slow start.
         costly: members that declare a cost.
         trials: ejected members whose trial is due.
+        stale: members that came with a new version and are not known yet; they are explored `STALE_TIMES` as often.
         messages: taken in, ever.
         reference_s, samples: mean latency of its successes (ref_c), and how many there were.
         stream_s: mean time for which they held their slot after that: of a stream, from its first piece to its end.
@@ -106,6 +108,7 @@ class Pool:
     costly: int = 0
     ejected: int = 0
     trials: dict[Backend, None] = field(default_factory=dict)
+    stale: dict[Backend, None] = field(default_factory=dict)
     messages: int = 0
     reference_s: float = 0.0
     stream_s: float = 0.0
@@ -121,11 +124,14 @@ class Pool:
         twin = copy(self)
         twin.retries, twin.hedges = copy(self.retries), copy(self.hedges)
         twin.rate_notes = self.rate_notes.copy()
+        twin.stale = self.stale.copy()
         return twin
 
     def explored(self, settings: Settings, *, found: bool) -> None:
         """Note that a message has explored: the bucket, which holds one, is empty; or that it found nobody to try."""
         every = _explore_every(settings)
+        if self.stale:
+            every = every // STALE_TIMES + 1
         self.explore_from = self.messages + (every if found else every // LOOK_AGAIN + 1)
 
     def trouble(self, now: float) -> None:

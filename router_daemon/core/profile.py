@@ -21,9 +21,20 @@ class Profile:
         success: ratio in [0, 1].
         samples: outcomes observed since the latency last started afresh.
         cost: mean of the costs that its ACKs told; None where none did.
+        version: of the backend that was measured, as it last said; None where it never did.
     """
 
-    __slots__ = ("_latency_alpha", "_settings", "_success_alpha", "cost", "counts", "latency_s", "samples", "success")
+    __slots__ = (
+        "_latency_alpha",
+        "_settings",
+        "_success_alpha",
+        "cost",
+        "counts",
+        "latency_s",
+        "samples",
+        "success",
+        "version",
+    )
 
     def __init__(self, settings: ProfileSettings, counts: BackendCounts) -> None:
         self._settings = settings
@@ -32,6 +43,7 @@ class Profile:
         self.counts = counts
         self.success = settings.initial_success
         self.cost: float | None = None
+        self.version: str | None = None
         self.start_afresh()
 
     def start_afresh(self) -> None:

@@ -43,6 +43,7 @@ class Candidate(Struct, eq=False):
         fixed: the terms that do not change with the backend's load, for a policy that weighs the others itself.
         logit: z of a policy whose scores are softmax(z).
         service: what was measured of it for the capability; set when the ranking is made.
+        rank: its place among the candidates, from 0.
     """
 
     backend: Backend
@@ -53,6 +54,7 @@ class Candidate(Struct, eq=False):
     fixed: float = 0.0
     logit: float | None = None
     service: Service = None  # type: ignore[assignment] # never None once in a ranking
+    rank: int = -1
 
 
 class Ranking(Struct, eq=False):
@@ -63,6 +65,7 @@ class Ranking(Struct, eq=False):
         candidates: those over the threshold, best first, with their attention weights.
         counts: the series of the capability. pool: its budgets and sums.
         expires_at: when its time to live is over.
+        policy: who made it, and picks from it.
         own: whatever the policy keeps here, of this one and of those made of it by `only`.
     """
 
@@ -75,6 +78,7 @@ class Ranking(Struct, eq=False):
     epoch: int
     made_at: float
     expires_at: float
+    policy: Policy
     own: Any = None
 
     def detached(self) -> Ranking:
@@ -83,7 +87,7 @@ class Ranking(Struct, eq=False):
         for candidate in self.scored:
             twins[candidate] = twin = copy(candidate)
             twin.service = copy(candidate.service)
-            twin.service.own = copy(candidate.service.own)
+            twin.service.own = {policy: copy(kept) for policy, kept in candidate.service.own.items()}
         ranking = copy(self)
         ranking.scored = list(twins.values())
         ranking.candidates = [twins[candidate] for candidate in self.candidates]
@@ -103,6 +107,7 @@ class Ranking(Struct, eq=False):
             self.epoch,
             self.made_at,
             self.expires_at,
+            self.policy,
             self.own,
         )
 
@@ -165,6 +170,37 @@ def first_free(candidates: Iterable[Candidate], tried: Sequence[Backend]) -> Can
         if candidate.backend.free > 0 and candidate.backend not in tried:
             return candidate
     return None
+
+
+class NonsenseError(Exception):
+    """A policy has chosen somebody who cannot get the message, or ranked by what is no number."""
+
+
+def check_scores(scored: Sequence[Candidate], backends: Sequence[Backend]) -> None:
+    """See that a policy has scored whom it was given, with numbers.
+
+    Raises:
+        NonsenseError: it has not.
+    """
+    if len(scored) != len(backends) or {c.backend for c in scored} != set(backends):
+        raise NonsenseError("not every backend was scored, or one that was not asked for")
+    total = sum(candidate.score for candidate in scored)
+    if total - total != 0.0:
+        raise NonsenseError("a score is no number")
+
+
+def check_choice(candidate: Candidate, ranking: Ranking, tried: Sequence[Backend]) -> None:
+    """See that a policy has chosen somebody who can get the message.
+
+    Raises:
+        NonsenseError: it has not.
+    """
+    if candidate not in ranking.candidates:
+        raise NonsenseError("the choice is none of the candidates")
+    if candidate.backend.free <= 0:
+        raise NonsenseError(f"{candidate.backend.name!r} was chosen and has no room")
+    if candidate.backend in tried:
+        raise NonsenseError(f"{candidate.backend.name!r} was chosen and has been tried")
 
 
 class RankingCache:
@@ -249,16 +285,20 @@ class RankingCache:
         counts: CapabilityCounts,
     ) -> Ranking:
         registry = self._registry
-        scored = self._policy.score(capability, priority, backends)
+        policy = self._policy
+        scored = policy.score(capability, priority, backends)
+        check_scores(scored, backends)
         for candidate in scored:
             candidate.service = service_of(candidate.backend, capability, now)
-        candidates = [candidate for candidate in scored if candidate.score > self._policy.threshold]
+        candidates = [candidate for candidate in scored if candidate.score > policy.threshold]
         total = sum(candidate.score for candidate in candidates)
-        for candidate in candidates:
+        for rank, candidate in enumerate(candidates):
+            candidate.rank = rank
             candidate.weight = candidate.score / total if total else 1.0 / len(candidates)
         _add_surcharges(candidates)
         pool = registry.pool(capability)
-        return Ranking(capability, priority, scored, candidates, counts, pool, registry.epoch, now, now + self.ttl_s)
+        until = now + self.ttl_s
+        return Ranking(capability, priority, scored, candidates, counts, pool, registry.epoch, now, until, policy)
 
     def _keep(self, ranking: Ranking) -> None:
         row = self._rows.get(ranking.capability)

@@ -39,7 +39,7 @@ class Registry:
     """The registered backends by name, by connection and by capability, and the memory of those who left.
 
     Where `require_capability` is off, every backend may get any message: all of them are then one pool. `watch` is told
-    of each change of who is there, and as what.
+    of each change of who is there, and as what. `news`: (what, backend), for the shell to log and clear.
     """
 
     def __init__(self, settings: Settings, counts: Counts, watch: Watcher | None = None) -> None:
@@ -56,6 +56,7 @@ class Registry:
         self._seen: dict[str, float] = {}
         self._remembered: dict[str, tuple[Profile, float]] = {}
         self.unclaimed = Unclaimed()
+        self.news: list[tuple[str, str]] = []
 
     def pool(self, capability: str) -> Pool:
         """Return those who may get a message of that capability; an empty one where nobody ever offered it."""
@@ -124,6 +125,7 @@ class Registry:
             backend.window = self._first_window(backend)
         backend.refresh(now)
         self._tell(backend, there=True)
+        self._note_version(backend, now)
         return backend
 
     def remove(self, backend: Backend, now: float) -> None:
@@ -151,6 +153,7 @@ class Registry:
         """
         old, epoch = backend.info, self.epoch
         ranked_alike = not backend.draining and (info.capabilities, info.cost) == (old.capabilities, old.cost)
+        stale = {pool.capability for pool in backend.pools if backend in pool.stale}
         self._unindex(backend, now)
         backend.info = info
         backend.group_label = self._counts.group(info.group or "")
@@ -159,10 +162,14 @@ class Registry:
             if self._everyone is None:
                 del backend.services[capability]
         self._index(backend, now)
+        for pool in backend.pools if stale else ():
+            if pool.capability in stale:
+                pool.stale[backend] = None
         if ranked_alike:
             self.epoch = epoch
         backend.refresh(now)
         self._tell(backend, there=True)
+        self._note_version(backend, now)
 
     def revise(self, backend: Backend, revision: Revision, now: float) -> None:
         """Change the keys that an UPDATE names; a drain goes on."""
@@ -195,6 +202,33 @@ class Registry:
         backend.version += 1
         backend.rounds = 0
         self.set_warm(backend, False, self._first_window(backend), now)
+
+    def re_evaluate(self, backend: Backend, now: float) -> None:
+        """Measure a backend anew, as it says that it is another version: what was learnt was of another program.
+
+        It is as one that has just come: estimates, and with them attempt timeouts and hedge delays, start afresh, and
+        its places grow slowly where others are warm. Half of what success was off from its start is forgotten. Until
+        enough is known of it again it is explored more often (`Pool.stale`).
+        """
+        profile, was = backend.profile, backend.profile.version
+        self.begin_anew(backend, now)
+        for service in backend.services.values():
+            service.own.clear()
+        profile.success += 0.5 * (self.settings.profile.initial_success - profile.success)
+        for pool in backend.pools:
+            pool.stale[backend] = None
+            if self.settings.exploration.share:
+                pool.explore_from = min(pool.explore_from, pool.messages)
+        self.news.append((f"backend has version {backend.info.version!r}, before {was!r}: measured anew", backend.name))
+
+    def _note_version(self, backend: Backend, now: float) -> None:
+        """Look whether a backend that has come or has changed is another version than what is known of it."""
+        version = backend.info.version
+        if version is UNSET:
+            return
+        if backend.profile.version not in (None, version) and not backend.draining:
+            self.re_evaluate(backend, now)
+        backend.profile.version = version
 
     def set_ejected(self, backend: Backend, ejected: bool, now: float) -> None:
         """Give a backend nothing, or all again."""

@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp, inf
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,7 +63,7 @@ class Service:
         expected_s: latency to expect, with the penalty for failures: E, see `refresh`.
         latency_s: L alone. wait_s: the wait expected, share: what is not waiting of it and the service together.
         success: S. All as of `version`, until `fresh_until`.
-        own: whatever a policy keeps here.
+        own: whatever policies keep here, each under itself.
     """
 
     backend: Backend
@@ -82,7 +82,7 @@ class Service:
     success: float = 0.0
     version: int = -1
     fresh_until: float = -inf
-    own: Any = None
+    own: dict[Any, Any] = field(default_factory=dict)
 
     def observe(self, latency_s: float, work: float, learning: Learning, now: float) -> None:
         """Take in a success: its latency, of which `work` (0 to 1) was expected to be work when it was sent.

@@ -6,6 +6,7 @@ bytes, counts in messages unless a name says otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -223,6 +224,49 @@ class WhySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteSettings:
+    """A named policy (of `policies.base.NAMES`), and by key what differs for it: see `policies.routes`."""
+
+    policy: str = "attention"
+    changes: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """Which messages take which route, and when a candidate gets more of them, or none.
+
+    Attributes:
+        stable, candidate, control: names of routes; candidate "": no rollout. control "": as stable, counted apart.
+        name: what keys are hashed with; "": the candidate's.
+        percent: of the messages, where the candidate begins; None: at the first stage.
+        control_percent: of the messages, for the control group.
+        stages: of percent, rising. stage_s: how long each lasts at least.
+        sticky: by what a message is assigned where it has that: `key`, else `trace`, else `message`.
+        max_success_drop, max_p99_ratio: how much worse than stable the candidate may be.
+        confidence: 1 - the share of harmless candidates that the guard may stop.
+        min_answers: on each side, before a stage ends. window_s: what is compared is not older, once there are as many.
+        budget_s: for a decision; longer, and the fallback decides for a while. fallback: name of a policy.
+    """
+
+    stable: str = "stable"
+    candidate: str = ""
+    control: str = ""
+    name: str = ""
+    percent: float | None = None
+    control_percent: float = 1.0
+    stages: tuple[float, ...] = (1.0, 5.0, 25.0, 50.0, 100.0)
+    stage_s: float = 600.0
+    sticky: str = "key"
+    max_success_drop: float = 0.01
+    max_p99_ratio: float = 1.5
+    confidence: float = 0.99
+    min_answers: int = 1000
+    window_s: float = 3600.0
+    budget_s: float = 0.05
+    fallback: str = "least_in_flight"
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything the broker needs to know.
 
@@ -230,7 +274,8 @@ class Settings:
     auto all heads get a message at once while less of the slots is taken. `extra_cost_ratio`: no second head at a
     backend dearer than this many times the first. `unsaid_idempotent`: what a message that does not say `idempotent`
     may have done to it: `copies` (several at once), `retries` (one after the other), `never`. `backend_override`:
-    clients may name the backend that a message goes to; the ring's daemons may in any case.
+    clients may name the backend that a message goes to; the ring's daemons may in any case. `policy_override`: the same
+    for the route or policy. `routes`: by name; `rollout`: who takes which.
     """
 
     mode: str = "auto"
@@ -240,6 +285,7 @@ class Settings:
     require_capability: bool = True
     unsaid_idempotent: str = "copies"
     backend_override: bool = False
+    policy_override: bool = False
     attempt_timeout_s: float | None = None
     attempt_timeouts_s: dict[str, float] = field(default_factory=dict)
     auto_idle: float = 0.15
@@ -257,6 +303,8 @@ class Settings:
     waiting: WaitingSettings = field(default_factory=WaitingSettings)
     exploration: ExplorationSettings = field(default_factory=ExplorationSettings)
     why: WhySettings = field(default_factory=WhySettings)
+    routes: Mapping[str, RouteSettings] = field(default_factory=dict)
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
     queue_messages: int = 10_000
     queue_bytes: int = 268_435_456
     open_messages: int = 100_000

@@ -22,8 +22,9 @@ from router_daemon.core.counts import MOST_NOTED, Counts
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import NackHeader
 from router_daemon.core.messages import Delivery, Fate, Message
-from router_daemon.core.ranking import Policy
+from router_daemon.core.ranking import Observer
 from router_daemon.core.service import Learning
+from router_daemon.core.serving import Serving
 from router_daemon.core.types import Body
 
 FULL_PIPE_PAUSE_S: Final = 0.1
@@ -34,12 +35,19 @@ class Settler:
     """Settles deliveries and hands their messages back to the dispatcher."""
 
     def __init__(
-        self, learning: Learning, dispatcher: Dispatcher, policy: Policy, counts: Counts, emit: Callable[[Action], None]
+        self,
+        learning: Learning,
+        dispatcher: Dispatcher,
+        serving: Serving,
+        observe: Observer | None,
+        counts: Counts,
+        emit: Callable[[Action], None],
     ) -> None:
         self._dispatcher = dispatcher
+        self._serving = serving
         self._places = dispatcher.places
         self._health = dispatcher.health
-        self._observe = policy.observe
+        self._observe = observe
         self._counts = counts
         self._emit = emit
         self._learning = learning
@@ -84,7 +92,7 @@ class Settler:
         else:
             self._counts.stray_answers["late"] += 1
         if self._dispatcher.waiting.size:
-            self._dispatcher.serve(backend, now)
+            self._serving.serve(backend, now)
 
     def nacked(self, delivery: Delivery, header: NackHeader, now: float) -> None:
         """Settle a delivery that was refused or failed."""
@@ -105,7 +113,7 @@ class Settler:
         reason = f"{code}: {header.reason[:REASON_CHARS]}" if header.reason else code
         error = "rejected" if code == "rejected" else "failed"
         self._head_failed(delivery, reason, now, code=error, begun=code != "busy")
-        self._dispatcher.serve(backend, now)
+        self._serving.serve(backend, now)
 
     def part(self, delivery: Delivery, body: Body, now: float) -> None:
         """Pass on a piece of a stream."""
@@ -133,7 +141,7 @@ class Settler:
         self._places.close(delivery, now)
         self._blame(delivery, "malformed", now)
         self._head_failed(delivery, f"malformed answer: {code}", now)
-        self._dispatcher.serve(delivery.backend, now)
+        self._serving.serve(delivery.backend, now)
 
     def lose(self, backend: Backend, now: float) -> None:
         """Settle every delivery open at a backend that has just left the registry."""
@@ -146,7 +154,7 @@ class Settler:
                 self._blame(delivery, "lost", now)
         for delivery in lost:
             self._head_failed(delivery, "lost", now)
-        self._dispatcher.give_up_hopeless(now)
+        self._serving.give_up_hopeless(now)
 
     def undelivered(self, delivery: Delivery, now: float, *, full: bool) -> None:
         """Take back a delivery that never left the daemon; it counts for nothing."""
@@ -156,7 +164,7 @@ class Settler:
             self._places.pause(delivery.backend, FULL_PIPE_PAUSE_S, now)
         delivery.unsent = True
         self._head_failed(delivery, "could not be reached", now, begun=False)
-        self._dispatcher.serve(delivery.backend, now)  # it has room where it has moved to another connection
+        self._serving.serve(delivery.backend, now)  # it has room where it has moved to another connection
 
     # --- time ---
 
@@ -182,7 +190,7 @@ class Settler:
         if delivery.complete and not delivery.cancelled:  # it was to finish, and did not: it hangs
             self._blame(delivery, "timeout", now, now - delivery.sent_at if delivery.first_part_at is None else None)
         self._count(delivery, "unanswered", now)
-        self._dispatcher.serve(delivery.backend, now)
+        self._serving.serve(delivery.backend, now)
 
     def _head_due(self, delivery: Delivery, now: float) -> None:
         message = delivery.message

@@ -39,6 +39,11 @@ def backend_parts(broker: Broker, now: float, size: int = 64) -> Iterator[list[d
         yield [_backend(broker, backend, now) for backend in there if backend is not None]
 
 
+def routes(broker: Broker, now: float) -> dict[str, Any]:
+    """Return what came of each route, the rollout with what its stage waits for, and the overrides in force."""
+    return broker.routes.view(now) | {"overrides": broker.overrides.snapshot(now)}
+
+
 def _backend(broker: Broker, backend: Backend, now: float) -> dict[str, Any]:
     info, profile = backend.info, backend.profile
     said = {key: value for key in ("group", "zone", "version", "cost") if (value := getattr(info, key)) is not UNSET}
@@ -72,6 +77,7 @@ def _backend(broker: Broker, backend: Backend, now: float) -> dict[str, Any]:
         "ejected": _ejection(backend, now),
         "ejections": profile.counts.ejections,
         "warm": backend.warm,
+        "stale": any(backend in pool.stale for pool in backend.pools),
         "window": backend.window,
         "connected_s": now - backend.registered_at,
         "last_seen_s": now - backend.last_seen,

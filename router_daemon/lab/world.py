@@ -48,7 +48,7 @@ from router_daemon.lab.result import Result
 from router_daemon.lab.ring import RingDaemon, Wire
 from router_daemon.lab.specs import BackendSpec, Demand, NetworkSpec, RingSpec
 from router_daemon.lab.timeline import START_S, BrokenError, Timeline
-from router_daemon.policies.base import make_policy
+from router_daemon.policies.routes import plan_routes
 from router_daemon.ring.settings import RingSettings
 
 PolicyMaker: TypeAlias = Callable[[Settings, Random], Policy]
@@ -123,9 +123,10 @@ class World:
         """Return the broker of a daemon; in a ring, of its process number `life`."""
         rng = self._rng("daemon", index, *life)
         make = self._policy
-        policy = make_policy(make, self.settings, rng) if isinstance(make, str) else make(self.settings, rng)
+        plan = plan_routes(self.settings, rng, policy=make if isinstance(make, str) else make(self.settings, rng))
         instance = f"d{index}-" + "".join(f"{process}-" for process in life)
-        return self._make_broker(self.settings, policy, rng=rng, timer=_no_time, instance=instance, **keys)
+        keys |= plan.extras()
+        return self._make_broker(self.settings, plan.policy, rng=rng, timer=_no_time, instance=instance, **keys)
 
     def _broker_of_process(self, index: int, life: int) -> Broker:
         return self._broker(index, life, first_delivery_id=1 + life * IDS_OF_A_PROCESS)

@@ -158,9 +158,9 @@ class P2cPeakEwma(ByCost):
         return self._ewma(service, now).take(0.0, now, self._tau_s) * (len(service.backend.open) + 1)
 
     def _ewma(self, service: Service, now: float) -> PeakEwma:
-        if service.own is None:
-            service.own = PeakEwma(expected_s(service, self._initial_s), now)
-        own: PeakEwma = service.own
+        own: PeakEwma | None = service.own.get(self)
+        if own is None:
+            own = service.own[self] = PeakEwma(expected_s(service, self._initial_s), now)
         return own
 
     def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:
@@ -209,10 +209,10 @@ class C3(ByCost):
         return replica.response_s - replica.work_s + queue * queue * queue * replica.work_s
 
     def _replica(self, service: Service) -> Replica:
-        if service.own is None:
+        own: Replica | None = service.own.get(self)
+        if own is None:
             initial_s = expected_s(service, self._initial_s)
-            service.own = Replica(initial_s, initial_s)
-        own: Replica = service.own
+            own = service.own[self] = Replica(initial_s, initial_s)
         return own
 
     def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:

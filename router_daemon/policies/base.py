@@ -44,6 +44,30 @@ _MAKERS: Final[dict[str, Callable[[Settings, Random], Policy]]] = {
 
 NAMES: Final = tuple(_MAKERS)
 
+_ALL: Final = {"cache_ttl_s": "cache_ttl_s"}
+_SCORE: Final = _ALL | {"threshold": "threshold"}
+_WEIGHTS: Final = {key: f"weights.{key}" for key in ("capability", "performance", "reliability", "priority")}
+_SCAN: Final = {key: f"attention.{key}" for key in ("cost_weight", "scan_most", "sample")}
+_RING: Final = (
+    _ALL
+    | {"tau": "ring_attention.temperature"}
+    | {
+        key: f"ring_attention.{key}"
+        for key in ("temperature", "performance", "reliability", "scaling", "latency", "path_cost", "without_embedding")
+    }
+)
+READS: Final[dict[str, dict[str, str]]] = dict.fromkeys(_MAKERS, _ALL) | {
+    "attention": _SCORE | _WEIGHTS | _SCAN,
+    "paper": _SCORE | _WEIGHTS,
+    "paper_no_reliability": _SCORE | {key: name for key, name in _WEIGHTS.items() if key != "reliability"},
+    "ring": _RING,
+    "ring_multi": _RING | {key: f"ring_attention.{key}" for key in ("attention_heads", "seed")},
+    "ring_greedy": _RING,
+}
+"""What each policy reads of the settings, and a route may therefore set for itself: key, and where `Settings` has it.
+
+What describes measurements (`[profile]`, the rest of `[attention]`) is not among them: all routes read the same."""
+
 
 def make_policy(name: str, settings: Settings, rng: Random) -> Policy:
     """Return the policy of that name.

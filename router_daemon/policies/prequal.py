@@ -144,7 +144,7 @@ class Prequal(Balancer):
         rif = _rif(service.backend)
         if rif > theta:
             return True, rif
-        own: Latencies | None = service.own
+        own: Latencies | None = service.own.get(self)
         estimate_s = own.estimate_s(_step(rif)) if own is not None else None
         return False, expected_s(service, self._initial_s) if estimate_s is None else estimate_s
 
@@ -163,15 +163,16 @@ class Prequal(Balancer):
 
     def _note(self, service: Service, now: float) -> None:
         """Remember at which RIF a delivery is sent now: the delivery does not."""
-        if service.own is None:
-            service.own = Latencies({}, {}, {})
-        sent: dict[float, int] = service.own.sent
+        own: Latencies | None = service.own.get(self)
+        if own is None:
+            own = service.own[self] = Latencies({}, {}, {})
+        sent = own.sent
         if len(sent) >= MOST_SENT:
             del sent[next(iter(sent))]
         sent[now] = _step(_rif(service.backend))
 
     def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:
-        own: Latencies | None = delivery.service.own
+        own: Latencies | None = delivery.service.own.get(self)
         if own is None:
             return
         rif = own.sent.pop(delivery.sent_at, None)

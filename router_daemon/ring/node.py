@@ -50,13 +50,14 @@ class Node:
 
     Attributes:
         counts, links, floods, topology, reach, abroad, outbound, home: its parts, for people to look at.
+        routes: the broker's.
         faults: of ours, for the shell to log and clear: the kind of what was at hand, and what was raised.
     """
 
     def __init__(
         self, broker: Broker, settings: RingSettings, *, instance: int, secret: bytes = b"", version: str = ""
     ) -> None:
-        self.broker = broker
+        self.broker, self.routes = broker, broker.routes
         self.settings = settings
         self.instance = instance
         self.counts = RingCounts()

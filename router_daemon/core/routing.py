@@ -1,0 +1,202 @@
+"""The routes of a broker: one where nothing else is said, several with a rollout, others that messages ask for.
+
+Rules:
+- A broker always has the route `stable`, made of its policy. What no message may be refused for is decided here: who
+  stands in for a policy that fails, and that nothing which a policy does when it is told of something can stop what it
+  is told of.
+- Every policy that wants to know is told of all outcomes and all backends, not only of its own route's: so a candidate
+  knows what it would know with all messages.
+- Where `policy` of SEND is allowed it names a route, or a policy; the latter is made a route when first asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from router_daemon.core.backends import Backend
+from router_daemon.core.counts import Counts
+from router_daemon.core.ranking import Observer, Policy, RankingCache
+from router_daemon.core.rollout import Rollout
+from router_daemon.core.routes import FALLBACK, FewestOpen, Route
+from router_daemon.core.settings import Settings
+from router_daemon.core.tally import Tally, of_everything
+
+if TYPE_CHECKING:
+    from router_daemon.core.messages import Delivery
+    from router_daemon.core.registry import Registry, Watcher
+
+MOST_ROUTES: Final = 64
+CONTROL: Final = "control"
+"""The name of the control group's route where none is configured for it."""
+
+
+class RouteSpec(NamedTuple):
+    """A route to be: its name, its policy, and how long its rankings serve."""
+
+    name: str
+    policy: Policy
+    cache_ttl_s: float
+
+
+class Routes:
+    """All routes.
+
+    Args:
+        settings: of the daemon.
+        counts: of the daemon.
+        rng: breaks ties.
+        make: returns a policy by name, where messages may ask for one.
+
+    Attributes:
+        by_name: every route, `stable` first.
+        stable: what messages take that nothing else is said of.
+        fallback: who decides where a policy fails.
+        rollout: None where there is none.
+        news: for the shell to log and to clear: (what, route, detail).
+    """
+
+    stable: Route
+    fallback: Route
+
+    def __init__(
+        self, settings: Settings, counts: Counts, rng: Random, make: Callable[[str], Policy | None] | None
+    ) -> None:
+        self._settings = settings
+        self._counts = counts
+        self._rng = rng
+        self._make = make
+        self._registry: Registry | None = None
+        self._observers: list[tuple[Policy, Observer]] = []
+        self._watchers: list[tuple[Policy, Watcher]] = []
+        self.by_name: dict[str, Route] = {}
+        self.rollout: Rollout | None = None
+        self.news: list[tuple[str, str, str]] = []
+
+    def open(self, registry: Registry, specs: Sequence[RouteSpec], fallback: Policy | None) -> None:
+        """Make the routes, the first of which is stable.
+
+        Raises:
+            ValueError: a route that the rollout names is not there.
+        """
+        self._registry = registry
+        ttl_s = self._settings.cache_ttl_s
+        self.fallback = self._route(RouteSpec(FALLBACK, fallback or FewestOpen(), ttl_s), None)
+        for spec in specs:
+            self.by_name[spec.name] = self._route(spec, self.fallback)
+        self.stable = next(iter(self.by_name.values()))
+        if self._settings.rollout.candidate:
+            self.rollout = self._rollout()
+        if len(self.by_name) > 1:
+            self._count_apart()
+
+    def _rollout(self) -> Rollout:
+        settings = self._settings.rollout
+        control = (settings.control or CONTROL) if settings.control_percent else ""
+        missing = [name for name in (settings.candidate, control) if name and name not in self.by_name]
+        if missing:
+            raise ValueError(f"the rollout names routes that are not there: {', '.join(missing)}")
+        return Rollout(
+            settings,
+            self.stable,
+            self.by_name[settings.candidate],
+            self.by_name[control] if control else None,
+            twin=settings.control in ("", settings.stable),
+        )
+
+    def _route(self, spec: RouteSpec, stand_in: Route | None) -> Route:
+        assert self._registry is not None
+        policy = spec.policy
+        rankings = RankingCache(self._registry, policy, self._counts, self._rng, ttl_s=spec.cache_ttl_s)
+        if policy.observe is not None:
+            self._observers.append((policy, policy.observe))
+        if policy.watch is not None:
+            self._watchers.append((policy, policy.watch))
+            for backend in self._registry.by_name.values():
+                policy.watch(backend, True)
+        if stand_in is None:
+            return Route(spec.name, policy, rankings, self.news)
+        budget_s = self._settings.rollout.budget_s
+        return Route(spec.name, policy, rankings, self.news, budget_s=budget_s, stand_in=stand_in)
+
+    def _count_apart(self) -> None:
+        for route in self.by_name.values():
+            route.tally = route.tally or Tally()
+
+    def named(self, name: str) -> Route | None:
+        """Return the route that a message asks for, by its name or by that of a policy; None where there is none."""
+        route = self.by_name.get(name)
+        if route is not None or self._make is None or len(self.by_name) >= MOST_ROUTES:
+            return route
+        policy = self._make(name)
+        if policy is None:
+            return None
+        route = self.by_name[name] = self._route(RouteSpec(name, policy, self._settings.cache_ttl_s), self.fallback)
+        self._count_apart()
+        return route
+
+    # --- what policies are told ---
+
+    @property
+    def observer(self) -> Observer | None:
+        """What is to be told of the outcomes of deliveries; None while nobody will ever want to know."""
+        return self._observe if self._observers or self._make is not None else None
+
+    def _observe(self, delivery: Delivery, latency_s: float, ok: bool, now: float) -> None:
+        for policy, observe in self._observers:
+            try:
+                observe(delivery, latency_s, ok, now)
+            except Exception as fault:  # noqa: BLE001 - whatever a policy raises must not cost the answer
+                self._failed(policy, fault)
+
+    def watch(self, backend: Backend, there: bool) -> None:
+        """Tell the policies who is there."""
+        for policy, watch in self._watchers:
+            try:
+                watch(backend, there)
+            except Exception as fault:  # noqa: BLE001 - nor the registration
+                self._failed(policy, fault)
+
+    def _failed(self, policy: Policy, fault: Exception) -> None:
+        for route in self.by_name.values():
+            if route.policy is policy:
+                route.failed_aside("told", fault)
+
+    # --- for people ---
+
+    def take_news(self) -> list[tuple[str, str, str]]:
+        """Return what has happened to routes since the last call: (what, route, detail)."""
+        news = self.news.copy()
+        self.news.clear()
+        if self.rollout is not None:
+            news += [(each.what, each.route, each.detail) for each in self.rollout.news]
+            self.rollout.news.clear()
+        return news
+
+    def view(self, now: float) -> dict[str, Any]:
+        """Return the routes, what came of them, and the rollout, as plain data for JSON."""
+        return {
+            "routes": [self._shown(route, now) for route in self.by_name.values()],
+            "fallback": self.fallback.policy.name,
+            "rollout": None if self.rollout is None else self.rollout.view(now),
+        }
+
+    def _shown(self, route: Route, now: float) -> dict[str, Any]:
+        counts = self._counts
+        if route.tally is None:
+            figures = of_everything(counts.capabilities.values(), counts.heads)
+        else:
+            figures = route.tally.figures()
+        open_s = None if route.opened_at is None else now - route.opened_at
+        return {
+            "name": route.name,
+            "policy": route.policy.name,
+            **figures,
+            "quality": route.quality / route.rated if route.rated else None,
+            "rated": route.rated,
+            "breaker_open_s": open_s,
+            "decides": route.acting.name,
+            "faults": dict(route.faults),
+            "fallbacks": dict(route.fallbacks),
+        }
