@@ -19,6 +19,7 @@ from router_daemon.core.actions import CancelDelivery, Deliver
 from router_daemon.core.broker import Broker
 from router_daemon.core.settings import Settings
 from router_daemon.core.types import Side
+from router_daemon.policies.routes import plan_routes
 from router_daemon.ring.messages import Opened
 from router_daemon.ring.node import Node
 from router_daemon.ring.settings import RingSettings
@@ -81,9 +82,9 @@ class Ring:
     def start(self, name: str, *, key: str | None = None, instance: int | None = None, **ring: Any) -> Node:
         """Start a daemon; `key`: what it is called here, where another one has its name."""
         settings = RingSettings(name, **(self._ring | ring))
-        broker = Broker(
-            self._settings, InOrder(), rng=Random(0), timer=lambda: 0.0, instance=f"{key or name}-{next(self._number)}-"
-        )
+        rng, prefix = Random(0), f"{key or name}-{next(self._number)}-"
+        plan = plan_routes(self._settings, rng, policy=InOrder())
+        broker = Broker(self._settings, plan.policy, rng=rng, timer=lambda: 0.0, instance=prefix, **plan.extras())
         number = int((self.now - START) * 1e6) + 1 if instance is None else instance
         node = self.nodes[key or name] = Node(broker, settings, instance=number)
         node.start(self.now)

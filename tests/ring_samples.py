@@ -32,6 +32,7 @@ FORWARD: Final = ring.ForwardHeader(
     path=["a"],
     embedding=[0.5, -1.0],
     traceparent="00-1-2-01",
+    route="candidate",
 )
 RESULT: Final = ring.ResultHeader(
     "a", 1, 7, "h", "nack", 1, ["h"], 3, "busy", "full", retry_after_ms=20, queue=4, elapsed_ms=1.5

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 from nodes_kit import Delivered, Ring
 
 from router_daemon.core import events
 from router_daemon.core.actions import Deliver, Error, Piece, Reply
-from router_daemon.core.settings import RetrySettings, WaitingSettings
+from router_daemon.core.settings import RetrySettings, RolloutSettings, RouteSettings, WaitingSettings
 from router_daemon.core.types import Side
 from router_daemon.ring.messages import (
     Ask,
@@ -63,6 +64,50 @@ def forward(ring: Ring, source: str, via: str, **keys: Any) -> None:
         "path": [source],
     }
     ring.handle(via, Forward(ring.wire(source, via).ends[via], ForwardHeader(**(known | keys)), (b"z",)))
+
+
+def with_rollout() -> Ring:
+    """Return two daemons, each with half of all messages on its candidate; the one backend, x, is at b."""
+    rollout = RolloutSettings(candidate="candidate", control_percent=0.0, percent=50.0)
+    ring = Ring("a", "b", settings={"routes": {"candidate": RouteSettings("round_robin")}, "rollout": rollout})
+    ring.link("a-b")
+    ring.run(1.0)
+    ring.register("b", "x", slots=100)
+    ring.run(1.0)
+    return ring
+
+
+def answered_by_route(ring: Ring, daemon: str) -> dict[str, int]:
+    routes = ring.nodes[daemon].broker.routes.by_name.values()
+    return {route.name: route.tally.outcomes["answered"] for route in routes if route.tally is not None}
+
+
+def test_a_delivery_over_the_ring_is_counted_for_the_route_of_its_origin() -> None:
+    ring = with_rollout()
+    for number in range(40):
+        ring.send("a", number=number)
+        ring.run(0.1)
+        ring.ack(ring.take_one())
+        ring.run(0.1)
+    counted = [answered_by_route(ring, name) for name in ("a", "b")]
+    assert counted[0] == counted[1]
+    assert sum(counted[0].values()) == 40
+    assert min(counted[0].values()) > 0
+    assert all(message.header.route in ("stable", "candidate") for *_, message in ring.messages(Forward))
+
+
+def test_a_route_that_the_home_does_not_have_is_its_stable_one() -> None:
+    ring = with_rollout()
+    forward(ring, "a", "b", route="of another configuration")
+    [message] = ring.nodes["b"].broker.dispatcher.messages
+    assert message.route.name == "stable"
+
+
+def test_a_daemon_with_one_route_says_nothing_of_it() -> None:
+    ring = across()
+    ring.send("a")
+    ring.run(1.0)
+    assert {message.header.route for *_, message in ring.messages(Forward)} == {UNSET}
 
 
 def results(ring: Ring) -> list[tuple[str, int]]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from msgspec import UNSET
 
@@ -48,6 +48,7 @@ SCATTER: Final = 2654435761
 Accounting = Callable[[Ranking, Request, Sequence[Backend], float], Account]
 """A policy's `account`, which a policy may have beside what `Policy` asks for: told the same as `pick` was just before,
 it returns what `pick` compared, and changes nothing. Of a policy without one, the terms of the ranking are told."""
+_Compared: TypeAlias = tuple[bool, tuple[str, ...], list[tuple[Any, ...]]]
 
 
 class Decisions:
@@ -117,7 +118,10 @@ class Decisions:
         due: bool,
     ) -> Decided:
         pool, policy = ranking.pool, ranking.policy
-        names, rows = self._compared(message, ranking, chosen, chooser, kind, now) if due else ((), [])
+        told: _Compared = (hasattr(policy, "account"), (), [])
+        if due:
+            told = self._compared(message, ranking, chosen, chooser, kind, now)
+        live, names, rows = told
         return Decided(
             now,
             kind,
@@ -125,7 +129,7 @@ class Decisions:
             ranking.made_at,
             policy.name,
             policy.threshold,
-            hasattr(policy, "account"),
+            live,
             names,
             len(ranking.candidates),
             pool.free,
@@ -139,19 +143,20 @@ class Decisions:
 
     def _compared(
         self, message: Message, ranking: Ranking, chosen: Sequence[Candidate], chooser: Chooser, kind: str, now: float
-    ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        """Return the names of the policy's terms, and a `Row` for whom it compared and whom it did not."""
+    ) -> _Compared:
+        """Return whether the terms are the policy's own account, their names, and a `Row` of whoever was there."""
         pool, request = ranking.pool, message.request
         account: Accounting | None = getattr(ranking.policy, "account", None)
         tried = chooser.tried(message)
         if message.named:
-            return (), _only_named(message, ranking, chosen, tried)
+            return account is not None, (), _only_named(message, ranking, chosen, tried)
         able = chooser.among(message, ranking, hedge=kind == "hedge")
         compared = NOBODY
         if pool.free > pool.reserved or (pool.free and request.priority == CRITICAL):
-            compared = _as_ranked(able, tried)
-            if account is not None:
-                compared = _told(account, message, able, tried, now) or compared
+            told = None if account is None else _told(account, message, able, tried, now)
+            if told is None:
+                account = None
+            compared = _as_ranked(able, tried) if told is None else told
         rows = [_row(candidate, "ranked", score, values) for candidate, score, values in compared[1]]
         if len(rows) < len(ranking.scored):
             _add_others(rows, ranking, able, tried, chosen, kind)
@@ -161,7 +166,7 @@ class Decisions:
             _mark(rows, head, candidate, again or NOBODY)
         if len(rows) > MOST_ROWS:
             rows = sorted(rows, key=lambda row: not row[1])[:MOST_ROWS]
-        return compared[0], rows
+        return account is not None, compared[0], rows
 
     # --- when it ends ---
 

@@ -271,6 +271,7 @@ def _foreign(peer: RingPeer, header: ForwardHeader, body: Body) -> ForeignSend:
         header.priority,
         header.ttl_ms,
         embedding=header.embedding,
+        policy=header.route,
         backend=header.backend,
         traceparent=header.traceparent,
     )

@@ -31,6 +31,7 @@ from router_daemon.core.types import Body, Capability, Count, Embedding, Millise
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[^/]*$")]
 """Of a daemon, or of a ring: a slash would be read as the end of it in `daemon/backend`."""
 BackendName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+RouteName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=2**62)]
 Path: TypeAlias = Annotated[list[Name], Meta(max_length=256)]
 
@@ -172,6 +173,7 @@ class ForwardHeader(Record):
         message, capability, priority, ttl_ms, attempt, head, heads, embedding, traceparent: those of DELIVER, for the
             backend; ttl_ms: what is left when it arrives, as far as the origin can tell.
         hops: links it has been sent over, this one included. path: the daemons it has left, the origin first.
+        route: that it took at the origin, where there are several; the home counts it for the same.
     """
 
     to: Name
@@ -191,6 +193,7 @@ class ForwardHeader(Record):
     path: Path
     embedding: Embedding | UnsetType = UNSET
     traceparent: str | UnsetType = UNSET
+    route: RouteName | UnsetType = UNSET
 
 
 class ResultHeader(Record):

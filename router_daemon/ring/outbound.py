@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from router_daemon.core.actions import Deliver
 from router_daemon.core.events import Ack, AckHeader, Nack, NackHeader, Part, PartHeader, Undelivered
@@ -32,7 +32,7 @@ class Sent(Struct, eq=False):
 
     Attributes:
         action: the broker's. remote: where to. at: the instance of its daemon.
-        deadline: of the message (s). tries: how often it was sent. parts: pieces that came.
+        deadline: of the message (s). route: of several, that it takes. tries: how often it was sent. parts: that came.
     """
 
     action: Deliver
@@ -40,6 +40,7 @@ class Sent(Struct, eq=False):
     at: int
     sent_at: float
     deadline: float
+    route: str | UnsetType = UNSET
     tries: int = 0
     parts: int = 0
 
@@ -71,9 +72,16 @@ class Outbound:
         """Send a delivery of the broker to the daemon that has the backend, which is its process `at`."""
         remote = self._abroad.by_peer[action.peer]
         header = action.header
-        sent = self.open[header.id] = Sent(action, remote, at, now, now + header.ttl_ms / 1000.0)
+        deadline, route = now + header.ttl_ms / 1000.0, self._route_of(remote, header.id)
+        sent = self.open[header.id] = Sent(action, remote, at, now, deadline, route)
         self._counts.forwarded += 1
         self._forward(sent, one_way_s, now)
+
+    def _route_of(self, remote: Remote, number: int) -> str | UnsetType:
+        """Return the route of a delivery's message, where the broker has more than one."""
+        backend = self._abroad.backend(remote)
+        delivery = None if backend is None else backend.open.get(number)
+        return UNSET if delivery is None or delivery.message.route.tally is None else delivery.message.route.name
 
     def _forward(self, sent: Sent, one_way_s: float, now: float) -> None:
         sent.tries += 1
@@ -100,6 +108,7 @@ class Outbound:
                     [],
                     header.embedding,
                     header.traceparent,
+                    sent.route,
                 ),
                 sent.action.body,
             )
