@@ -8,6 +8,7 @@ Rules:
 - An exception while handling an event is a fault of ours: it is logged, a SEND is answered with `internal`, and the
   daemon goes on.
 - First signal: no new SENDs, the open ones have `drain_timeout_s`. Second signal: exit at once.
+- In a ring the loop calls the node, which calls the broker; without one nothing of it is made.
 """
 
 from __future__ import annotations
@@ -20,35 +21,20 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from random import Random
 from typing import Any, Final
 
 import structlog
 
 from router_daemon import __version__
 from router_daemon.admin.server import AdminServer
+from router_daemon.assembly import make_broker, make_node, make_transport
 from router_daemon.config import Config
-from router_daemon.config.embedding import load_projections
 from router_daemon.core.actions import Action
 from router_daemon.core.broker import Broker
 from router_daemon.core.events import Event
-from router_daemon.core.settings import (
-    AttentionSettings,
-    EjectionSettings,
-    ExplorationSettings,
-    HedgeSettings,
-    ProfileSettings,
-    RetrySettings,
-    RingAttentionSettings,
-    Settings,
-    WaitingSettings,
-    Weights,
-)
-from router_daemon.native import NativeTransport
-from router_daemon.policies.base import make_policy
+from router_daemon.ring.node import Node
 from router_daemon.state import StateKeeper
-from router_daemon.transport import LINGER_S, Listener, SocketLimits, Transport, ZmqTransport
-from router_daemon.wire import Limits
+from router_daemon.transport import LINGER_S, Transport
 
 FLUSH_EVERY_S: Final = 0.005
 GC_YOUNG_OBJECTS: Final = 20_000
@@ -61,7 +47,7 @@ class Loop:
     """Moves messages between a transport and a broker, on an event loop.
 
     Args:
-        broker: decides.
+        broker: decides; in a ring, the node around it.
         transport: receives and sends.
         batch_messages, batch_s: a batch ends with whichever comes first.
         clock: seconds, monotonic.
@@ -69,7 +55,7 @@ class Loop:
 
     def __init__(
         self,
-        broker: Broker,
+        broker: Broker | Node,
         transport: Transport,
         *,
         batch_messages: int,
@@ -111,8 +97,8 @@ class Loop:
             actions += self.broker.on_timer(now)
             self._log_faults("fault while doing what is due")
         self._send(actions, now)
-        for what, backend in self.broker.take_news():
-            _log.info(what, backend=backend)
+        for what, name in self.broker.take_news():
+            _log.info(what, **{"backend" if what.startswith("backend ") else "daemon": name})
         if events or actions:  # sending may have consumed the edge of what has come meanwhile
             self.wake()
         else:
@@ -173,14 +159,15 @@ class Daemon:
         seed = config.routing.seed
         self.seed = secrets.randbits(32) if seed is None else seed
         self.broker = make_broker(config, self.seed)
+        self.node = make_node(config, self.broker)
         self.transport = make_transport(config)
         self.loop = Loop(
-            self.broker,
+            self.node or self.broker,
             self.transport,
             batch_messages=config.limits.batch_messages,
             batch_s=config.limits.batch_ms / 1000.0,
         )
-        self.admin = AdminServer(self.broker, config.admin.bind)
+        self.admin = AdminServer(self.broker, config.admin.bind, node=self.node)
         state = config.state
         self.state = StateKeeper(
             self.broker, state.dir, write_every_s=state.write_every_s, read_younger_s=state.read_younger_s
@@ -188,10 +175,10 @@ class Daemon:
         self._signals = 0
         self._drained = asyncio.Event()
 
-    async def run(self) -> int:
-        """Serve until a signal; return the exit code."""
+    async def run(self, *, signals: bool = True) -> int:
+        """Serve until a signal, or until `stop` where several daemons share a process; return the exit code."""
         try:
-            await self._start()
+            await self._start(signals=signals)
             await self._until_drained()
             write = await self.state.finish()
             self.loop.stop()
@@ -202,31 +189,35 @@ class Daemon:
         _log.info("stopped", forced=self._signals > 1)
         return 0 if self._signals < 2 else 1
 
-    async def _start(self) -> None:
+    async def _start(self, *, signals: bool) -> None:
         loop = asyncio.get_running_loop()
         self.state.restore()
-        addresses = (self.config.frontend.addresses, self.config.backend.addresses)
-        frontend, backend = await self.transport.start(addresses, self.loop.wake)
+        config = self.config
+        addresses = [config.frontend.addresses, config.backend.addresses]
+        addresses += [config.ring.addresses] if self.node else []
+        bound = await self.transport.start(addresses, self.loop.wake)
         await self.admin.start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled)
+        for number in (signal.SIGTERM, signal.SIGINT) if signals else ():
+            loop.add_signal_handler(number, self.stop)
         self.loop.start(loop)
         self.state.start()
         gc.freeze()
         gc.set_threshold(GC_YOUNG_OBJECTS, 20, 50)
         notify_systemd("READY=1")
-        self._log_start(frontend, backend)
+        self._log_start(*bound)
 
     async def _close(self) -> None:
         await self.admin.stop()
         await self.transport.close(LINGER_S if self._signals < 2 else 0.0)
 
-    def _signalled(self) -> None:
+    def stop(self) -> None:
+        """Drain, and then exit; called again: exit at once."""
         self._signals += 1
         if self._signals == 1:
             notify_systemd("STOPPING=1")
-            _log.info("draining", open_messages=self.broker.open_messages)
-            self.broker.start_drain()
+            _log.info("draining", open_messages=self.loop.broker.open_messages)
+            self.loop.broker.start_drain()
+            self.loop.wake()  # others may have to be told
         self._drained.set()
 
     async def _until_drained(self) -> None:
@@ -234,14 +225,15 @@ class Daemon:
         await self._drained.wait()
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self.config.limits.drain_timeout_s
-        while (self.broker.open_messages or self.transport.parked) and self._signals == 1:
+        while (self.loop.broker.open_messages or self.transport.parked) and self._signals == 1:
             if loop.time() >= give_up_at:
-                _log.warning("drain timeout", open_messages=self.broker.open_messages)
+                _log.warning("drain timeout", open_messages=self.loop.broker.open_messages)
                 return
             await asyncio.sleep(0.01)
 
-    def _log_start(self, frontend: list[str], backend: list[str]) -> None:
+    def _log_start(self, frontend: list[str], backend: list[str], ring: list[str] | None = None) -> None:
         config = self.config
+        more: dict[str, Any] = {"ring": ring, "name": config.ring.name} if ring else {}
         _log.info(
             "serving",
             version=__version__,
@@ -253,95 +245,8 @@ class Daemon:
             mode=config.routing.mode,
             seed=self.seed,
             loop=type(asyncio.get_running_loop()).__module__,
+            **more,
         )
-
-
-def make_settings(config: Config) -> Settings:
-    """Return what the core is told of a configuration."""
-    routing, profile, limits = config.routing, config.profile, config.limits
-    timeout_ms = routing.attempt_timeout_ms
-    retry = config.retry.model_dump()
-    floor_ms = retry.pop("timeout_floor_ms")
-    return Settings(
-        mode=routing.mode,
-        heads=routing.heads,
-        threshold=routing.threshold,
-        cache_ttl_s=routing.cache_ttl_s,
-        require_capability=routing.require_capability,
-        unsaid_idempotent=routing.unsaid_idempotent,
-        attempt_timeout_s=None if timeout_ms is None else timeout_ms / 1000.0,
-        attempt_timeouts_s={name: ms / 1000.0 for name, ms in routing.attempt_timeouts_ms.items()},
-        auto_idle=routing.auto_idle,
-        extra_cost_ratio=routing.extra_cost_ratio,
-        default_ttl_ms=routing.default_ttl_ms,
-        max_ttl_ms=routing.max_ttl_ms,
-        heartbeat_s=config.backend.heartbeat_ms / 1000.0,
-        weights=Weights(**config.weights.model_dump()),
-        profile=ProfileSettings(
-            latency_alpha=profile.latency_alpha,
-            success_alpha=profile.success_alpha,
-            initial_latency_s=profile.initial_latency_ms / 1000.0,
-            initial_success=profile.initial_success,
-            reference_alpha=profile.reference_alpha,
-            forget_s=profile.forget_s,
-            forget_services=profile.forget_services,
-            forget_from=profile.forget_from,
-            queue_alpha=profile.queue_alpha,
-        ),
-        attention=AttentionSettings(**config.attention.model_dump()),
-        ring_attention=make_ring_attention(config),
-        retry=RetrySettings(**retry, timeout_floor_s=floor_ms / 1000.0),
-        hedge=HedgeSettings(**config.hedge.model_dump()),
-        ejection=EjectionSettings(**config.ejection.model_dump()),
-        waiting=WaitingSettings(**config.waiting.model_dump()),
-        exploration=ExplorationSettings(**config.exploration.model_dump()),
-        queue_messages=limits.queue_messages,
-        queue_bytes=limits.queue_bytes,
-        open_messages=limits.open_messages,
-        client_messages=limits.client_messages,
-        client_bytes=limits.client_bytes,
-        backends=limits.backends,
-        label_values=limits.label_values,
-        max_message_bytes=limits.max_message_bytes,
-        version=__version__,
-    )
-
-
-def make_ring_attention(config: Config) -> RingAttentionSettings:
-    """Return what the policies of embedding attention are told.
-
-    Raises:
-        ConfigError: the file of projections is none.
-    """
-    section = config.ring_attention.model_dump()
-    return RingAttentionSettings(**section | {"projections": load_projections(section["projections"])})
-
-
-def make_broker(config: Config, seed: int) -> Broker:
-    """Return the broker that a configuration describes."""
-    settings = make_settings(config)
-    rng = Random(seed)
-    return Broker(
-        settings,
-        make_policy(config.routing.policy, settings, rng),
-        rng=rng,
-        timer=time.perf_counter,
-        instance=secrets.token_hex(8),
-        # Microseconds since 1970: above every id of an earlier process, as long as none made a million a second.
-        first_delivery_id=time.time_ns() // 1000,
-    )
-
-
-def make_transport(config: Config) -> Listener:
-    """Return the sockets that a configuration describes, not yet bound."""
-    limits = config.limits
-    message = Limits(limits.max_body_frames, limits.max_header_bytes, limits.max_message_bytes)
-    mark = limits.high_water_mark
-    kind = NativeTransport if config.transport.engine == "native" else ZmqTransport
-    return kind(
-        SocketLimits(message, mark, limits.client_unread_bytes),
-        SocketLimits(message, mark, limits.backend_unread_bytes),
-    )
 
 
 def notify_systemd(state: str) -> None:

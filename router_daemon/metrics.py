@@ -21,10 +21,13 @@ from router_daemon import __version__
 from router_daemon.core.broker import Broker
 from router_daemon.core.counts import OTHER, Histogram
 from router_daemon.core.pools import Pool
+from router_daemon.ring.counts import MOST_HOPS
+from router_daemon.ring.node import Node
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 HEADS: Final = (0.0, 1.0, 2.0, 3.0, 5.0)
+HOPS: Final = tuple(map(float, range(1, MOST_HOPS)))
 
 
 class Series:
@@ -38,10 +41,11 @@ class Series:
         self.total = histogram.total
 
 
-def _heads(counts: Sequence[int]) -> Series:
-    histogram = Histogram(HEADS)
-    for heads, count in enumerate(counts):
-        histogram.add(heads, count)
+def _by_number(bounds: tuple[float, ...], counts: Sequence[int]) -> Series:
+    """Return the histogram of a small number (of heads, of hops) of which each value was counted."""
+    histogram = Histogram(bounds)
+    for number, count in enumerate(counts):
+        histogram.add(number, count)
     return Series(histogram)
 
 
@@ -56,9 +60,9 @@ def _bound(value: float) -> str:
 
 
 class Snapshot:
-    """A consistent copy of what the broker counts at `now`; cheap, and made on the loop."""
+    """A consistent copy of what broker and ring count at `now`; cheap, and made on the loop."""
 
-    def __init__(self, broker: Broker, now: float) -> None:
+    def __init__(self, broker: Broker, now: float, node: Node | None = None) -> None:
         counts, cache = broker.counts, broker.rankings
         self.outcomes = [(c.label, _seen(c.outcomes)) for c in counts.capabilities.values()]
         self.message_seconds = [(c.label, Series(c.message_seconds)) for c in counts.capabilities.values()]
@@ -76,7 +80,7 @@ class Snapshot:
         self.lost_messages = [(c.label, c.lost) for c in counts.capabilities.values()]
         self.ejections = [(b.label, b.ejections) for b in counts.backends.values()]
         self.decisions = {"hit": Series(counts.decision_hit), "miss": Series(counts.decision_miss)}
-        self.heads = _heads(counts.heads)
+        self.heads = _by_number(HEADS, counts.heads)
         self.cache = {"hit": cache.hits, "miss": cache.misses, "expired": cache.expired}
         self.cache["invalidated"] = cache.invalidated
         self.protocol_errors = dict(counts.protocol_errors)
@@ -90,6 +94,26 @@ class Snapshot:
         pools = broker.registry.pools()  # one without a name where capability is not required; else those with series
         self.pools = [_pool(p, now) for p in pools if not p.capability or p.capability in counts.capabilities]
         self.backends = _backends(broker)
+        self.ring = None if node is None else RingSnapshot(node)
+
+
+class RingSnapshot:
+    """The same of the ring; of neighbours, no more than may have series of their own."""
+
+    def __init__(self, node: Node) -> None:
+        counts, known = node.counts, node.floods.known
+        links = {link.name: link for link in node.links.by_peer.values() if link.name and not link.up}
+        links |= node.links.neighbours()
+        names = sorted(links)[: node.broker.settings.label_values]
+        self.up = [(name, float(links[name].up)) for name in names]
+        self.rtt_s = [(name, rtt_s) for name in names if (rtt_s := links[name].rtt_s) is not None]
+        self.daemons = {"known": len(known), "reachable": len(node.topology.ways)}
+        self.backends = len(node.abroad.by_peer)
+        self.results = _seen(counts.results)
+        self.hops = _by_number(HOPS, counts.hops)
+        self.undeliverable = dict(counts.undeliverable)
+        self.errors = dict(counts.errors)
+        self.totals = {name: getattr(counts, name) for name in RING_TOTALS}
 
 
 def _pool(pool: Pool, now: float) -> tuple[str, float, float, float]:
@@ -132,6 +156,8 @@ class _Collector:
         yield from _deliveries(snapshot)
         yield from _decisions(snapshot)
         yield from _protocol(snapshot)
+        if snapshot.ring is not None:
+            yield from _ring(snapshot.ring)
 
 
 def render(snapshot: Snapshot, *, openmetrics: bool) -> bytes:
@@ -295,6 +321,40 @@ def _protocol(snapshot: Snapshot) -> Iterator[Metric]:
     info = GaugeMetricFamily("router_build_info", "Constant 1.", labels=["version", "python", "libzmq"])
     info.add_metric([__version__, platform.python_version(), zmq.zmq_version()], 1.0)
     yield info
+
+
+RING_TOTALS: Final = {
+    "forwarded": "Deliveries sent to backends of other daemons.",
+    "resent": "Deliveries sent to another daemon again, as they had not arrived.",
+    "taken": "Deliveries of other daemons, begun here.",
+    "duplicates": "Deliveries of other daemons that came again, and were not begun again.",
+    "relayed": "Messages passed on from one other daemon to another.",
+    "asked": "Questions to other daemons what became of deliveries.",
+    "gaps": "Streams from other daemons that lost a piece, and failed.",
+    "strays": "Results from other daemons for what is not open.",
+    "flooded": "Reports on links, backends and profiles sent to neighbours, those passed on too.",
+    "links_lost": "Links to neighbours that went down.",
+    "ignored": "Daemons and backends that others told of, beyond a limit.",
+}
+
+
+def _ring(ring: RingSnapshot) -> Iterator[Metric]:
+    """Yield what only a daemon in a ring has."""
+    yield _gauges("router_ring_link_up", "1 while the neighbour answers.", "neighbour", ring.up)
+    yield _gauges("router_ring_link_rtt_seconds", "Round trip time to the neighbour.", "neighbour", ring.rtt_s)
+    rows = ((state, float(count)) for state, count in ring.daemons.items())
+    yield _gauges("router_ring_daemons", "Other daemons: known, and of them reachable.", "state", rows)
+    yield _gauge("router_ring_backends", "Backends of other daemons that can be reached.", ring.backends)
+    yield _histogram("router_ring_hops", "Links that deliveries took that came here.", [], [([], ring.hops)])
+    for name, text in RING_TOTALS.items():
+        yield _counter(f"router_ring_{name}", text, [], [([], ring.totals[name])])
+    counters = (
+        ("results", "Deliveries to other daemons by how they ended.", "result", ring.results),
+        ("undeliverable", "Messages that could not be passed on, by verb.", "verb", ring.undeliverable),
+        ("errors", "What neighbours were told is wrong, or told us, by code.", "code", ring.errors),
+    )
+    for name, text, label, counts in counters:
+        yield _counter(f"router_ring_{name}", text, [label], (([value], n) for value, n in counts.items()))
 
 
 def _counter(name: str, text: str, labels: list[str], rows: Iterable[tuple[list[str], int]]) -> Metric:

@@ -42,7 +42,7 @@ from router_daemon.errors import ProtocolError, StartError
 from router_daemon.listening import open_path, open_port
 from router_daemon.transport import PARKED_RESERVE_BYTES, SocketLimits
 from router_daemon.wire import COMMANDS, Decoder, encode_header
-from router_daemon.zmtp import GREETING, PING, Reader, append_frames, frame_head
+from router_daemon.zmtp import GREETING, LAST_HEADS, PING, SHORT, Reader, append_frames, frame_head, heads_after
 
 INBOX_MESSAGES: Final = 512
 INBOX_BYTES: Final = 1_048_576
@@ -59,7 +59,7 @@ CLOSE_LOOK_S: Final = 0.005
 CLOSE_ROUNDS: Final = 5
 OVERHEAD_BYTES: Final = 32
 
-_FRAMED: Final = {kind: frame_head(len(name), more=True) + name for kind, name in COMMANDS.items()}
+_HEADS: Final = {kind: heads_after(name) for kind, name in COMMANDS.items()}
 _DELIMITER: Final = frame_head(0, more=True)
 _CHEAP: Final = frozenset({Error, Pong})
 _log = structlog.get_logger("router_daemon")
@@ -68,23 +68,19 @@ _log = structlog.get_logger("router_daemon")
 class _Connection(asyncio.Protocol):
     """One peer."""
 
+    kind = b"ROUTER"
+
     def __init__(self, side: _Side) -> None:
         self.side = side
         self.peer: Peer = side.new_name()
-        self.reader = Reader(self.peer, side.limits.message)
+        self.reader = Reader(self.peer, side.limits.message, self.kind)
         self.transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else is called
         self.inbox: list[list[Any]] = []
-        self.inbox_bytes = 0
         self.out: list[Any] = []
-        self.out_bytes = 0
+        self.inbox_bytes = self.out_bytes = self.cheap = 0
         self.since = self.heard_at = side.loop.time()
-        self.met = False
         self.reading = True
-        self.backed_up = False
-        self.cheap = 0
-        self.held = False
-        self.finished = False
-        self.lost = False
+        self.met = self.backed_up = self.held = self.finished = self.lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment] # a server's are transports both ways
@@ -203,7 +199,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Side:
-    """All connections of one of the two sockets."""
+    """All connections of one of the sockets."""
 
     def __init__(self, side: Side, limits: SocketLimits) -> None:
         self.side = side
@@ -211,10 +207,10 @@ class _Side:
         self.decoder = Decoder(side, limits.message)
         self.connections: dict[Peer, _Connection] = {}
         self.ready: deque[_Connection] = deque()
-        self.wake: Callable[[], None] = _nobody
+        self.wake: Callable[[], None] = lambda: None
         self.loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment] # set by `listen`
         self.closing = False
-        self._unread_bytes = limits.unread_bytes
+        self.unread_bytes = limits.unread_bytes
         self._listeners: list[socket.socket] = []
         self._paths: list[Path] = []
         self.adopting: set[asyncio.Task[Any]] = set()
@@ -222,6 +218,9 @@ class _Side:
 
     def new_name(self) -> Peer:
         return next(self._numbers).to_bytes(8, "big")
+
+    async def open(self, places: Sequence[str], wake: Callable[[], None]) -> list[str]:
+        return [await self.listen(place, wake) for place in places]
 
     async def listen(self, address: str, wake: Callable[[], None]) -> str:
         self.loop, self.wake = asyncio.get_running_loop(), wake
@@ -256,44 +255,25 @@ class _Side:
 
     def receive(self, limit: int, into: list[Event]) -> None:
         """Append the events of at most so many messages, going round the connections that have some."""
-        ready, decode = self.ready, self.decoder.decode
+        ready, decode_all = self.ready, self.decoder.decode_all
         enough = len(into) + limit
         while ready and (room := enough - len(into)) > 0:
             connection = ready.popleft()
-            into += map(decode, connection.take(min(TURN_MESSAGES, room)))
+            decode_all(connection.take(min(TURN_MESSAGES, room)), into)
             if connection.inbox:
                 ready.append(connection)
             elif connection.lost:
                 into.append(Gone(self.side, connection.peer))
 
-    def send(self, action: Action, dirty: list[_Connection], problems: list[Event]) -> None:
-        connection = self.connections.get(action.peer)
-        # Nothing closes or is written between two actions of a batch: a connection is asked about its end once, and
-        # what it leaves unread matters only where something is left or this batch alone is too much.
-        if connection is None or (not connection.out and connection.transport.is_closing()):
-            problems.append(Undelivered(action, full=False))  # that it is gone will come after its last message
-            return
-        crowded = connection.backed_up or connection.out_bytes > self._unread_bytes
-        if crowded and connection.unread() > self._allowance(action):
-            problems.append(Undelivered(action, full=True))
-            connection.cheap += 1  # what is dropped weighs, too
-            if connection.cheap >= HOLD_FROM:
-                connection.hold()
-            return
-        out = connection.out
-        if not out:
-            dirty.append(connection)
-        if action.delimited:
-            out.append(_DELIMITER)
-        out.append(_FRAMED[type(action)])
-        connection.out_bytes += append_frames(out, encode_header(action.header), action.body) + OVERHEAD_BYTES
-        if type(action) in _CHEAP:
-            connection.cheap += 1
-
-    def _allowance(self, action: Action) -> int:
-        """Return how much may be unread already; more for the end of a message, which has no body to speak of."""
+    def refuses(self, connection: _Connection, action: Action) -> bool:
+        """Tell whether a peer leaves too much unread; more is allowed for the end of a message, which has no body."""
         reserve = 0 if action.body or isinstance(action, Deliver | Piece) else PARKED_RESERVE_BYTES
-        return self._unread_bytes + reserve
+        if connection.unread() <= self.unread_bytes + reserve:
+            return False
+        connection.cheap += 1  # what is dropped weighs, too
+        if connection.cheap >= HOLD_FROM:
+            connection.hold()
+        return True
 
     def look(self, now: float, *, paused: bool) -> None:
         """Look after every connection; where we were paused ourselves, silence says nothing."""
@@ -313,16 +293,19 @@ class _Side:
             path.unlink(missing_ok=True)
         for connection in list(self.connections.values()):
             connection.finish()
-        self.wake = _nobody
+        self.wake = lambda: None
 
 
 class NativeTransport:
-    """Two listening sides that speak ZMTP; see `transport.Transport` for what it promises."""
+    """The sides of a daemon, speaking ZMTP; see `transport.Transport` for what it promises."""
 
     parked = 0
 
-    def __init__(self, clients: SocketLimits, backends: SocketLimits) -> None:
-        self._sides = (_Side(Side.CLIENT, clients), _Side(Side.BACKEND, backends))
+    def __init__(self, clients: SocketLimits, backends: SocketLimits, *ring: _Side) -> None:
+        self._sides = (_Side(Side.CLIENT, clients), _Side(Side.BACKEND, backends), *ring)
+        self._by_urgency = self._sides[::-1]
+        sides = {side.side: side for side in self._sides}
+        self._ways = {kind: (sides[kind.side], _HEADS[kind], kind in _CHEAP) for kind in COMMANDS if kind.side in sides}
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_due = 0.0
 
@@ -332,30 +315,52 @@ class NativeTransport:
         Raises:
             StartError: an address cannot be listened on.
         """
-        bound = [
-            [await side.listen(place, wake) for place in places]
-            for side, places in zip(self._sides, addresses, strict=True)
-        ]
+        bound = [await side.open(places, wake) for side, places in zip(self._sides, addresses, strict=True)]
         self._schedule_sweep(asyncio.get_running_loop())
         return bound
 
     def receive(self, limit: int, budget_s: float) -> list[Event]:  # noqa: ARG002 - what has come has been read already
-        """Return what has come; see `Transport`. Backends first, since their answers make room."""
+        """Return what has come; see `Transport`. Clients last, since the others' answers make room."""
         received: list[Event] = []
-        clients, backends = self._sides
-        if backends.ready:
-            backends.receive(limit, received)
-        if clients.ready:
-            clients.receive(limit, received)
+        for side in self._by_urgency:
+            if side.ready:
+                side.receive(limit, received)
         return received
 
     def send(self, actions: Iterable[Action]) -> list[Event]:
         """Write, or say why not; see `Transport`."""
         problems: list[Event] = []
         dirty: list[_Connection] = []
-        sides = self._sides
+        ways = self._ways
         for action in actions:
-            sides[action.side].send(action, dirty, problems)
+            side, heads, is_cheap = ways[type(action)]
+            connection = side.connections.get(action.peer)
+            # Nothing closes or is written between two actions of a batch: a connection is asked about its end once, and
+            # what it leaves unread matters only where something is left or this batch alone is too much.
+            if connection is None or (not connection.out and connection.transport.is_closing()):
+                problems.append(Undelivered(action, full=False))  # that it is gone will come after its last message
+                continue
+            if (connection.backed_up or connection.out_bytes > side.unread_bytes) and side.refuses(connection, action):
+                problems.append(Undelivered(action, full=True))
+                continue
+            out = connection.out
+            if not out:
+                dirty.append(connection)
+            if action.delimited:
+                out.append(_DELIMITER)
+            header, body = encode_header(action.header), action.body
+            size = len(header)
+            if size < SHORT and len(body) == 1:  # the common shape, without a call or a loop
+                piece = body[0]
+                length = len(piece)
+                last = LAST_HEADS[length] if length < len(LAST_HEADS) else frame_head(length, more=False)
+                out += (heads[size], header, last, piece)
+                size += length
+            else:
+                size = append_frames(out, COMMANDS[type(action)], (header, *body))
+            connection.out_bytes += size + OVERHEAD_BYTES
+            if is_cheap:
+                connection.cheap += 1
         for connection in dirty:
             connection.flush()
         return problems
@@ -372,7 +377,7 @@ class NativeTransport:
         until = loop.time() + linger_s
         for side in self._sides:
             side.finish()
-        if adopting := self._sides[0].adopting | self._sides[1].adopting:
+        if adopting := {task for side in self._sides for task in side.adopting}:
             await asyncio.wait(adopting)  # what has just been accepted would otherwise end with the loop, unclosed
         while any(side.connections for side in self._sides) and loop.time() < until:  # noqa: ASYNC110 - it has an end
             await asyncio.sleep(CLOSE_LOOK_S)
@@ -390,7 +395,3 @@ class NativeTransport:
         for side in self._sides:
             side.look(now, paused=now - self._sweep_due > PING_EVERY_S)
         self._schedule_sweep(loop)
-
-
-def _nobody() -> None:
-    """Wake nobody: nothing has been started yet."""

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import zmq
 from zmq.backend import Socket as BackendSocket
@@ -32,6 +32,9 @@ from router_daemon.core.events import Event, Gone, Undelivered
 from router_daemon.core.types import Peer, Side
 from router_daemon.errors import StartError
 from router_daemon.wire import Decoder, Limits, encode
+
+if TYPE_CHECKING:
+    from router_daemon.zmq_links import ZmqLinks
 
 HEARTBEAT_IVL_MS: Final = 2_000
 HEARTBEAT_TIMEOUT_MS: Final = 10_000
@@ -94,11 +97,18 @@ class _Parked:
 
 
 class _Socket:
-    """One ROUTER socket, its monitor, and what is parked behind it."""
+    """One socket, its monitor, and what is parked behind it."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], side: Side, limits: SocketLimits) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        side: Side,
+        limits: SocketLimits,
+        kind: int = zmq.ROUTER,
+        events: int = zmq.Event.DISCONNECTED | zmq.Event.ACCEPTED,
+    ) -> None:
         self.side = side
-        self.raw = context.socket(zmq.ROUTER)
+        self.raw = context.socket(kind)
         self.limits = limits
         self.decoder = Decoder(side, limits.message)
         self.parked: dict[Peer, _Parked] = {}
@@ -109,14 +119,16 @@ class _Socket:
         self._known: set[Peer] = set()
         self._most_frames = limits.message.body_frames + 5
         raw = self.raw
-        raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        if kind == zmq.ROUTER:
+            raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
         raw.setsockopt(zmq.SNDHWM, limits.high_water_mark)
         raw.setsockopt(zmq.RCVHWM, limits.high_water_mark)
         raw.setsockopt(zmq.MAXMSGSIZE, 4 * limits.message.message_bytes)
         raw.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
         raw.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         raw.setsockopt(zmq.LINGER, round(LINGER_S * 1000))
-        self.monitor = raw.get_monitor_socket(zmq.Event.DISCONNECTED | zmq.Event.ACCEPTED)
+        self.monitor = raw.get_monitor_socket(events)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def bind(self, address: str) -> str:
         if address.startswith("ipc://"):
@@ -127,6 +139,12 @@ class _Socket:
         except zmq.ZMQError as error:
             raise StartError(f"cannot listen on {address}: {error.strerror}") from None
         return self.raw.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called whenever something may have come."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(int(self.raw.FD), wake)
+        self._loop.add_reader(int(self.monitor.FD), partial(_news, self, wake))
 
     def receive(self, limit: int, until: float, into: list[Event]) -> None:
         """Append the events of at most `limit` messages, or fewer where the time is up; then who is gone.
@@ -255,6 +273,9 @@ class _Socket:
                 del self.parked[peer]
 
     def close(self, linger_ms: int) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(int(self.raw.FD))
+            self._loop.remove_reader(int(self.monitor.FD))
         self.raw.disable_monitor()
         self.monitor.close(0)
         self.raw.close(linger_ms)
@@ -272,19 +293,22 @@ class SocketLimits:
 
 
 class ZmqTransport:
-    """Two ROUTER sockets of libzmq; libzmq's memory is bounded by peers x high-water mark x message size."""
+    """The sockets of a daemon by libzmq; its memory is bounded by peers x high-water mark x message size."""
 
-    def __init__(self, clients: SocketLimits, backends: SocketLimits) -> None:
+    def __init__(
+        self,
+        clients: SocketLimits,
+        backends: SocketLimits,
+        ring: Callable[[zmq.Context[zmq.Socket[bytes]]], ZmqLinks] | None = None,
+    ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         if sys.platform == "linux":
             # libzmq's thread would interrupt ours at every message where both share a core; a batch thread does not.
             self._context.set(zmq.THREAD_SCHED_POLICY, _SCHED_BATCH)
             self._context.set(zmq.THREAD_PRIORITY, 0)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._sockets = (
-            _Socket(self._context, Side.CLIENT, clients),
-            _Socket(self._context, Side.BACKEND, backends),
-        )
+        self._links = ring and ring(self._context)
+        sides = (_Socket(self._context, Side.CLIENT, clients), _Socket(self._context, Side.BACKEND, backends))
+        self._sockets: tuple[_Socket | ZmqLinks, ...] = sides if self._links is None else (*sides, self._links)
 
     async def start(self, addresses: Sequence[Sequence[str]], wake: Callable[[], None]) -> list[list[str]]:
         """Listen on each side's addresses, and have `wake` called whenever something may have come.
@@ -293,19 +317,16 @@ class ZmqTransport:
             StartError: an address cannot be listened on.
         """
         bound = [[s.bind(place) for place in places] for s, places in zip(self._sockets, addresses, strict=True)]
-        self._loop = asyncio.get_running_loop()
         for socket in self._sockets:
-            self._loop.add_reader(int(socket.raw.FD), wake)
-            self._loop.add_reader(int(socket.monitor.FD), partial(_news, socket, wake))
+            socket.watch(wake)
         return bound
 
     def receive(self, limit: int, budget_s: float) -> list[Event]:
-        """Return what has come; see `Transport`. Backends first, since their answers make room."""
-        clients, backends = self._sockets
+        """Return what has come; see `Transport`. Clients last, since the others' answers make room."""
         until = time.monotonic() + budget_s
         received: list[Event] = []
-        backends.receive(limit, until, received)
-        clients.receive(limit, until, received)
+        for socket in reversed(self._sockets):
+            socket.receive(limit, until, received)
         return received
 
     def send(self, actions: Iterable[Action]) -> list[Event]:
@@ -330,11 +351,10 @@ class ZmqTransport:
         return sum(len(parked.queue) for socket in self._sockets for parked in socket.parked.values())
 
     async def close(self, linger_s: float) -> None:
-        """Close both sockets; what libzmq still holds has `linger_s` to leave."""
+        """Close the sockets; what libzmq still holds has `linger_s` to leave."""
+        if self._links is not None:
+            await self._links.stop()
         for socket in self._sockets:
-            if self._loop is not None:
-                self._loop.remove_reader(int(socket.raw.FD))
-                self._loop.remove_reader(int(socket.monitor.FD))
             socket.close(round(linger_s * 1000))
         self._context.term()
 

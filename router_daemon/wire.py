@@ -1,4 +1,4 @@
-"""Frames <-> events and actions: CAR/1, its version and its limits. Pure.
+"""Frames <-> events and actions: CAR/1 and, between daemons, RING/1; their versions and limits. Pure.
 
 Rules:
 - Bytes from outside become an event or a `Malformed` event, never another exception (`_header` turns whatever the
@@ -6,13 +6,14 @@ Rules:
 - The types in `core.events` say what a header may hold; msgspec checks them in C. What they cannot say (an id is str,
   int or bin; a binary embedding holds finite numbers; nesting) is checked here.
 - The body is never looked into: its frames are passed on as the transport gave them.
+- The commands between daemons are those of `ring.messages`, each the same class in both directions.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, get_type_hints
 
 import msgspec
 import numpy as np
@@ -20,17 +21,18 @@ import numpy as np
 from router_daemon.core import actions, events
 from router_daemon.core.actions import Action
 from router_daemon.core.events import Event, Malformed
-from router_daemon.core.types import ClientId, Side
+from router_daemon.core.types import ClientId, Peer, Side
 from router_daemon.errors import ProtocolError
+from router_daemon.ring.messages import MESSAGES, ForwardHeader, Listed, Message, RosterHeader
 
-VERSION: Final = 1
 PREFIX: Final = b"CAR1."
+RING_PREFIX: Final = b"RING1."
 MAX_ID_BYTES: Final = 64
 MAX_NESTING: Final = 64
 MAX_DETAIL_CHARS: Final = 256
 MAX_COMMAND_BYTES: Final = 32
 
-_VERSIONED = re.compile(rb"CAR\d+\.")
+_VERSIONED: Final = {PREFIX: re.compile(rb"CAR\d+\."), RING_PREFIX: re.compile(rb"RING\d+\.")}
 _NOT_CONTAINERS: Final = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
 
 
@@ -51,7 +53,7 @@ class _IdOnly(msgspec.Struct):
 class _Command:
     """How one verb is read."""
 
-    __slots__ = ("check", "decode", "event", "has_body", "verb")
+    __slots__ = ("check", "decode", "delimited", "event", "has_body", "verb")
 
     def __init__(
         self,
@@ -61,12 +63,14 @@ class _Command:
         *,
         has_body: bool = False,
         check: Callable[[Any], None] | None = None,
+        delimited: bool = True,
     ) -> None:
         self.verb = verb
         self.event = event
         self.decode: Callable[[Any], Any] = msgspec.msgpack.Decoder(header).decode
         self.has_body = has_body
         self.check = check
+        self.delimited = delimited
 
 
 def _check_request(request: events.Request) -> None:
@@ -80,9 +84,14 @@ def _check_key(header: events.CancelHeader | events.FeedbackHeader) -> None:
     _check_id(header.id)
 
 
-def _check_profile(header: events.Registration | events.Revision) -> None:
+def _check_profile(header: events.Registration | events.Revision | ForwardHeader | Listed) -> None:
     if header.embedding is not msgspec.UNSET:
         _check_embedding(header.embedding)
+
+
+def _check_roster(header: RosterHeader) -> None:
+    for listed in header.backends:
+        _check_profile(listed)
 
 
 def _check_id(value: object) -> None:
@@ -107,13 +116,26 @@ def _check_embedding(value: list[float] | bytes) -> None:
             raise ProtocolError("bad_header", "embedding: NaN or infinity")
 
 
+def _of_a_daemon(kind: type[Any]) -> _Command:
+    """Return how a command of another daemon is read; without the delimiter, as daemons are no REQ."""
+    header = get_type_hints(kind)["header"]
+
+    def event(peer: Peer, delimited: bool, *parts: Any) -> Event:  # noqa: ARG001 - as the others are called
+        return kind(peer, *parts)  # type: ignore[no-any-return]
+
+    checks: dict[Any, Callable[[Any], None]] = {ForwardHeader: _check_profile, RosterHeader: _check_roster}
+    return _Command(
+        kind.verb.decode(), event, header, has_body=kind.has_body, check=checks.get(header), delimited=False
+    )
+
+
 _COMMANDS: Final[dict[Side, dict[bytes, _Command]]] = {
     side: {PREFIX + command.verb.encode(): command for command in commands}
     for side, commands in {
         Side.CLIENT: (
             _Command("SEND", events.Send, events.Request, has_body=True, check=_check_request),
-            _Command("CANCEL", events.Cancel, events.CancelHeader, check=_check_key),
-            _Command("FEEDBACK", events.Feedback, events.FeedbackHeader, check=_check_key),
+            _Command("CANCEL", events.Cancel, events.CancelHeader, check=_check_key, delimited=False),
+            _Command("FEEDBACK", events.Feedback, events.FeedbackHeader, check=_check_key, delimited=False),
             _Command("PING", events.Ping, events.EmptyHeader),
         ),
         Side.BACKEND: (
@@ -127,7 +149,7 @@ _COMMANDS: Final[dict[Side, dict[bytes, _Command]]] = {
             _Command("UNREGISTER", events.Unregister, events.EmptyHeader),
         ),
     }.items()
-}
+} | {Side.RING: {RING_PREFIX + kind.verb: _of_a_daemon(kind) for kind in MESSAGES}}
 
 COMMANDS: Final[dict[type[Any], bytes]] = {
     kind: PREFIX + verb
@@ -144,18 +166,18 @@ COMMANDS: Final[dict[type[Any], bytes]] = {
         (actions.Bye, b"BYE"),
         (actions.BackendError, b"ERROR"),
     )
-}
+} | {kind: RING_PREFIX + kind.verb for kind in MESSAGES}
 
-_NOT_FOR_DELIMITED: Final = frozenset({"CANCEL", "FEEDBACK"})
 _WITH_DELIVERY_ID: Final = frozenset({"ACK", "NACK", "PART"})
 
 _CODEC_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_FAULTS: Final = (*_CODEC_ERRORS, ProtocolError)
 _decode_id = msgspec.msgpack.Decoder(_IdOnly).decode
 encode_header: Final = msgspec.msgpack.Encoder().encode
 """Returns the bytes of a header alone, for a transport that frames by itself."""
 
 
-def encode(action: Action) -> list[Any]:
+def encode(action: Action | Message) -> list[Any]:
     """Return the frames of an action, its peer first."""
     if action.delimited:
         return [action.peer, b"", COMMANDS[type(action)], encode_header(action.header), *action.body]
@@ -174,30 +196,38 @@ class Decoder:
 
     def decode(self, frames: Sequence[Any]) -> Event:
         """Return the event for one message: its peer, an empty delimiter or none, command, header, body frames."""
-        if len(frames) != 4:
-            return self._decode_any(frames)
-        peer, name, head, piece = frames  # the common shape, one body frame
-        command = self._commands.get(name)
-        if command is None or len(head) > MAX_NESTING or len(piece) > self._surely_bytes:
-            return self._decode_any(frames)
-        try:  # nothing in it can exceed a limit
-            header = command.decode(head)
-            check = command.check
-            if check is not None:
-                check(header)
-        except _CODEC_ERRORS as error:
-            return self._malformed(frames, 1, command, "bad_header", str(error))
-        except ProtocolError as error:
-            return self._malformed(frames, 1, command, error.code, error.detail)
-        if command.has_body:
-            return command.event(peer, False, header, [piece])
-        return command.event(peer, False, header)
+        events: list[Event] = []
+        self.decode_all((frames,), events)
+        return events[0]
+
+    def decode_all(self, messages: Iterable[Sequence[Any]], into: list[Event]) -> None:
+        """Append the event for each message; see `decode`."""
+        commands, surely_bytes, append = self._commands, self._surely_bytes, into.append
+        for frames in messages:
+            if len(frames) == 4:
+                peer, name, head, piece = frames  # the common shape, one body frame
+                command = commands.get(name)
+                if command is not None and len(head) <= MAX_NESTING and len(piece) <= surely_bytes:
+                    try:  # nothing in it can exceed a limit
+                        header = command.decode(head)
+                        check = command.check
+                        if check is not None:
+                            check(header)
+                    except _FAULTS:
+                        pass  # `_decode_any` meets it again and says what it is
+                    else:
+                        if command.has_body:
+                            append(command.event(peer, False, header, [piece]))
+                        else:
+                            append(command.event(peer, False, header))
+                        continue
+            append(self._decode_any(frames))
 
     def _decode_any(self, frames: Sequence[Any]) -> Event:
         at = 1 if len(frames[1]) else 2
         command = self._commands.get(frames[at]) if len(frames) >= at + 2 else None
         if command is None:
-            code, detail = _unreadable(frames, at)
+            code, detail = _unreadable(frames, at, RING_PREFIX if self._side is Side.RING else PREFIX)
             return Malformed(self._side, frames[0], at == 2, "", code, detail)
         try:
             self._check_size(frames, at + 2)
@@ -206,7 +236,7 @@ class Decoder:
                 raise ProtocolError("bad_header", f"nested deeper than {MAX_NESTING}")
             if command.check is not None:
                 command.check(header)
-            if at == 2 and command.verb in _NOT_FOR_DELIMITED:
+            if at == 2 and not command.delimited:
                 raise ProtocolError("bad_frames", f"{command.verb} is not for peers with the empty delimiter")
         except _CODEC_ERRORS as error:
             return self._malformed(frames, at, command, "bad_header", str(error))
@@ -235,8 +265,8 @@ class Decoder:
         return Malformed(self._side, frames[0], at == 2, command.verb, code, detail[:MAX_DETAIL_CHARS], found)
 
 
-def _unreadable(frames: Sequence[Any], at: int) -> tuple[str, str]:
-    """Return code and detail for frames that hold no known command."""
+def _unreadable(frames: Sequence[Any], at: int, prefix: bytes) -> tuple[str, str]:
+    """Return code and detail for frames that hold no known command of that protocol."""
     if len(frames) < at + 2:
         return "bad_frames", "a message is a command, a header, and body frames"
     try:
@@ -245,8 +275,8 @@ def _unreadable(frames: Sequence[Any], at: int) -> tuple[str, str]:
         return "too_large", "a command of that size"
     if not command.isascii():
         return "bad_frames", f"a command is ASCII, got {command!r}"
-    if _VERSIONED.match(command) and not command.startswith(PREFIX):
-        return "unsupported_version", f"this is CAR{VERSION}, got {command!r}"
+    if _VERSIONED[prefix].match(command) and not command.startswith(prefix):
+        return "unsupported_version", f"this is {prefix[:-1].decode()}, got {command!r}"
     return "unknown_command", f"got {command!r}"
 
 

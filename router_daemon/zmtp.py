@@ -1,4 +1,4 @@
-"""ZMTP 3.1 as a ROUTER speaks it, without sockets: bytes in, messages out; messages in, bytes out. Pure.
+"""ZMTP 3.1 as a ROUTER speaks it, or a DEALER, without sockets: bytes in, messages out; messages in, bytes out. Pure.
 
 Source: https://rfc.zeromq.org/spec/37/ (ZMTP 3.1), NULL mechanism. What libzmq (DEALER and REQ, 4.0 and later) sends
 and expects, and no more.
@@ -26,14 +26,17 @@ GREETING: Final = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"NULL".ljust(20,
 GREETING_BYTES: Final = 64
 FRAME_LIMIT_FACTOR: Final = 4
 MAX_COMMAND_BYTES: Final = 4_096
-PEERS_OF_ROUTER: Final = frozenset({b"DEALER", b"REQ", b"ROUTER"})
+PEERS_OF: Final = {b"ROUTER": frozenset({b"DEALER", b"REQ", b"ROUTER"}), b"DEALER": frozenset({b"ROUTER"})}
+"""Whom a socket of ours talks to: one that listens says ROUTER, one that dials DEALER."""
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _LEGAL_FLAGS: Final = frozenset({0, _MORE, _LONG, _LONG | _MORE, _COMMAND, _COMMAND | _LONG})
 _LONG_HEAD: Final = struct.Struct(">BQ")
 _size: Final = struct.Struct(">Q").unpack_from
-_SHORT_LAST: Final = tuple(bytes((0, size)) for size in range(256))
-_SHORT_MORE: Final = tuple(bytes((_MORE, size)) for size in range(256))
+SHORT: Final = 256
+"""From so many bytes on a frame's size takes eight bytes."""
+_SHORT_LAST: Final = tuple(bytes((0, size)) for size in range(SHORT))
+_SHORT_MORE: Final = tuple(bytes((_MORE, size)) for size in range(SHORT))
 
 
 class Skipped:
@@ -50,28 +53,26 @@ class Skipped:
 
 def frame_head(size: int, *, more: bool) -> bytes:
     """Return what stands before a frame's body."""
-    if size < 256:
+    if size < SHORT:
         return (_SHORT_MORE if more else _SHORT_LAST)[size]
     return _LONG_HEAD.pack(_LONG | more, size)
 
 
-def append_frames(out: list[Any], header: bytes, body: Sequence[Any]) -> int:
-    """Append what follows the command of a message, each frame behind its head; return the frames' bytes."""
-    size = len(header)
-    if len(body) != 1 or size > 255:
-        return _append_any(out, (header, *body))
-    [piece] = body  # the common shape, without a call or a loop
-    length = len(piece)
-    out += (
-        _SHORT_MORE[size],
-        header,
-        _SHORT_LAST[length] if length < 256 else _LONG_HEAD.pack(_LONG, length),
-        piece,
-    )
-    return size + length
+LAST_HEADS: Final = tuple(frame_head(size, more=False) for size in range(2_048))
+"""The heads of last frames that are not large, by size: to look one up costs a third of making it."""
 
 
-def _append_any(out: list[Any], frames: Sequence[Any]) -> int:
+def heads_after(first: bytes) -> tuple[bytes, ...]:
+    """Return what stands before the second of three or more frames, by its size below `SHORT`: the first, and its head.
+
+    As one piece, because each piece costs where pieces are collected and joined.
+    """
+    return tuple(frame_head(len(first), more=True) + first + head for head in _SHORT_MORE)
+
+
+def append_frames(out: list[Any], first: bytes, frames: Sequence[Any]) -> int:
+    """Append a message, each frame behind its head; return the bytes of all frames but the first."""
+    out += (frame_head(len(first), more=True), first)
     total = 0
     last = len(frames) - 1
     for index, frame in enumerate(frames):
@@ -93,9 +94,9 @@ PING: Final = command(b"PING", bytes(2))
 """Asks for a sign of life, and with a time to live of 0 for nothing else."""
 
 
-def ready() -> bytes:
-    """Return the READY of a ROUTER without a routing id."""
-    return command(b"READY", _properties({b"Socket-Type": b"ROUTER", b"Identity": b""}))
+def ready(kind: bytes = b"ROUTER") -> bytes:
+    """Return the READY of such a socket without a routing id."""
+    return command(b"READY", _properties({b"Socket-Type": kind, b"Identity": b""}))
 
 
 def _properties(values: dict[bytes, bytes]) -> bytes:
@@ -129,9 +130,11 @@ class Reader:
 
     __slots__ = (
         "_buffer",
+        "_first",
         "_frames",
         "_greeted",
         "_kept",
+        "_kind",
         "_limits",
         "_most_frames",
         "_needed",
@@ -139,15 +142,19 @@ class Reader:
         "_ready",
         "_skip",
         "_skip_more",
+        "_usual",
         "answers_ping",
         "replies",
     )  # fmt: skip
 
-    def __init__(self, peer: bytes, limits: Limits) -> None:
+    def __init__(self, peer: bytes, limits: Limits, kind: bytes = b"ROUTER") -> None:
         self._peer = peer
+        self._kind = kind
         self._limits = limits
         self._most_frames = limits.body_frames + 5
         self._buffer = bytearray()
+        self._first = b""  # the first frame of its last message of the common shape, and how that message began
+        self._usual = bytes((_MORE, 0, _MORE))
         self._needed = 0  # bytes that the buffer must hold before looking at it again is worth it; never unchecked
         self._greeted = False
         self._ready = False
@@ -193,7 +200,7 @@ class Reader:
             raise ProtocolError("bad_frames", "ZMTP: only the NULL mechanism is offered")
         self._greeted = True
         self.answers_ping = data[10] > 3 or data[11] >= 1
-        self.replies.append(ready())
+        self.replies.append(ready(self._kind))
         return GREETING_BYTES
 
     def _parse(self, data: bytes, at: int, messages: list[list[Any]]) -> int:
@@ -246,14 +253,23 @@ class Reader:
         """Append messages as long as they are whole and of the common shape; return where the first other one begins.
 
         That shape, two short frames and a last one within all limits, is what `_parse` would make of it frame by frame.
+        A peer's messages mostly begin like its last one: one comparison stands for looking at the first frame and
+        copying it, and the same object as before is looked up faster.
         """
         peer, limit = self._peer, self._limits.message_bytes
+        usual, first = self._usual, self._first
+        usual_size = len(usual)
         try:
-            while at < end and data[at] == _MORE:
-                header_at = at + 2 + data[at + 1]
-                if data[header_at] != _MORE:
-                    return at
-                last_at = header_at + 2 + data[header_at + 1]
+            while at < end:
+                size_at = at + usual_size
+                if data[at:size_at] != usual:
+                    size_at = at + 3 + data[at + 1]
+                    if data[at] != _MORE or data[size_at - 1] != _MORE:
+                        return at
+                    self._usual, self._first = usual, first = data[at:size_at], data[at + 2 : size_at - 1]
+                    usual_size = len(usual)
+                header_at = size_at + 1
+                last_at = header_at + data[size_at]
                 flags = data[last_at]
                 if not flags:
                     body_at = last_at + 2
@@ -265,7 +281,7 @@ class Reader:
                     return at
                 if stop > end:
                     return at
-                messages.append([peer, data[at + 2 : header_at], data[header_at + 2 : last_at], data[body_at:stop]])
+                messages.append([peer, first, data[header_at:last_at], data[body_at:stop]])
                 at = stop
         except (IndexError, struct.error):  # a head has not come as a whole
             pass
@@ -320,10 +336,9 @@ class Reader:
             if name != b"READY":
                 raise ProtocolError("bad_frames", f"ZMTP: expected READY, got {name[:20]!r}")
             kind = parse_properties(data).get(b"socket-type", b"")
-            if kind not in PEERS_OF_ROUTER:
-                raise ProtocolError(
-                    "bad_frames", f"ZMTP: a {kind[:20].decode('ascii', 'replace')} cannot talk to a ROUTER"
-                )
+            if kind not in PEERS_OF[self._kind]:
+                named = kind[:20].decode("ascii", "replace")
+                raise ProtocolError("bad_frames", f"ZMTP: a {named} cannot talk to a {self._kind.decode()}")
             self._ready = True
         elif name == b"PING":
             self.replies.append(command(b"PONG", data[2:18]))

@@ -18,7 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from typing import NamedTuple
 
 from router_daemon.cli.lab import replay_command, what_broke
-from router_daemon.lab.random_world import KINDS, random_plan
+from router_daemon.lab.random_ring import kinds_for, plan_for
 
 BATCH = 10
 TWICE_EVERY = 20
@@ -31,10 +31,11 @@ class Options(NamedTuple):
     messages: int
     faults: str
     policy: str | None
+    ring: int | None = None
 
     def kinds(self) -> Sequence[str]:
         """Return the kinds of faults that may happen."""
-        return {"all": KINDS, "none": ()}.get(self.faults, tuple(self.faults.split(",")))
+        return {"all": kinds_for(self.ring), "none": ()}.get(self.faults, tuple(self.faults.split(",")))
 
 
 class Outcome(NamedTuple):
@@ -48,7 +49,7 @@ class Outcome(NamedTuple):
 
 def run_seed(seed: int, options: Options) -> tuple[int, Counter[str]]:
     """Run one world; return its number of messages and its faults."""
-    plan = random_plan(seed, messages=options.messages, kinds=options.kinds(), policy=options.policy)
+    plan = plan_for(seed, options.ring, messages=options.messages, kinds=options.kinds(), policy=options.policy)
     result = plan.run(check_every=1)
     if seed % TWICE_EVERY == 0:
         again = plan.run(check_every=0).digest
@@ -115,20 +116,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=200, help="per world")
     parser.add_argument("--faults", default="all", help="all, none, or kinds separated by commas")
     parser.add_argument("--policy", default=None, help="default: drawn per world")
+    parser.add_argument("--ring", type=int, default=None, help="rings of so many daemons")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run; return the exit code."""
     asked = parse(arguments)
-    options = Options(asked.messages, asked.faults, asked.policy)
+    options = Options(asked.messages, asked.faults, asked.policy, asked.ring)
     began = time.monotonic()
     total = soak(options, asked.start, asked.seeds, asked.seconds, asked.jobs)
     print(f"{total.worlds} worlds kept every promise: {total.messages} messages, {time.monotonic() - began:.0f} s")
     print("faults:", ", ".join(f"{kind} {count}" for kind, count in sorted(total.happened.items())) or "none")
     if total.broken is not None:
         seed, text = total.broken
-        again = replay_command(seed, faults=options.faults, messages=options.messages, policy=options.policy)
+        again = replay_command(
+            seed, faults=options.faults, messages=options.messages, policy=options.policy, ring=options.ring
+        )
         print(f"seed {seed} breaks a promise: {text}\nreplay: {again}", flush=True)
         return 1
     return 0 if total.worlds else 1

@@ -38,16 +38,22 @@ IMPURE = {
     "uvloop",
     "zmq",
 }
-SHELL = ("transport", "native", "metrics", "admin", "state", "journal", "fleet")
-MAY_KNOW = {("admin", "metrics"), ("native", "transport")}
+SHELL = ("transport", "native", "dialling", "links", "zmq_links", "metrics", "admin", "state", "journal", "fleet")
+MAY_KNOW = {("admin", "metrics"), ("native", "transport"), ("transport", "zmq_links")} | {
+    (links, other) for links in ("links", "zmq_links") for other in ("native", "transport", "dialling")
+}
 SDK = ("client", "backend", "sdk")
 DAEMON_SIDE = (
     "core",
     "policies",
+    "ring",
     "wire",
     "zmtp",
     "transport",
     "native",
+    "dialling",
+    "links",
+    "zmq_links",
     "metrics",
     "admin",
     "state",
@@ -132,6 +138,35 @@ def test_the_core_knows_nothing_but_itself_and_the_errors(name: str) -> None:
     check_randomness(name)
 
 
+def test_the_layout_of_the_ring_is_pure() -> None:
+    assert {room(other) for other in own("ring_layout")} <= {"core", "policies", "ring"}
+    assert not foreign("ring_layout") & IMPURE
+
+
+@pytest.mark.parametrize("name", modules_of("ring"))
+def test_the_ring_knows_the_core_and_draws_nothing(name: str) -> None:
+    assert {room(other) for other in own(name)} <= {"ring", "core", "errors"}
+    assert not foreign(name) & IMPURE
+
+
+def test_nobody_below_the_daemon_knows_the_ring_but_who_speaks_for_it() -> None:
+    knowing = {room(name) for name in MODULES if any(room(other) == "ring" for other in own(name))}
+    speaking = {
+        "ring_layout",
+        "wire",
+        "links",
+        "zmq_links",
+        "admin",
+        "metrics",
+        "assembly",
+        "daemon",
+        "cli",
+        "lab",
+        "testing",
+    }
+    assert knowing <= {"ring", *speaking}
+
+
 @pytest.mark.parametrize("name", modules_of("policies"))
 def test_policies_know_the_core_alone_and_draw_from_what_they_are_given(name: str) -> None:
     assert {room(other) for other in own(name)} <= {"policies", "core", "errors"}
@@ -149,7 +184,7 @@ def check_randomness(name: str) -> None:
 
 @pytest.mark.parametrize("name", modules_of("lab"))
 def test_the_simulator_knows_the_core_and_policies_and_draws_from_its_seed_alone(name: str) -> None:
-    assert {room(other) for other in own(name)} <= {"lab", "core", "policies", "errors", "testing"}
+    assert {room(other) for other in own(name)} <= {"lab", "core", "policies", "ring", "errors", "testing"}
     assert not foreign(name) & (IMPURE - {"random"})
     drawn = {target for target in imported(name) if target.partition(".")[0] == "random"}
     assert drawn <= {"random.Random"}
@@ -163,7 +198,7 @@ def test_the_core_never_imports_a_policy_nor_does_the_wire() -> None:
 
 @pytest.mark.parametrize("name", modules_of("wire", "zmtp", "errors"))
 def test_what_turns_bytes_into_events_is_pure(name: str) -> None:
-    allowed = {"wire": {"core", "errors"}, "zmtp": {"wire", "errors"}, "errors": set()}[name]
+    allowed = {"wire": {"core", "ring", "errors"}, "zmtp": {"wire", "errors"}, "errors": set()}[name]
     assert {room(other) for other in own(name)} <= allowed
     assert not foreign(name) & IMPURE
 
@@ -205,7 +240,7 @@ def test_the_fakes_for_tests_need_no_sockets() -> None:
 
 def test_the_core_reads_no_clock_by_another_name() -> None:
     calls = {"open", "print", "input", "__import__", "eval", "exec"}
-    for name in modules_of("core", "policies", "wire", "zmtp", "lab"):
+    for name in modules_of("core", "policies", "ring", "ring_layout", "wire", "zmtp", "lab"):
         used = {ast.unparse(node.func) for node in ast.walk(tree(name)) if isinstance(node, ast.Call)}
         assert not used & calls, name
 

@@ -26,10 +26,10 @@ from chaos_app.daemon_side import Page, compare, compare_proxied  # noqa: E402
 from chaos_app.main import Run, tell  # noqa: E402
 from chaos_app.memory import LEAST_SAMPLES, Plateau  # noqa: E402
 from chaos_app.options import Options  # noqa: E402
-from chaos_app.proxy import TICK_S, Proxy  # noqa: E402
 from chaos_app.scene import Scene  # noqa: E402
 from chaos_app.schedule import EARLY, Schedule  # noqa: E402
 from chaos_app.stage import StageError  # noqa: E402
+from fault_proxy import TICK_S, Proxy  # noqa: E402
 
 WAIT_S: Final = 10.0
 Link = tuple[asyncio.StreamReader, asyncio.StreamWriter]

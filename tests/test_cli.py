@@ -285,7 +285,7 @@ def test_send_to_nobody_gives_up_soon(tmp_path: Path) -> None:
     [
         (
             "router-daemon ",
-            {"run", "check", "backends", "explain", "send", "serve", "simulate", "compare", "reproduce"},
+            {"run", "check", "backends", "explain", "ring", "send", "serve", "simulate", "compare", "reproduce"},
         ),
         ("router-daemon ba", {"backends"}),
         ("router-daemon send --mo", {"--mode"}),

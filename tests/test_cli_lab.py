@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from router_daemon.cli import app
 from router_daemon.core.broker import Broker
+from router_daemon.lab.random_ring import ALL_KINDS, random_ring
 from router_daemon.lab.random_world import KINDS, Plan, random_plan
 from router_daemon.lab.result import Result
 from router_daemon.lab.world import World
@@ -42,6 +43,14 @@ def test_faults_may_be_chosen() -> None:
     digest = random_plan(4, messages=50, kinds=["drop", "crash"]).run().digest
     assert some.splitlines()[-1] == f"digest     {digest}"
     assert simulate("--list-faults") == (0, "\n".join(KINDS) + "\n", "")
+
+
+def test_a_ring_has_faults_of_its_own() -> None:
+    assert simulate("--ring", "3", "--list-faults")[1].splitlines() == list(ALL_KINDS)
+    out = simulate("--ring", "3", "--seed", "4", "--messages", "20", "--check-every", "0")[1]
+    assert "world      a ring of daemons 3," in out
+    digest = random_ring(4, 3, messages=20).run(check_every=0).digest
+    assert out.splitlines()[-1] == f"digest     {digest}"
 
 
 def test_the_policy_may_be_chosen() -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, get_args, get_type_hints
 
 import msgpack
 import msgspec
@@ -21,6 +21,7 @@ import pytest
 from tools import require_tool
 
 from router_daemon.admin.server import AdminServer
+from router_daemon.assembly import LINK_BYTES
 from router_daemon.cli.reproducing import reproduce
 from router_daemon.config import Config
 from router_daemon.config.sections import RoutingSection
@@ -35,6 +36,11 @@ from router_daemon.lab.papers.cross_attention.report import ORDER as CROSS_ATTEN
 from router_daemon.lab.papers.registry import PAPERS
 from router_daemon.metrics import Snapshot, render
 from router_daemon.policies.base import NAMES, make_policy
+from router_daemon.ring.links import Link
+from router_daemon.ring.messages import MESSAGES, Listed, Report, ResultHeader
+from router_daemon.ring.messages import NAMES as MOST_NAMES
+from router_daemon.ring.node import Node
+from router_daemon.ring.settings import RingSettings
 from router_daemon.wire import COMMANDS, Decoder, Limits, encode
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
@@ -162,6 +168,50 @@ def test_each_socket_knows_the_commands_that_are_described_for_it(side: Side, ch
         event = decoder.decode([b"peer", f"CAR1.{verb}".encode(), b"\xc0"])
         assert isinstance(event, events.Malformed)
         assert event.code == ("bad_header" if verb in SENT[chapter] else "unknown_command"), verb
+
+
+# --- docs/protocol.md: between daemons ---
+
+RING: Final = "Between daemons: RING/1"
+
+
+def ring_headers() -> dict[str, Any]:
+    """Return the header of each verb that daemons say to each other."""
+    return {kind.verb.decode(): get_type_hints(kind)["header"] for kind in MESSAGES}
+
+
+def test_the_commands_between_daemons_are_those_of_the_code() -> None:
+    assert headings(RING) == ring_headers().keys()
+
+
+@pytest.mark.parametrize(
+    ("titles", "header"),
+    [
+        *(((verb,), header) for verb, header in ring_headers().items()),
+        (("ROSTER", "A backend in a ROSTER"), Listed),
+        (("PROFILES", "A backend in PROFILES"), Report),
+    ],
+)
+def test_the_keys_between_daemons(titles: tuple[str, ...], header: type[msgspec.Struct]) -> None:
+    text = section(PROTOCOL, RING, *titles)
+    table = rows(text if len(titles) > 1 else text.split("\n#### ")[0])
+    fields = {field.name: field for field in msgspec.structs.fields(header)}
+    assert table.keys() == fields.keys()
+    for name, (_, required, _) in table.items():
+        assert required == ("yes" if fields[name].required else "no"), name
+
+
+def test_what_is_said_of_a_ring_in_numbers_is_so() -> None:
+    text, ring, settings = section(PROTOCOL, RING), Config().ring, RingSettings("a")
+    assert f"`{ring.addresses[0]}`" in text
+    assert f"at most {MOST_NAMES}" in text
+    assert f"pages of some {settings.page_bytes // 2**10} KiB" in text
+    assert f"for {settings.forget_s:.0f} s" in text
+    assert f"every {settings.refresh_s:.0f} s" in text
+    assert f"weight 1/{1 / settings.rtt_alpha:.0f}" in text
+    assert f"{LINK_BYTES // 2**10} KiB larger" in text
+    codes = get_args(next(f for f in msgspec.structs.fields(ResultHeader) if f.name == "code").type)
+    assert all(f"`{code}`" in section(PROTOCOL, RING, "RESULT") for code in codes if code)
 
 
 # --- docs/protocol.md: codes, limits ---
@@ -303,10 +353,15 @@ def test_the_session_s_bytes_decode() -> None:
 
 def rendered_metrics() -> str:
     """Return /metrics after a little of everything."""
+    """Return the page of a broker after the session, and in a ring: with a neighbour."""
     broker = make_broker()
     for _ in session(broker):
         pass
-    return render(Snapshot(broker, 4.0), openmetrics=False).decode()
+    node = Node(broker, RingSettings("a"), instance=1)
+    node.links.by_peer[b"peer"] = Link(b"peer", dialled=True, address="", name="b", instance=1, rtt_s=0.001)
+    node.counts.undeliverable["RESULT"] += 1
+    node.counts.errors["not_greeted"] += 1
+    return render(Snapshot(broker, 4.0, node), openmetrics=False).decode()
 
 
 def test_every_metric_is_described() -> None:

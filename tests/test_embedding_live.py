@@ -20,13 +20,13 @@ from test_admin import Get, ask
 from typer.testing import CliRunner
 
 from router_daemon import errors
+from router_daemon.assembly import make_settings
 from router_daemon.backend import Backend, Delivery
 from router_daemon.cli import app, embeddings
 from router_daemon.cli.exits import CommandError
 from router_daemon.client import Client
 from router_daemon.config import Config
 from router_daemon.config.embedding import load_projections
-from router_daemon.daemon import make_settings
 from router_daemon.errors import ConfigError
 
 NUMBERS = 384

@@ -16,7 +16,7 @@ from router_daemon.core.events import Malformed
 from router_daemon.core.types import Side
 from router_daemon.errors import ProtocolError
 from router_daemon.wire import Decoder, Limits
-from router_daemon.zmtp import Reader, Skipped, append_frames, frame_head, parse_properties
+from router_daemon.zmtp import LAST_HEADS, Reader, Skipped, append_frames, frame_head, heads_after, parse_properties
 
 PEER: Final = b"\x00peer"
 SMALL: Final = Limits(body_frames=4, header_bytes=500, message_bytes=1_000)
@@ -87,9 +87,16 @@ def test_frame_heads_are_those_of_the_specification(size: int, more: bool) -> No
 )
 def test_what_follows_a_command_is_framed_as_specified(header: bytes, body: tuple[Any, ...]) -> None:
     out: list[Any] = []
-    size = append_frames(out, header, body)
-    assert b"".join(out) == message(header, *body)
+    size = append_frames(out, b"CAR1.SEND", (header, *body))
+    assert b"".join(out) == message(b"CAR1.SEND", header, *body)
     assert size == sum(map(len, (header, *body)))
+
+
+@pytest.mark.parametrize("size", [0, 1, 255])
+@pytest.mark.parametrize("last", [0, 255, 256, len(LAST_HEADS) - 1])
+def test_the_heads_made_beforehand_are_those_of_the_specification(size: int, last: int) -> None:
+    pieces = heads_after(b"CAR1.SEND")[size], bytes(size), LAST_HEADS[last], bytes(last)
+    assert b"".join(pieces) == message(b"CAR1.SEND", bytes(size), bytes(last))
 
 
 @contextlib.contextmanager

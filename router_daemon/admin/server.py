@@ -1,4 +1,4 @@
-"""The admin HTTP server: /livez /readyz /metrics /backends /explain, read-only.
+"""The admin HTTP server: /livez /readyz /metrics /backends /explain /ring, read-only.
 
 Rules: handlers read the broker on the loop it lives on, so they see a consistent state; of many backends a part at a
 time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one
@@ -19,10 +19,12 @@ import numpy as np
 from aiohttp import web
 
 from router_daemon import __version__
+from router_daemon.admin.ring import ring_view
 from router_daemon.core import views
 from router_daemon.core.broker import Broker
 from router_daemon.errors import StartError
 from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
+from router_daemon.ring.node import Node
 
 SHUTDOWN_S: Final = 1.0
 LINE_BYTES: Final = 131_072
@@ -32,8 +34,11 @@ LINE_BYTES: Final = 131_072
 class AdminServer:
     """Serves one broker; `bind` is HOST:PORT, or "" for no server."""
 
-    def __init__(self, broker: Broker, bind: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, broker: Broker, bind: str, clock: Callable[[], float] = time.monotonic, *, node: Node | None = None
+    ) -> None:
         self._broker = broker
+        self._node = node
         self._bind = bind
         self._clock = clock
         self._runner: web.AppRunner | None = None
@@ -71,11 +76,12 @@ class AdminServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/backends", self._backends)
         app.router.add_get("/explain", self._explain)
+        app.router.add_get("/ring", self._ring)
         return app
 
     async def _index(self, _: web.Request) -> web.Response:
         return await _json(
-            {"router-daemon": __version__, "see": ["/metrics", "/backends", "/explain", "/livez", "/readyz"]}
+            {"router-daemon": __version__, "see": ["/metrics", "/backends", "/explain", "/ring", "/livez", "/readyz"]}
         )
 
     async def _livez(self, _: web.Request) -> web.Response:
@@ -88,7 +94,7 @@ class AdminServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        snapshot = Snapshot(self._broker, self._clock())
+        snapshot = Snapshot(self._broker, self._clock(), self._node)
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(None, lambda: render(snapshot, openmetrics=openmetrics))
         return web.Response(body=body, headers={"Content-Type": OPENMETRICS if openmetrics else TEXT})
@@ -99,6 +105,9 @@ class AdminServer:
             rows += part
             await asyncio.sleep(0)
         return await _json({"backends": rows})
+
+    async def _ring(self, _: web.Request) -> web.Response:
+        return await _json({} if self._node is None else ring_view(self._node, self._clock()))
 
     async def _explain(self, request: web.Request) -> web.Response:
         capability = request.query.get("capability", "")

@@ -189,6 +189,21 @@ def explain(
 
 @app.command()
 @reported
+def ring(config: ConfigFile = None, admin: Admin = None, as_json: AsJson = False) -> None:
+    """Show the ring as the running daemon sees it.
+
+    Its links, the other daemons, the way to each and what it takes, what was passed on.
+
+    Exit code: 0, or 1 where no daemon answers.
+    """
+    from router_daemon.cli import asking, ringing
+
+    answer = asking.fetch(_admin_address(admin, config), "/ring")
+    print(json.dumps(answer, indent=2) if as_json else ringing.ring_text(answer))
+
+
+@app.command()
+@reported
 def send(
     capability: Capability,
     priority: Priority = 2,

@@ -32,6 +32,7 @@ def simulate(
     ] = "all",
     messages: Annotated[int, typer.Option(metavar="N", min=1, help="How many messages are sent.")] = 200,
     policy: Annotated[str | None, typer.Option(metavar="P", help="How backends are chosen. [default: drawn]")] = None,
+    ring: Annotated[int | None, typer.Option(metavar="N", min=2, max=64, help="A ring of N daemons.")] = None,
     check_every: Annotated[
         int, typer.Option(metavar="K", min=0, help="Check the broker's invariants every K steps, 0: at the end.")
     ] = 1,
@@ -44,24 +45,25 @@ def simulate(
 
     Exit code: 0 where every promise was kept, 4 where one was broken.
     """
-    from router_daemon.lab.random_world import KINDS, random_plan
+    from router_daemon.lab.random_ring import kinds_for, plan_for
     from router_daemon.policies.base import NAMES
 
+    there_are = kinds_for(ring)
     if list_faults:
-        print("\n".join(KINDS))
+        print("\n".join(there_are))
         return
-    kinds = {"all": list(KINDS), "none": []}.get(faults, [kind for kind in faults.split(",") if kind])
-    if strange := [kind for kind in kinds if kind not in KINDS]:
-        raise CommandError(USAGE, f"--faults: no such kind: {', '.join(strange)}; there are: {', '.join(KINDS)}")
+    kinds = {"all": list(there_are), "none": []}.get(faults, [kind for kind in faults.split(",") if kind])
+    if strange := [kind for kind in kinds if kind not in there_are]:
+        raise CommandError(USAGE, f"--faults: no such kind: {', '.join(strange)}; there are: {', '.join(there_are)}")
     if policy is not None and policy not in NAMES:
         raise CommandError(USAGE, f"--policy {policy}: there are: {', '.join(NAMES)}")
-    plan = random_plan(seed, messages=messages, kinds=kinds, policy=policy)
+    plan = plan_for(seed, ring, messages=messages, kinds=kinds, policy=policy)
     try:
         result = plan.run(check_every=check_every)
     except Exception as broken:
         complain(f"error: seed {seed} breaks a promise")
         complain(what_broke(broken))
-        complain(f"replay: {replay_command(seed, faults=faults, messages=messages, policy=policy)}")
+        complain(f"replay: {replay_command(seed, faults=faults, messages=messages, policy=policy, ring=ring)}")
         raise typer.Exit(FAILED) from broken
     print(report(plan, result))
 
@@ -73,10 +75,11 @@ def what_broke(broken: BaseException) -> str:
     return f"{type(broken).__name__}: {broken} ({Path(place.filename).name}:{place.lineno}: {place.line})"
 
 
-def replay_command(seed: int, *, faults: str, messages: int, policy: str | None) -> str:
+def replay_command(seed: int, *, faults: str, messages: int, policy: str | None, ring: int | None = None) -> str:
     """Return the command that runs the same world again."""
     words = ["router-daemon", "simulate", "--seed", str(seed), "--faults", faults, "--messages", str(messages)]
-    return shlex.join([*words, *(["--policy", policy] if policy else [])])
+    words += ["--policy", policy] if policy else []
+    return shlex.join([*words, *(["--ring", str(ring)] if ring else [])])
 
 
 def report(plan: Plan, result: Result) -> str:
@@ -84,10 +87,11 @@ def report(plan: Plan, result: Result) -> str:
     summary, settings = result.summary(), plan.settings
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(summary.outcomes.items()))
     happened = ", ".join(f"{kind} {count}" for kind, count in sorted(result.happened.items()) if count)
+    kind = "daemons" if plan.ring is None else "a ring of daemons"
     return "\n".join(
         (
             f"seed       {plan.seed}",
-            f"world      daemons {plan.daemons}, backends {len(plan.backends)}, {plan.seconds:.1f} s of demand",
+            f"world      {kind} {plan.daemons}, backends {len(plan.backends)}, {plan.seconds:.1f} s of demand",
             f"settings   policy {plan.policy}, mode {settings.mode}, heads {settings.heads}",
             f"messages   {len(result.records)}: {outcomes}",
             f"latency    p50 {summary.p50_ms:.1f} ms, p99 {summary.p99_ms:.1f} ms; deliveries {summary.deliveries:.2f}",

@@ -32,6 +32,7 @@ from router_daemon.config.balancing import (
 from router_daemon.config.base import Section
 from router_daemon.config.embedding import RingAttentionSection
 from router_daemon.config.faults import Broken, Unrelated, field_faults, relation_faults, without_faulty
+from router_daemon.config.ring import RingSection
 from router_daemon.config.sections import (
     AdminSection,
     BackendSection,
@@ -65,6 +66,7 @@ class Config(Section):
     waiting: WaitingSection = Field(default_factory=WaitingSection)
     exploration: ExplorationSection = Field(default_factory=ExplorationSection)
     state: StateSection = Field(default_factory=StateSection)
+    ring: RingSection = Field(default_factory=RingSection)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     log: LogSection = Field(default_factory=LogSection)
 
@@ -103,7 +105,17 @@ def _broken_relations(config: Config) -> list[Broken]:
     weights = tuple((f"weights.{name}", value) for name, value in config.weights)
     if not any(value for _, value in weights):
         broken.append(Broken(weights, "one at least must be above 0"))
-    return broken + _clashes(config)
+    return broken + _alone(config) + _clashes(config)
+
+
+def _alone(config: Config) -> list[Broken]:
+    """Return what makes no neighbours: they need a name to call each other by, and nobody is his own."""
+    ring = config.ring
+    setting = ("ring.neighbours", ring.neighbours)
+    if ring.neighbours and not ring.name:
+        return [Broken((setting,), "needs a name, but there is", ("ring.name", ring.name))]
+    own = [bind for bind in ring.addresses if bind in ring.neighbours]
+    return [Broken((setting,), "must not name this daemon itself:", ("ring.listen", bind)) for bind in own]
 
 
 def _clashes(config: Config) -> list[Broken]:
@@ -111,6 +123,7 @@ def _clashes(config: Config) -> list[Broken]:
     binds = [("frontend.bind", bind) for bind in config.frontend.addresses]
     binds += [("backend.bind", bind) for bind in config.backend.addresses]
     binds += [("admin.bind", config.admin.bind)] if config.admin.bind else []
+    binds += [("ring.listen", bind) for bind in config.ring.addresses if config.ring.name]
     return [
         Broken(pair, "cannot both be bound")
         for pair in itertools.combinations(binds, 2)

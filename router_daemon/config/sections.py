@@ -27,12 +27,12 @@ def _endpoints(value: Any) -> str | tuple[str, ...]:
     return tuple(map(addresses.check_endpoint, value))
 
 
-_ENDPOINT_SCHEMA = {"type": "string", "pattern": "^(tcp|ipc)://.+$"}
+ENDPOINT_SCHEMA = {"type": "string", "pattern": "^(tcp|ipc)://.+$"}
 Endpoints = Annotated[
     str | tuple[str, ...],
     Rule(f"{addresses.ENDPOINT_RULE}; or a list of such"),
     BeforeValidator(_endpoints),
-    WithJsonSchema({"anyOf": [_ENDPOINT_SCHEMA, {"type": "array", "items": _ENDPOINT_SCHEMA, "minItems": 1}]}),
+    WithJsonSchema({"anyOf": [ENDPOINT_SCHEMA, {"type": "array", "items": ENDPOINT_SCHEMA, "minItems": 1}]}),
 ]
 HostPort = Annotated[str, Rule(addresses.HOST_PORT_RULE), AfterValidator(addresses.check_host_port)]
 Bytes = Annotated[int, Field(ge=256, le=TIB)]
@@ -86,7 +86,7 @@ class TransportSection(Section):
 
 
 class AdminSection(Section):
-    """The HTTP room for people and monitoring: /metrics, /livez, /readyz, /backends, /explain."""
+    """The HTTP room for people and monitoring: /metrics, /livez, /readyz, /backends, /explain, /ring."""
 
     bind: HostPort = Field(
         default="127.0.0.1:9575",

@@ -50,8 +50,8 @@ class Backend:
         failures_at: when the last failures were.
         ejected, ejections, readmit_at: it gets nothing; how often in a row; and until when. correlated: not alone.
         group_label: its group, bounded, as the metrics name it.
+        path_s, hops: of a backend of another daemon: the way there and back (s), in every estimate, and its links.
         bucket: its place in a timer wheel (silence, end of a pause or of an ejection).
-        path_s: what the way to it costs, in seconds; 0 for the daemon's own; estimates of its latency include it.
     """
 
     peer: Peer
@@ -86,8 +86,9 @@ class Backend:
     ejections: int = 0
     readmit_at: float = 0.0
     correlated: bool = False
-    bucket: dict[Any, None] | None = None
     path_s: float = 0.0
+    hops: int = 0
+    bucket: dict[Any, None] | None = None
 
     def __repr__(self) -> str:
         return f"<Backend {self.name!r}: {len(self.open)} open>"

@@ -28,6 +28,7 @@ from router_daemon.core.events import (
     Drain,
     Event,
     Feedback,
+    ForeignSend,
     Gone,
     Heartbeat,
     Inbound,
@@ -107,6 +108,7 @@ class Broker:
         self.faults: list[tuple[str, Exception]] = []
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Send: self._clients.send,
+            ForeignSend: self._clients.send_foreign,
             Ack: self._ack,
             Nack: self._nack,
             Part: self._part,

@@ -8,7 +8,6 @@ Rules:
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import islice
 from math import inf
@@ -16,7 +15,7 @@ from math import inf
 from msgspec import UNSET
 
 from router_daemon.core.backends import Backend
-from router_daemon.core.counts import Counts
+from router_daemon.core.counts import MOST_NOTED, Counts
 from router_daemon.core.messages import Message
 from router_daemon.core.pools import Pool
 from router_daemon.core.ranking import Candidate, Policy, Ranking, RankingCache
@@ -53,7 +52,7 @@ class Chooser:
         pool = ranking.pool
         chosen: Sequence[Candidate] = ()
         if pool.free > pool.reserved or (pool.free and request.priority == CRITICAL):
-            if message.special or pool.messages >= pool.explore_from or pool.trials:
+            if message.special or message.deliveries or pool.messages >= pool.explore_from or pool.trials:
                 chosen = self._choose(message, ranking, now)
             elif message.mode == "auto" and self.is_idle(pool) and may_spread(message, pool):
                 chosen = self._spread(message, ranking, (), now)
@@ -63,10 +62,14 @@ class Chooser:
                     chosen = (candidate,)
         elif pool.trials and not message.deliveries and not message.fan_out and self.may_risk(message):
             chosen = self._last_resort(message, ranking, now)
+        elif message.special and message.named:
+            chosen = self._named(message, ranking, now)
         seconds = timer() - started
         histogram = self._counts.decision_miss if cache.hits == hits else self._counts.decision_hit
-        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
-        histogram.total += seconds
+        noted = histogram.noted  # `observe`, without the call
+        noted.append(seconds)
+        if len(noted) >= MOST_NOTED:
+            histogram.settle()
         return ranking, chosen
 
     def hedge(self, message: Message, now: float) -> Candidate | None:
@@ -95,17 +98,53 @@ class Chooser:
     def has_untried(self, message: Message, now: float) -> bool:
         """Tell whether there is a candidate that the message may still go to, with room or without."""
         request = message.request
+        if message.named:
+            return self.named(message) is not None and not message.tried()
         ranking = self.affordable(message, self._rankings.look(request.capability, request.priority, now))
         tried = self.tried(message)
         return any(candidate.backend not in tried for candidate in ranking.candidates)
+
+    def named(self, message: Message) -> Backend | None:
+        """Return the backend that a message names, where it is there, offers the capability and does not drain."""
+        backend = self._registry.by_name.get(str(message.request.backend))
+        if backend is None or self._registry.pool(message.request.capability) not in backend.pools:
+            return None
+        return backend if suits(backend, message) else None
+
+    def named_latency_s(self, message: Message, now: float) -> tuple[float, float]:
+        """Return the wait and the latency to expect at the backend that a message names; 0.0 where little is known."""
+        settings, backend = self._settings, self.named(message)
+        if backend is None:
+            return 0.0, 0.0
+        service = self._registry.service(backend, message.request.capability, now)
+        if service.samples < settings.hedge.samples:
+            return 0.0, 0.0
+        service.bring_up_to_date(now, settings.profile, settings.attention)
+        return service.wait_s, service.latency_s
+
+    def _named(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
+        """Return the backend that a message names, where it has room, also where it is ejected."""
+        backend, pool = self.named(message), ranking.pool
+        if backend is None:
+            return ()
+        if backend.ejected:
+            free = backend.may_try(now)
+        else:
+            free = backend.free > 0 and (pool.free > pool.reserved or message.request.priority == CRITICAL)
+        if not free:
+            return ()
+        service = self._registry.service(backend, message.request.capability, now)
+        return (Candidate(backend, 1.0, {}, weight=1.0, service=service),)
 
     def objection(self, message: Message, ranking: Ranking) -> tuple[str, str] | None:
         """Return code and detail where the policy chooses nobody for a message, whoever has room."""
         object_to = self._policy.objection
         return None if object_to is None else object_to(ranking, message.request)
 
-    def least_latency_s(self, ranking: Ranking, now: float) -> float:
+    def least_latency_s(self, message: Message, ranking: Ranking, now: float) -> float:
         """Return the shortest latency to expect at any candidate that was measured; of many, at the first few."""
+        if message.named:
+            return self.named_latency_s(message, now)[1]
         settings = self._settings
         least = inf
         for candidate in islice(ranking.candidates, settings.attention.scan_most):
@@ -118,6 +157,8 @@ class Chooser:
 
     def _choose(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
         """Choose for a message that is not a first and plain one."""
+        if message.named:
+            return self._named(message, ranking, now)
         pool = ranking.pool
         ranking = self.affordable(message, ranking)
         tried = self.tried(message)
@@ -237,7 +278,9 @@ def may_spread(message: Message, pool: Pool) -> bool:
 
 
 def suits(backend: Backend, message: Message) -> bool:
-    """Tell whether a message may go to a backend as far as that is quickly said: what it costs, who has been tried."""
+    """Tell whether a message may go to a backend as far as that is quickly said: its name, its cost, who was tried."""
+    if message.named and message.request.backend != backend.info.name:
+        return False
     limit = message.request.max_cost
     if limit is not UNSET and (backend.cost or 0.0) > limit:
         return False

@@ -16,7 +16,7 @@ from msgspec import UNSET
 from router_daemon.core.actions import Accept, Action, Error, ErrorHeader, Piece, Pong, PongHeader, Reply
 from router_daemon.core.counts import UNKNOWN, CapabilityCounts, Counts
 from router_daemon.core.dispatch import Dispatcher
-from router_daemon.core.events import Cancel, Feedback, Inbound, Malformed, Ping, Request, Send
+from router_daemon.core.events import Cancel, Feedback, ForeignSend, Inbound, Malformed, Ping, Request, Send
 from router_daemon.core.messages import Client, Message
 from router_daemon.core.quotas import check_accounts, excess, retry_after_ms
 from router_daemon.core.registry import Registry
@@ -80,8 +80,26 @@ class Clients:
         refusal = self._refusal(event, message)
         if refusal is None:
             self._dispatcher.submit(message, now)
-            return
-        code, detail = refusal
+        else:
+            self._refuse(message, *refusal)
+
+    def send_foreign(self, event: ForeignSend, now: float) -> None:
+        """A delivery of another daemon, which has no quota and sees to it that no id is taken twice."""
+        client = self._by_peer.get(event.peer)
+        if client is None:
+            client = self._by_peer[event.peer] = Client(event.peer, {}, trusted=True)
+        message = self._admit(event, client, now)
+        message.name = event.name
+        message.stamp = (event.attempts, event.heads)
+        refusal = self._refusal(event, message)
+        if refusal is None:
+            self._dispatcher.submit(message, now)
+        else:
+            self._refuse(message, *refusal)
+
+    def _refuse(self, message: Message, code: str, detail: str) -> None:
+        """Answer a message that is not opened, and count why."""
+        request = message.request
         message.counts = self._counts.capability(
             request.capability, offered=self._registry.was_offered(request.capability)
         )
@@ -145,7 +163,8 @@ class Clients:
     def _refusal(self, event: Send, message: Message) -> tuple[str, str] | None:
         """Return code and detail where the message may not be opened, whoever is there."""
         request = event.header
-        if request.durable or request.policy is not UNSET or request.backend is not UNSET:
+        named = request.backend is not UNSET
+        if request.durable or request.policy is not UNSET or (named and not self._may_name(message.client)):
             return "forbidden", "durable, policy and backend are not offered by this daemon"
         if request.reply == "all":
             if event.delimited:
@@ -159,6 +178,20 @@ class Clients:
             return "draining", "the daemon is about to exit"
         if len(self._dispatcher.messages) >= self._open_messages:
             return "overloaded", f"{self._open_messages} messages are open, and no more are allowed"
+        return self._bind(message) if named else None
+
+    def _may_name(self, client: Client) -> bool:
+        """Tell whether a client may say which backend gets its message: the one place where that is decided."""
+        return client.trusted or self._settings.backend_override
+
+    def _bind(self, message: Message) -> tuple[str, str] | None:
+        """Give a message to the backend that it names and to no other, once; or say why it cannot have it."""
+        message.heads, message.mode, message.fan_out, message.special = 1, "single", False, True
+        name = message.request.backend
+        if name not in self._registry.by_name:
+            return "unknown_backend", f"no backend {name!r} is registered"
+        if self._dispatcher.chooser.named(message) is None:
+            return "no_backend", f"{name!r} drains, costs too much or does not offer {message.request.capability}"
         return None
 
     def cancel(self, event: Cancel, now: float) -> None:

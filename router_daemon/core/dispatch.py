@@ -10,40 +10,27 @@ Rules:
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from random import Random
-from typing import Final
 
 from router_daemon.core.actions import Accept, AcceptHeader, Action, Error, ErrorHeader
 from router_daemon.core.backends import Backend
 from router_daemon.core.choosing import Chooser, began_at, suits
-from router_daemon.core.counts import MOST_HEADS, Counts
+from router_daemon.core.counts import MOST_HEADS, MOST_NOTED, Counts
 from router_daemon.core.health import Health
 from router_daemon.core.messages import Message
 from router_daemon.core.patience import Patience
 from router_daemon.core.places import Places
 from router_daemon.core.pools import Pool
 from router_daemon.core.ranking import Candidate, Ranking, RankingCache
+from router_daemon.core.refusals import NOBODY, REFUSED
 from router_daemon.core.registry import Registry
 from router_daemon.core.settings import Settings
 from router_daemon.core.timers import Timers
 from router_daemon.core.waiting import CRITICAL, WaitingRoom, note_reserve
 from router_daemon.errors import RETRY
-
-_NOBODY: Final = {
-    "no_capability": "no backend has ever offered it",
-    "no_backend": "no backend offers it now",
-}
-_REFUSED: Final = {
-    "room": "every backend is full and the waiting room too",
-    "displaced": "every backend is full, and a more important message took the place in the waiting room",
-    "wait": "every backend is full, and the wait would be too long",
-    "late": "too little time was left when a backend had room",
-    "budget": "no budget for a further head",
-}
 
 
 class Dispatcher:
@@ -125,6 +112,10 @@ class Dispatcher:
         if message.spent or len(message.tried()) >= message.heads:
             self.fail(message, "failed", now)
             return
+        if message.client.trusted:  # not begun: the daemon that it comes from knows who else there is
+            pause_s = message.deliveries[-1].backend.paused_until - now
+            self.fail(message, "overloaded", now, max(pause_s, 0.0))
+            return
         untried = self.chooser.has_untried(message, now)
         if not untried and not self._may_repeat(message):
             self.fail(message, "failed", now)
@@ -167,15 +158,17 @@ class Dispatcher:
 
     def _nobody(self, message: Message, ranking: Ranking) -> tuple[str, str] | None:
         """Return code and detail for a message that no backend may get, whoever has room."""
+        if message.named:
+            return None
         if self.chooser.affordable(message, ranking).candidates:
             return self.chooser.objection(message, ranking)
         capability = message.request.capability
         code = "no_backend" if self._registry.was_offered(capability) else "no_capability"
-        return code, f"{capability}: {_NOBODY[code]}"
+        return code, f"{capability}: {NOBODY[code]}"
 
     def _objects(self, message: Message, ranking: Ranking, now: float) -> bool:
         """End an open message that the policy chooses nobody for any more, and tell whether it was so."""
-        objection = self.chooser.objection(message, ranking)
+        objection = None if message.named else self.chooser.objection(message, ranking)
         if objection is not None:
             code, detail = objection
             message.reason = "; ".join(filter(None, (detail, message.reason)))
@@ -195,19 +188,22 @@ class Dispatcher:
             cause = "room"
         message.counts.refusals[cause] += 1
         self.refuse(
-            message, "overloaded", f"{request.capability}: {_REFUSED[cause]}", wait_s or pool.reference_s or None
+            message, "overloaded", f"{request.capability}: {REFUSED[cause]}", wait_s or pool.reference_s or None
         )
         return False
 
     def forecast(self, message: Message, ranking: Ranking, now: float) -> tuple[float, bool]:
         """Return how long a new message would wait for a place, and whether that is too long for it."""
         request, settings = message.request, self._settings.waiting
+        ttl_s = message.deadline - now
+        if message.named:
+            wait_s, latency_s = self.chooser.named_latency_s(message, now)
+            return wait_s, wait_s > settings.longest * ttl_s or latency_s > ttl_s
         rate = ranking.pool.rate(now, settings.rate_window_s)
         ahead = self.waiting.ahead(request.capability, request.priority)
         wait_s = (ahead + 1) / rate if rate > 0.0 else 0.0
-        ttl_s = message.deadline - now
         too_long = wait_s > settings.longest * ttl_s
-        return wait_s, too_long or wait_s + self.chooser.least_latency_s(ranking, now) > ttl_s
+        return wait_s, too_long or wait_s + self.chooser.least_latency_s(message, ranking, now) > ttl_s
 
     def _wait(self, message: Message, now: float) -> None:
         pool = self._registry.pool(message.request.capability)
@@ -226,7 +222,7 @@ class Dispatcher:
     def overload(self, message: Message, cause: str, now: float) -> None:
         """End an open message with `overloaded`."""
         message.counts.refusals[cause] += 1
-        reason = f"{message.request.capability}: {_REFUSED[cause]}"
+        reason = f"{message.request.capability}: {REFUSED[cause]}"
         message.reason = "; ".join(filter(None, (reason, message.reason)))
         pool = self._registry.pool(message.request.capability)
         self.fail(message, "overloaded", now, pool.reference_s or None)
@@ -234,7 +230,7 @@ class Dispatcher:
     def serve(self, backend: Backend, now: float) -> None:
         """Give the room that a backend has, or its trial, to those who wait, the most important first."""
         capabilities = self._registry.offers(backend)
-        while self.waiting.size and (backend.free > 0 or backend.trial_due):
+        while self.waiting.size and (backend.free > 0 or backend.trial_due or self._may_be_named(backend, now)):
             first = self.waiting.next_for(capabilities, now, partial(suits, backend))
             if not any(self._serve_one(message, now) for message in first):
                 break
@@ -242,6 +238,10 @@ class Dispatcher:
             if pool.passed_over and pool.free > pool.reserved:
                 pool.passed_over = False
                 self.serve_others((pool,), now)
+
+    def _may_be_named(self, backend: Backend, now: float) -> bool:
+        """Tell whether an ejected backend could get a message that names it."""
+        return self.waiting.named > 0 and backend.ejected and backend.may_try(now)
 
     def serve_others(self, pools: Iterable[Pool], now: float) -> None:
         """Look again for those who wait after members of their capabilities have changed.
@@ -269,7 +269,7 @@ class Dispatcher:
         if not chosen:
             note_reserve(message, ranking.pool)
             return self._objects(message, ranking, now)
-        if message.deadline - now < self.chooser.least_latency_s(ranking, now):
+        if message.deadline - now < self.chooser.least_latency_s(message, ranking, now):
             self.overload(message, "late", now)
             return True
         self.waiting.remove(message)
@@ -287,7 +287,7 @@ class Dispatcher:
                 continue
             for message in messages:
                 if not message.ended and not self.chooser.has_untried(message, now):
-                    message.reason = message.reason or f"{capability}: {_NOBODY['no_backend']}"
+                    message.reason = message.reason or f"{capability}: {NOBODY['no_backend']}"
                     self.fail(message, "failed" if message.deliveries else "no_backend", now)
 
     # --- the same again ---
@@ -367,7 +367,6 @@ class Dispatcher:
         client = message.client
         client.messages -= 1
         client.body_bytes -= message.size
-        message.body = ()
         request, deliveries = message.request, message.deliveries
         if request.reply != "none":
             del client.open[request.id]
@@ -379,6 +378,7 @@ class Dispatcher:
                 delivery.out = False
         for delivery in deliveries:
             if delivery.open:
+                message.body = ()  # such a delivery may hold the message for long
                 if delivery.complete and outcome == "answered":
                     self.places.watch_place(delivery, now)
                 else:
@@ -386,7 +386,9 @@ class Dispatcher:
         counts, sent, seconds = message.counts, len(deliveries), now - message.accepted_at
         counts.outcomes[outcome] += 1
         histogram = counts.message_seconds
-        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without the call
-        histogram.total += seconds
+        noted = histogram.noted  # `observe`, without the call
+        noted.append(seconds)
+        if len(noted) >= MOST_NOTED:
+            histogram.settle()
         self._sent_to[sent if sent < MOST_HEADS else MOST_HEADS] += 1
         deliveries.clear()  # each holds its message: a cycle that only the collector would free

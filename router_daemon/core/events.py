@@ -12,7 +12,7 @@ Rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -28,9 +28,6 @@ from router_daemon.core.types import (
     Record,
     Side,
 )
-
-if TYPE_CHECKING:
-    from router_daemon.core.actions import Action
 
 # --- headers of what comes in ---------------------------------------------------------------------------------------
 
@@ -170,6 +167,18 @@ class Send(Inbound):
     body: Body = ()
 
 
+class ForeignSend(Send):
+    """A delivery of another daemon, to the backend named in the header.
+
+    Attributes:
+        name: of the message there. attempts: deliveries of it made before this one. heads: made in all by now.
+    """
+
+    name: str = ""
+    attempts: int = 0
+    heads: int = 1
+
+
 class Cancel(Inbound):
     """A client's CANCEL."""
 
@@ -258,14 +267,18 @@ class Gone(Record):
 
 
 class Undelivered(Record):
-    """An action that never left the daemon, because its peer is gone or leaves too much unread (`full`)."""
+    """An action that never left the daemon, because its peer is gone or leaves too much unread (`full`).
 
-    action: Action
+    `action`: one of `actions.Action`, or a message of the ring.
+    """
+
+    action: Any
     full: bool
 
 
 Event: TypeAlias = (
     Send
+    | ForeignSend
     | Cancel
     | Feedback
     | Ping

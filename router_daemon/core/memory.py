@@ -142,7 +142,7 @@ def _records(registry: Registry, names: Iterable[str], now: float) -> Iterator[t
     for name in names:
         backend = registry.by_name.get(name)
         if backend is not None:
-            yield name, _record(backend, now)
+            yield name, record_of(backend, now)
         elif (unclaimed := registry.unclaimed.aged(name, now)) is not None:
             yield name, unclaimed
         elif name in remembered:
@@ -150,7 +150,8 @@ def _records(registry: Registry, names: Iterable[str], now: float) -> Iterator[t
             yield name, BackendRecord(profile.success, profile.latency_s, 0, profile.cost, False, now - left_at)
 
 
-def _record(backend: Backend, now: float) -> BackendRecord:
+def record_of(backend: Backend, now: float) -> BackendRecord:
+    """Return what was measured of a backend that is registered."""
     profile = backend.profile
     services = {
         capability: ServiceRecord(s.service_s, s.response_s, s.deviation_s, s.samples, max(0.0, now - s.sampled_at))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from router_daemon.core.backends import Backend
 from router_daemon.core.counts import CapabilityCounts
@@ -27,13 +27,15 @@ from router_daemon.core.types import Body, ClientId, Peer
 class Client:
     """One connection of a client, with its open messages by its own ids.
 
-    `messages` and `body_bytes` are what all its open messages come to, those with `reply: none` too.
+    `messages` and `body_bytes` are what all its open messages come to, those with `reply: none` too. `trusted`: it is
+    another daemon of the ring: no quotas, and it may name the backend.
     """
 
     peer: Peer
     open: dict[ClientId, Message]
     messages: int = 0
     body_bytes: int = 0
+    trusted: bool = False
 
     def __repr__(self) -> str:
         return f"<Client {self.peer.hex()}: {len(self.open)} open>"
@@ -48,7 +50,7 @@ class Message(Struct, eq=False):
         heads: how many different backends may get it in all.
         mode: `auto`, `fanout`, `hedge` or `single`.
         fan_out: its heads get it at once; else one after the other.
-        special: a decision asks more than who is best: it has been tried, goes to all heads, or may not cost all.
+        special: a decision asks more than who is best: it goes to all heads, may not cost all, or names its backend.
         copies: it may run on several backends at once.
         reruns: it may have a second delivery after one that may have run.
         out: deliveries that may still answer.
@@ -60,6 +62,7 @@ class Message(Struct, eq=False):
         again: it may go to backends that it has been at.
         line: its place in the waiting room, None while it does not wait. waits_since: since when; step_s: how long
             it waits for each step that its standing rises.
+        stamp: of a delivery of another daemon: (attempts made before it, heads in all), as its backend is to be told.
         bucket: its place in a timer wheel.
     """
 
@@ -93,10 +96,16 @@ class Message(Struct, eq=False):
     line: OrderedDict[Message, None] | None = None
     waits_since: float = 0.0
     step_s: float = inf
+    stamp: tuple[int, int] | None = None
     bucket: dict[Any, None] | None = None
 
     def __repr__(self) -> str:  # the generated ones would follow message -> delivery -> message ...
         return f"<Message {self.name} of {self.client!r}>"
+
+    @property
+    def named(self) -> bool:
+        """It is for one backend and no other."""
+        return self.request.backend is not UNSET
 
     def tried(self) -> list[Backend]:
         """Return the backends that count towards `heads`: all but those that did not begin."""

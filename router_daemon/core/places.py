@@ -8,6 +8,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import floor
 from random import Random
 from typing import Final
 
@@ -37,9 +38,11 @@ class Places:
     def deliver(self, message: Message, chosen: Sequence[Candidate], now: float) -> None:
         """Send a message to these backends."""
         request, deliveries, emit = message.request, message.deliveries, self._emit
-        ttl_ms = int((message.deadline - now) * 1000.0) or 1  # what is left is positive: see `overdue`
+        ttl_ms = floor((message.deadline - now) * 1000.0) or 1  # what is left is positive: see `overdue`
         attempt, count = len(deliveries), len(chosen)
         heads = attempt + count
+        if message.stamp is not None:
+            attempt, heads = message.stamp
         if count > 1:
             message.fan_out = True
         for candidate in chosen:
@@ -48,7 +51,8 @@ class Places:
             self._next_id = number + 1
             backend, service = candidate.backend, candidate.service
             share = 1.0
-            if len(backend.open) + backend.other + 1.0 > backend.info.slots:
+            held, slots, elsewhere = len(backend.open), backend.info.slots, backend.other
+            if held >= slots or (elsewhere and held + elsewhere + 1.0 > slots):
                 share = self._share_of_work(service, now)
             delivery = Delivery(number, message, backend, attempt, now, service, service.service_s, share)
             service.used_at = now
@@ -70,7 +74,6 @@ class Places:
                 request.traceparent,
             )
             emit(Deliver(backend.peer, backend.delimited, header, message.body))
-        message.special = True
         message.out += count
         if message.fan_out and message.mode == "auto":
             self._spare_losers(deliveries)

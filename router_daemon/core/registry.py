@@ -5,7 +5,7 @@ Rules:
   `REMEMBER_S` keeps counters and success ratio, while latencies start afresh (another host, a cold cache).
 - What an earlier process knew (`restore`) is taken as it was, latencies too, by the first that comes under the name.
 - `Registry.epoch` rises whenever a cached decision may have become wrong: join, leave, drain, other capabilities,
-  another cost.
+  another cost. `Registry.changes` rises with every change of who is there and with what.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Registry:
         self.by_name: dict[str, Backend] = {}
         self.by_peer: dict[Peer, Backend] = {}
         self.epoch = 0
+        self.changes = 0
         self._pools: dict[str, Pool] = {}
         self._everyone = None if settings.require_capability else make_pool("", settings)
         self._seen: dict[str, float] = {}
@@ -204,15 +205,25 @@ class Registry:
             pool.trials.pop(backend, None)
         backend.refresh(now)
 
+    def set_cost(self, backend: Backend, cost: float) -> None:
+        """Take over a mean of what deliveries cost, as observed by its own daemon."""
+        first = backend.cost is None
+        backend.profile.cost = cost
+        if first:
+            self._first_cost(backend)
+
     def note_cost(self, backend: Backend, cost: float) -> bool:
         """Take in what one delivery cost, which replaces what was declared, and tell whether that makes it dearer."""
         before = backend.cost
         backend.profile.observe_cost(cost)
         if before is None:
-            self.epoch += 1
-            for pool in backend.pools:
-                pool.costly += 1
+            self._first_cost(backend)
         return before is not None and (backend.cost or 0.0) > before
+
+    def _first_cost(self, backend: Backend) -> None:
+        self.epoch += 1
+        for pool in backend.pools:
+            pool.costly += 1
 
     def restore(self, profiles: Profiles, now: float) -> None:
         """Take in what an earlier process knew; of backends that are registered, nothing."""
@@ -306,6 +317,7 @@ class Registry:
 
     def _index(self, backend: Backend, now: float) -> None:
         self.epoch += 1
+        self.changes += 1
         for capability in backend.info.capabilities:
             if capability not in self._pools and self._everyone is None:
                 pool = self._pools[capability] = make_pool(capability, self.settings)
@@ -320,6 +332,7 @@ class Registry:
 
     def _unindex(self, backend: Backend, now: float) -> None:
         self.epoch += 1
+        self.changes += 1
         for capability in backend.info.capabilities:
             if capability in self._seen:
                 self._seen[capability] = now

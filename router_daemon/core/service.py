@@ -147,9 +147,13 @@ class Service:
         rises as the retries left become few: (1 + scarcity lack), lack the empty share of the budget. While deliveries
         are out, a silence of more than `silence_services` mean services is a lower bound of L.
         """
-        backend = self.backend
+        backend, pool = self.backend, self.pool
         self.version = backend.version
-        service_s, until = self._drifted(now, profile)
+        service_s, until = self.service_s, inf
+        if service_s > pool.reference_s:
+            service_s, until = self._drifted(now, profile)
+        elif service_s < LEAST_S:
+            service_s = LEAST_S
         held, slots = len(backend.open), backend.info.slots
         q, wait_s = held + backend.other, 0.0
         if q + 1.0 > slots and q > 0.0:
@@ -167,16 +171,14 @@ class Service:
         self.wait_s, self.share = wait_s, service_s / total_s
         self.latency_s, self.fresh_until = latency_s, until
         self.success = success = backend.profile.success
-        pool, failing = self.pool, 1.0 - success
+        failing = 1.0 - success
         if failing > HARDLY:  # else the budget is not worth a look
             failing *= 1.0 + attention.scarcity * pool.retries.lack(pool.messages, now)
         self.expected_s = latency_s + failing * pool.reference_s
 
     def _drifted(self, now: float, profile: ProfileSettings) -> tuple[float, float]:
-        """Return the estimate, drifted towards the reference where it is above and old, and until when it holds."""
+        """Return an estimate above the reference, drifted towards it where it is old, and until when it holds."""
         service_s, reference_s = self.service_s, self.pool.reference_s
-        if service_s <= reference_s:
-            return (max(LEAST_S, service_s)), inf
         tau_s = max(profile.forget_s, profile.forget_services * service_s)
         begins = self.sampled_at + profile.forget_from * tau_s
         if now < begins:

@@ -211,7 +211,8 @@ class Settings:
     `attempt_timeout_s` None: learnt, see `RetrySettings`; `attempt_timeouts_s`: per capability. `auto_idle`: in mode
     auto all heads get a message at once while less of the slots is taken. `extra_cost_ratio`: no second head at a
     backend dearer than this many times the first. `unsaid_idempotent`: what a message that does not say `idempotent`
-    may have done to it: `copies` (several at once), `retries` (one after the other), `never`.
+    may have done to it: `copies` (several at once), `retries` (one after the other), `never`. `backend_override`:
+    clients may name the backend that a message goes to; the ring's daemons may in any case.
     """
 
     mode: str = "auto"
@@ -220,6 +221,7 @@ class Settings:
     cache_ttl_s: float = 30.0
     require_capability: bool = True
     unsaid_idempotent: str = "copies"
+    backend_override: bool = False
     attempt_timeout_s: float | None = None
     attempt_timeouts_s: dict[str, float] = field(default_factory=dict)
     auto_idle: float = 0.15

@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable
 from math import inf
 from typing import Final
@@ -19,7 +18,7 @@ from msgspec import UNSET
 
 from router_daemon.core.actions import Action, Error, ErrorHeader, Piece, PieceHeader, Reply, ReplyHeader
 from router_daemon.core.backends import Backend
-from router_daemon.core.counts import Counts
+from router_daemon.core.counts import MOST_NOTED, Counts
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import NackHeader
 from router_daemon.core.messages import Delivery, Message
@@ -56,7 +55,23 @@ class Settler:
         if delivery.bucket is not None:
             self._places.unwatch(delivery)
         if not delivery.counted:
-            self._succeeded(delivery, latency_s, now)
+            delivery.counted = True
+            backend.profile.observe_success(latency_s)
+            delivery.service.observe(latency_s, delivery.share, self._learning, now)
+            if began is not None or delivery.service.pool.stream_s:
+                self._note_stream(delivery, latency_s, now)
+            backend.settled += 1
+            if backend.failed or backend.ejections or not backend.warm:
+                self._health.succeeded(delivery, now)
+            if self._observe is not None:
+                self._observe(delivery, latency_s, True, now)
+            histogram = message.counts.delivery_seconds.get(backend.group_label)
+            if histogram is None:
+                histogram = message.counts.delivery_histogram(backend.group_label)
+            noted = histogram.noted  # `observe`, without the call
+            noted.append(latency_s)
+            if len(noted) >= MOST_NOTED:
+                histogram.settle()
         if (delivery.out and message.answering is None) or _may_answer(delivery):
             self._answer(delivery, body, latency_s, now)
         else:
@@ -189,25 +204,11 @@ class Settler:
 
     # --- what it says of the backend ---
 
-    def _succeeded(self, delivery: Delivery, latency_s: float, now: float) -> None:
-        delivery.counted = True
-        backend, service, counts = delivery.backend, delivery.service, delivery.message.counts
-        backend.profile.observe_success(latency_s)
-        service.observe(latency_s, delivery.share, self._learning, now)
-        pool = service.pool
-        if delivery.first_part_at is not None or pool.stream_s:
-            weight = max(self._learning.reference_alpha, 1.0 / pool.samples)
-            pool.stream_s += weight * (now - delivery.sent_at - latency_s - pool.stream_s)
-        backend.settled += 1
-        if backend.failed or backend.ejections or not backend.warm:
-            self._health.succeeded(delivery, now)
-        if self._observe is not None:
-            self._observe(delivery, latency_s, True, now)
-        histogram = counts.delivery_seconds.get(backend.group_label)
-        if histogram is None:
-            histogram = counts.delivery_histogram(backend.group_label)
-        histogram.counts[bisect_left(histogram.bounds, latency_s)] += 1  # `observe`, without the call
-        histogram.total += latency_s
+    def _note_stream(self, delivery: Delivery, latency_s: float, now: float) -> None:
+        """Take in for how long a success held its slot after its first piece, of whoever may stream."""
+        pool = delivery.service.pool
+        weight = max(self._learning.reference_alpha, 1.0 / pool.samples)
+        pool.stream_s += weight * (now - delivery.sent_at - latency_s - pool.stream_s)
 
     def _blame(self, delivery: Delivery, cause: str, now: float, full_length_s: float | None = None) -> None:
         if delivery.counted:

@@ -12,6 +12,12 @@ FLOAT_MAX = 1.7976931348623157e308
 
 Peer: TypeAlias = bytes
 """The transport's name for one connection; opaque here."""
+
+
+class RingPeer(bytes):
+    """A peer that is no connection: another daemon, or a backend of one. Made by this process alone."""
+
+
 Body: TypeAlias = Sequence[Any]
 """Opaque frames: whatever the transport received and can send again; `len(frame)` is its size in bytes."""
 ClientId: TypeAlias = str | int | bytes
@@ -31,7 +37,8 @@ class Record(Struct, gc=False):
 
 
 class Side(IntEnum):
-    """Which of the two sockets."""
+    """Which of the sockets: of clients, of backends, of other daemons."""
 
     CLIENT = 0
     BACKEND = 1
+    RING = 2

@@ -7,7 +7,7 @@ Rules:
   to live at a load of 0.85; so, three messages of different priority take turns, and critical ones still go first.
 - One line per (capability, priority), split by whether any candidate may serve any message of it (`plain`): of a plain
   line its first is enough to look at; of the others the first few whom the backend suits are, since each may have
-  tried another backend, or may not go to all.
+  tried another backend, may not go to all, or names the one that it is for.
 - In a full room the newcomer takes the place of the youngest of the lowest priority below its own; a share of the room
   is for critical messages alone.
 - A line is an `OrderedDict`: leaving from anywhere (expiry, cancel) and looking at either end are immediate.
@@ -54,7 +54,7 @@ class WaitingRoom:
 
     Attributes:
         size: how many wait. bytes: the size of their bodies.
-        by_priority: how many wait of each priority (index 0 unused).
+        by_priority: how many wait of each priority (index 0 unused). named: how many wait for one backend and no other.
     """
 
     def __init__(self, max_messages: int, max_bytes: int, reserve: float) -> None:
@@ -63,6 +63,7 @@ class WaitingRoom:
         self._lines: dict[str, _Lines] = {}
         self.size = 0
         self.bytes = 0
+        self.named = 0
         self.by_priority = [0] * (CRITICAL + 1)
 
     def displaced_by(self, message: Message) -> list[Message] | None:
@@ -94,6 +95,7 @@ class WaitingRoom:
         message.step_s = step_s
         lines.size += 1
         self.size += 1
+        self.named += message.named
         self.by_priority[request.priority] += 1
         self.bytes += message.size
 
@@ -108,6 +110,7 @@ class WaitingRoom:
             if not lines.size:
                 del self._lines[capability]
             self.size -= 1
+            self.named -= message.named
             self.by_priority[message.request.priority] -= 1
             self.bytes -= message.size
 
@@ -152,6 +155,7 @@ class WaitingRoom:
         messages = [message for *_, line in self.groups() for message in line]
         assert self.size == len(messages)
         assert self.bytes == sum(message.size for message in messages)
+        assert self.named == sum(message.named for message in messages)
         assert self.by_priority == [sum(m.request.priority == p for m in messages) for p in range(CRITICAL + 1)]
         assert all(lines.size == sum(len(a) + len(b) for a, b in lines.of) for lines in self._lines.values())
         assert all(not m.ended and not m.out and m.line is not None for m in messages)
@@ -164,7 +168,7 @@ class WaitingRoom:
 
 def is_plain(message: Message) -> bool:
     """Tell whether a message that waits may go to any candidate."""
-    return not message.deliveries and message.request.max_cost is UNSET
+    return not message.deliveries and message.request.max_cost is UNSET and not message.named
 
 
 def note_reserve(message: Message, pool: Pool) -> None:

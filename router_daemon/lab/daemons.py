@@ -33,13 +33,15 @@ class Daemon:
     """See the module.
 
     Attributes:
-        steps: how many events and wake-ups the broker has handled.
+        core: what events are handed to: the broker, or in a ring the node around it.
+        steps: how many events and wake-ups it has handled.
         connections: of backends, by the name under which the daemon knows them.
     """
 
     def __init__(self, index: int, broker: Broker, timeline: Timeline, ledger: Ledger, digest: Digest) -> None:
         self.index = index
         self.broker = broker
+        self.core: Any = broker
         self.steps = 0
         self.delivered = 0
         self._newest = 0
@@ -68,7 +70,7 @@ class Daemon:
         """Start the broker, to be checked after so many steps (0: never)."""
         self._check_every = check_every
         self._next_check = self.steps + check_every if check_every else -1
-        self.broker.start(self._timeline.now)
+        self.core.start(self._timeline.now)
         self._arm(self._timeline.now)
 
     # --- what comes in ---
@@ -81,7 +83,7 @@ class Daemon:
         if type(event) is Nack and event.header.code == "busy":
             self._ledger.not_begun(self.index, event.header.id)
         now = self._timeline.now
-        self._after(self.broker.handle(event, now), now)
+        self._after(self.core.handle(event, now), now)
 
     def read_send(self, record: Record) -> None:
         """Handle a SEND."""
@@ -94,7 +96,7 @@ class Daemon:
         record.once = not _may_run_again(request.idempotent, settings.unsaid_idempotent)
         self._ledger.sent(record, now, ttl_ms)
         event = Send(record.connection, self._clients[record.connection], request, record.body)
-        self._after(self.broker.handle(event, now), now)
+        self._after(self.core.handle(event, now), now)
 
     def read_again(self, record: Record) -> bool:
         """Handle a SEND with the id of an open one; False where it will not be open when the daemon reads it."""
@@ -121,7 +123,7 @@ class Daemon:
         now = self._timeline.now
         self._ledger.gone(peer, now)
         del self._clients[peer]
-        self._after(self.broker.handle(Gone(Side.CLIENT, peer), now), now)
+        self._after(self.core.handle(Gone(Side.CLIENT, peer), now), now)
 
     def stall(self, seconds: float) -> None:
         """Stand still for a while."""
@@ -156,14 +158,14 @@ class Daemon:
             self._wake_at = self._stalled_until
             self._timeline.at(self._wake_at, self.wake, self._wake_at)
             return
-        deadline = self.broker.next_deadline()
+        deadline = self.core.next_deadline()
         if deadline is not None and deadline <= now:
-            self._after(self.broker.on_timer(now), now)
+            self._after(self.core.on_timer(now), now)
         else:
             self._arm(now)
 
     def _arm(self, now: float) -> None:
-        due = self.broker.next_deadline()
+        due = self.core.next_deadline()
         if due is not None and (self._wake_at is None or due < self._wake_at):
             self._wake_at = due = max(due, now)
             self._timeline.at(due, self.wake, due)
@@ -175,10 +177,10 @@ class Daemon:
         self._send(actions, now)
         while self._problems:
             problem = self._problems.popleft()
-            self._send(self.broker.handle(problem, now), now)
+            self._send(self.core.handle(problem, now), now)
         self.steps += 1
-        if self.broker.faults:
-            what, fault = self.broker.faults[0]
+        if self.core.faults:
+            what, fault = self.core.faults[0]
             raise BrokenError(f"a fault of daemon {self.index} at {what}: {fault!r}") from fault
         if now > self._moment:
             self._moment, self._steps_then = now, self.steps
@@ -186,7 +188,7 @@ class Daemon:
             raise BrokenError(f"daemon {self.index} has made {MOST_STEPS} steps at {now}, and has more to do")
         if self.steps == self._next_check:
             self._next_check += self._check_every
-            self.broker.check()
+            self.core.check()
         self._arm(now)
 
     def _send(self, actions: list[Action], now: float) -> None:
@@ -205,11 +207,15 @@ class Daemon:
                 continue
             connection = self.connections.get(action.peer)
             if connection is None:
-                raise BrokenError(f"no backend has ever been at {action.peer!r}: {action}")
-            if not connection.trouble:
+                self._send_elsewhere(action)
+            elif not connection.trouble:
                 connection.send_down(action)
             else:
                 self._fail_to_send(action, connection)
+
+    def _send_elsewhere(self, action: Any) -> None:
+        """Send what is for no backend that there has ever been."""
+        raise BrokenError(f"no backend has ever been at {action.peer!r}: {action}")
 
     def _fail_to_send(self, action: Action, connection: Connection) -> None:
         """Note that an action never left, and with it that its connection is gone where that is news."""
@@ -224,8 +230,8 @@ class Daemon:
     def end(self) -> None:
         """Stop the broker, as at the end of the process."""
         now = self._timeline.now
-        self._after(self.broker.stop(now), now)
-        self.broker.check()
+        self._after(self.core.stop(now), now)
+        self.core.check()
 
     @property
     def stalled_until(self) -> float:

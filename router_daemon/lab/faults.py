@@ -22,6 +22,7 @@ from router_daemon.lab.clients import Client
 from router_daemon.lab.daemons import Daemon
 from router_daemon.lab.lines import Line
 from router_daemon.lab.network import Connection, FaultyConnection, Trouble
+from router_daemon.lab.ring import RingDaemon, Wire
 from router_daemon.lab.timeline import START_S, Timeline
 
 NOTICES: Final = ("gone", "undelivered", "silence")
@@ -35,7 +36,8 @@ class Fault:
     Attributes:
         kind: a key of `Faults.acts`.
         at_s: when, from the beginning of the world. for_s: how long.
-        target: the backend's name; or the number of the daemon (stall) or of the client (leave, garble).
+        target: the backend's name; or the number of the daemon (stall, crash_daemon), of the client (leave, garble) or
+            of the link of a ring (cut_link, freeze_link, full_link).
         daemon: for faults between a backend and a daemon: which one; None: all.
         factor: of `slow`; the new number of slots of `update`.
         notice: one of `NOTICES`; notice_after_s: how much later.
@@ -65,8 +67,10 @@ class Faults:
         backends: Mapping[str, Backend],
         clients: Sequence[Client],
         happened: Counter[str],
+        wires: Sequence[Wire] = (),
     ) -> None:
         self._timeline = timeline
+        self._wires = wires
         self._daemons = daemons
         self._backends = backends
         self._clients = clients
@@ -86,6 +90,10 @@ class Faults:
             "garble_send": self._garble_send,
             "leave": self._leave,
             "stall": self._stall,
+            "crash_daemon": self._crash_daemon,
+            "cut_link": self._cut_link,
+            "freeze_link": self._freeze_link,
+            "full_link": self._full_link,
         }
 
     def plan(self, faults: Sequence[Fault]) -> None:
@@ -232,8 +240,39 @@ class Faults:
         self._daemons[int(fault.target)].stall(fault.for_s)
         return True
 
+    # --- a ring ---
+
+    def _crash_daemon(self, fault: Fault) -> bool:
+        """The process ends at once; another one takes its place, and knows nothing of it."""
+        daemon = self._daemons[int(fault.target)]
+        if not isinstance(daemon, RingDaemon) or daemon.down:
+            return False
+        for wire in self._wires:
+            if daemon in (wire.dialler, wire.listener):
+                wire.cut(fault.for_s)
+        for backend in self._backends.values():
+            for line in backend.lines:
+                if line.daemon_index == daemon.index and backend.up:
+                    line.cut(fault.for_s)
+        daemon.crash()
+        self._timeline.after(fault.for_s, daemon.restart)
+        return True
+
+    def _cut_link(self, fault: Fault) -> bool:
+        wire = self._wires[int(fault.target)]
+        wire.cut(fault.for_s, fault.notice)
+        return True
+
+    def _freeze_link(self, fault: Fault) -> bool:
+        self._wires[int(fault.target)].freeze(fault.for_s)
+        return True
+
+    def _full_link(self, fault: Fault) -> bool:
+        self._wires[int(fault.target)].fill(fault.for_s)
+        return True
+
     def _lines(self, fault: Fault) -> Iterator[Line]:
         backend = self._backends[str(fault.target)]
-        for line, daemon in zip(backend.lines, self._daemons, strict=True):
-            if backend.up and fault.daemon in (None, daemon.index):
+        for line in backend.lines:
+            if backend.up and fault.daemon in (None, line.daemon_index):
                 yield line

@@ -7,6 +7,8 @@ Rules:
 - A record is found by connection and id, as a client would; a delivery's by the number in its body, which is the
   simulation's own mark. The broker's names and tables are not asked.
 - At the end nothing is open, and the broker has counted what the clients saw.
+- In a ring a delivery is seen where the backend is: no delivery of a message is ever begun twice, whatever happens to
+  links and daemons; it may still begin when the message has just ended elsewhere.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Record:
         sent_at, deadline: seconds; the deadline counts from when the daemon read it.
         ended_at: of the last answer; None while there is none.
         first_at: of the first PART or answer.
-        outcome: "answered", "accepted" (the last word of `reply: none`), "client_gone", or an error code.
+        outcome: "answered", "accepted" (the last word of `reply: none`), "client_gone", "daemon_gone" (it has crashed),
+            or an error code.
         deliveries: how often it was sent to a backend. replies: REPLYs.
         once: it may not run twice. begun: it may have run.
     """
@@ -92,9 +95,12 @@ class Ledger:
         records: in the order in which they were sent; the number of each is its index.
         open: those without a last answer, per connection and id.
         moved_at: per daemon, when it last went on after having stood still; what was due before comes then.
+        ring: the daemons are a ring.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, ring: bool = False) -> None:
+        self.ring = ring
+        self._attempts: set[tuple[int, int]] = set()
         self.records: list[Record] = []
         self.open: dict[tuple[Peer, Any], Record] = {}
         self.moved_at: dict[int, float] = {}
@@ -130,12 +136,20 @@ class Ledger:
         for record in [record for record in self.open.values() if record.connection == connection]:
             self._end(record, "client_gone", now)
 
+    def crashed(self, daemon: int, now: float) -> None:
+        """A daemon is no more: its clients will hear nothing of what they have sent it."""
+        for record in [record for record in self.open.values() if record.daemon == daemon]:
+            self._end(record, "daemon_gone", now)
+
     # --- what comes out ---
 
     def delivered(self, daemon: int, action: Deliver, now: float) -> None:
         """A daemon sends a message to a backend."""
         header = action.header
         record = self.records[int.from_bytes(action.body[0], "big")]
+        if self.ring:
+            self._delivered_in_ring(daemon, record, action)
+            return
         if record.ended_at is not None and record.outcome != "accepted":
             raise BrokenError(f"{record} has ended, and is delivered: {header}")
         record.deliveries += 1
@@ -143,11 +157,26 @@ class Ledger:
             raise BrokenError(f"delivery {record.deliveries} of {record} says {header}")
         if not 1 <= header.ttl_ms <= (record.deadline - now) * 1000.0 + 1.0:
             raise BrokenError(f"{record} has {record.deadline - now} s left, and is delivered with {header.ttl_ms} ms")
+        self._begin_once(daemon, record, action)
+
+    def _delivered_in_ring(self, daemon: int, record: Record, action: Deliver) -> None:
+        header = action.header
+        record.deliveries += 1
+        if daemon == record.daemon and record.ended_at is not None and record.outcome != "accepted":
+            raise BrokenError(f"{record} has ended, and is delivered: {header}")
+        if (record.number, header.attempt) in self._attempts:
+            raise BrokenError(f"delivery {header.attempt} of {record} is begun twice")
+        self._attempts.add((record.number, header.attempt))
+        if header.head != header.attempt or header.heads < header.head:
+            raise BrokenError(f"a delivery of {record} says {header}")
+        self._begin_once(daemon, record, action)
+
+    def _begin_once(self, daemon: int, record: Record, action: Deliver) -> None:
         if record.once:
             if record.begun:
-                raise BrokenError(f"{record} may not run twice, and is sent again: {header}")
+                raise BrokenError(f"{record} may not run twice, and is sent again: {action.header}")
             record.begun = True
-            self._once[daemon, header.id] = record
+            self._once[daemon, action.header.id] = record
 
     def replied(self, action: Reply, now: float) -> None:
         """REPLY to a client."""
@@ -156,7 +185,7 @@ class Ledger:
         record.replies += 1
         if tuple(action.body) != record.body:
             raise BrokenError(f"another body than that of {record}: {action}")
-        if header.heads != record.deliveries:
+        if header.heads != record.deliveries and not self.ring:
             raise BrokenError(f"{record} was delivered {record.deliveries} times: {header}")
         if record.first_at is None:
             record.first_at = now
@@ -225,8 +254,11 @@ class Ledger:
         """Return those whose time is up without a last answer."""
         return [record for record in self.open.values() if now > record.deadline + GRACE_S]
 
-    def compare(self, daemon: int, broker: Broker, delivered: int) -> None:
-        """Assert that a stopped broker has nothing open, and has counted what its clients and backends have seen."""
+    def compare(self, daemon: int, broker: Broker, delivered: int, *, foreign: int = 0) -> None:
+        """Assert that a stopped broker has nothing open, and has counted what its clients and backends have seen.
+
+        `foreign`: of what it has counted, the messages of other daemons; `delivered`: those to other daemons, too.
+        """
         if broker.open_messages:
             raise BrokenError(f"daemon {daemon} has stopped, and has {broker.open_messages} open messages")
         if left := [key for key, count in self._refusals.items() if count]:
@@ -237,8 +269,9 @@ class Ledger:
         for series in broker.counts.capabilities.values():
             counted.update(series.outcomes)
         mine = [record for record in self.records if record.daemon == daemon]
-        if counted.total() != len(mine):
-            raise BrokenError(f"daemon {daemon} was sent {len(mine)} messages, and has counted {counted.total()}")
+        if counted.total() != len(mine) + foreign:
+            sent = len(mine) + foreign
+            raise BrokenError(f"daemon {daemon} was sent {sent} messages, and has counted {counted.total()}")
         seen = Counter(record.outcome for record in mine if record.request.reply == "first")
         for outcome, count in seen.items():
             if count > counted[outcome]:

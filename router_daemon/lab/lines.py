@@ -58,6 +58,7 @@ class Line:
         peer: the present connection, as the daemon knows it.
         in_force: the daemon has said REGISTERED on this connection.
         jobs: deliveries from this daemon that are not answered.
+        daemon_index: which daemon it is to.
         leaving: it has been told to go, and does not register again by itself.
     """
 
@@ -71,6 +72,7 @@ class Line:
         "_timeline",
         "_tries",
         "connection",
+        "daemon_index",
         "heartbeat_s",
         "in_force",
         "jobs",
@@ -78,7 +80,10 @@ class Line:
         "peer",
     )
 
-    def __init__(self, backend: Backend, timeline: Timeline, connect: Callable[[Line], Connection]) -> None:
+    def __init__(
+        self, backend: Backend, timeline: Timeline, connect: Callable[[Line], Connection], daemon_index: int
+    ) -> None:
+        self.daemon_index = daemon_index
         self._backend = backend
         self._timeline = timeline
         self._connect = connect

@@ -27,7 +27,7 @@ from router_daemon.core.settings import (
 from router_daemon.lab.chance import Constant, Duration, Exponential, InTurn, Lognormal, Mix, Pareto, zipf
 from router_daemon.lab.faults import NOTICES, Fault
 from router_daemon.lab.result import Result
-from router_daemon.lab.specs import BackendSpec, Demand, Dependency, NetworkSpec
+from router_daemon.lab.specs import BackendSpec, Demand, Dependency, NetworkSpec, RingSpec
 from router_daemon.lab.world import World
 from router_daemon.policies.base import NAMES
 
@@ -64,6 +64,7 @@ class Plan:
     faults: tuple[Fault, ...]
     daemons: int
     seconds: float
+    ring: RingSpec | None = None
 
     def world(self) -> World:
         """Return the world, not yet run."""
@@ -76,6 +77,7 @@ class Plan:
             network=self.network,
             faults=self.faults,
             daemons=self.daemons,
+            ring=self.ring,
         )
 
     def run(self, *, check_every: int = 1) -> Result:

@@ -136,6 +136,28 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
+class RingSpec:
+    """How the daemons of a world are a ring.
+
+    Attributes:
+        links: (who dials, who is dialled, seconds one way), daemons by number.
+        homes: by the name of a backend, the number of the daemon it registers with; 0 where it is not said.
+        keys: of `RingSettings`.
+    """
+
+    links: tuple[tuple[int, int, float], ...]
+    homes: Mapping[str, int] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+
+def circle(daemons: int, latency_s: float, *shortcuts: tuple[int, int]) -> tuple[tuple[int, int, float], ...]:
+    """Return the links of a ring, each to the next and the last to the first, and of shortcuts, all of one latency."""
+    count = daemons if daemons > 2 else daemons - 1
+    around = [(number, (number + 1) % daemons) for number in range(count)]
+    return tuple((a, b, latency_s) for a, b in (*around, *shortcuts))
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkSpec:
     """The way between each backend and each daemon, the same in both directions.
 

@@ -21,15 +21,17 @@ Example:
     result = world.run(check_every=1000)
     print(result.digest, result.summary().success, result.summary().p99_ms, result.by_capability()["ocr"])
 
-Several daemons that do not see each other: `daemons=4`, and `connections=4` (or a multiple) in the demand.
+Several daemons that do not see each other: `daemons=4`, and `connections=4` (or a multiple) in the demand. A ring of
+them: `ring=RingSpec(circle(4, 0.001), homes={"fast": 2})` as well.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from router_daemon.core.broker import Broker
 from router_daemon.core.ranking import Policy
@@ -43,12 +45,15 @@ from router_daemon.lab.ledger import GRACE_S, Ledger
 from router_daemon.lab.lines import Line
 from router_daemon.lab.network import Connection, FaultyConnection
 from router_daemon.lab.result import Result
-from router_daemon.lab.specs import BackendSpec, Demand, NetworkSpec
+from router_daemon.lab.ring import RingDaemon, Wire
+from router_daemon.lab.specs import BackendSpec, Demand, NetworkSpec, RingSpec
 from router_daemon.lab.timeline import START_S, BrokenError, Timeline
 from router_daemon.policies.base import make_policy
+from router_daemon.ring.settings import RingSettings
 
 PolicyMaker: TypeAlias = Callable[[Settings, Random], Policy]
 
+IDS_OF_A_PROCESS: Final = 1_000_000
 NEVER_ANSWERED_S: Final = 1.0
 """After so much more than the grace a SEND that is still open will not be answered any more."""
 
@@ -63,6 +68,7 @@ class World:
         backends, demands, network: see `specs`.
         faults: see `faults`.
         daemons: how many.
+        ring: how they are one; None: they do not see each other.
         make_broker: for tests of this very room: a broker that breaks its promises.
     """
 
@@ -77,25 +83,28 @@ class World:
         network: NetworkSpec | None = None,
         faults: Sequence[Fault] = (),
         daemons: int = 1,
+        ring: RingSpec | None = None,
         make_broker: Callable[..., Broker] = Broker,
     ) -> None:
         self.seed = seed
         self.settings = Settings() if settings is None else settings
         self.timeline = Timeline()
-        self.ledger = Ledger()
+        self.ring = ring
+        self.ledger = Ledger(ring=ring is not None)
         self.digest = Digest()
         self.happened: Counter[str] = Counter()
         self._network = NetworkSpec() if network is None else network
         self._policy = policy
         self._make_broker = make_broker
         self._faulty = self._network.faulty or bool(faults)
-        self._exact = self._network.faithful and not self._network.delayed and not faults
+        self._exact = self._network.faithful and not self._network.delayed and not faults and ring is None
         self._works: list[float] = []
         self.daemons = [self._daemon(index) for index in range(daemons)]
+        self.wires = [] if ring is None else [self._wire(*link) for link in ring.links]
         self.backends = {spec.name: self._backend(spec) for spec in backends}
         self.clients: list[Client] = []
         self.sources = [self._source(index, demand) for index, demand in enumerate(demands)]
-        Faults(self.timeline, self.daemons, self.backends, self.clients, self.happened).plan(faults)
+        Faults(self.timeline, self.daemons, self.backends, self.clients, self.happened, self.wires).plan(faults)
 
     # --- building ---
 
@@ -104,19 +113,36 @@ class World:
         return Random("/".join(map(str, (self.seed, *party))))
 
     def _daemon(self, index: int) -> Daemon:
-        rng = self._rng("daemon", index)
+        if self.ring is None:
+            return Daemon(index, self._broker(index), self.timeline, self.ledger, self.digest)
+        settings = RingSettings(f"d{index}", **self.ring.keys)
+        make = partial(self._broker_of_process, index)
+        return RingDaemon(index, make, settings, self.timeline, self.ledger, self.digest)
+
+    def _broker(self, index: int, *life: int, **keys: Any) -> Broker:
+        """Return the broker of a daemon; in a ring, of its process number `life`."""
+        rng = self._rng("daemon", index, *life)
         make = self._policy
         policy = make_policy(make, self.settings, rng) if isinstance(make, str) else make(self.settings, rng)
-        broker = self._make_broker(self.settings, policy, rng=rng, timer=_no_time, instance=f"d{index}-")
-        return Daemon(index, broker, self.timeline, self.ledger, self.digest)
+        instance = f"d{index}-" + "".join(f"{process}-" for process in life)
+        return self._make_broker(self.settings, policy, rng=rng, timer=_no_time, instance=instance, **keys)
+
+    def _broker_of_process(self, index: int, life: int) -> Broker:
+        return self._broker(index, life, first_delivery_id=1 + life * IDS_OF_A_PROCESS)
+
+    def _wire(self, dialler: int, listener: int, latency_s: float) -> Wire:
+        ends = [self.daemons[dialler], self.daemons[listener]]
+        assert isinstance(ends[0], RingDaemon)
+        assert isinstance(ends[1], RingDaemon)
+        return Wire(ends[0], ends[1], latency_s, self.timeline)
 
     def _backend(self, spec: BackendSpec) -> Backend:
         backend = Backend(spec, self.timeline, self._rng("backend", spec.name), self._works, self.happened)
         backend.places = spec.places if self._exact else None
         backend.strict = self.settings.require_capability
-        for daemon in self.daemons:
+        for daemon in self.daemons if self.ring is None else [self.daemons[self.ring.homes.get(spec.name, 0)]]:
             rng = self._rng("network", spec.name, daemon.index)
-            backend.lines.append(Line(backend, self.timeline, self._connector(daemon, rng)))
+            backend.lines.append(Line(backend, self.timeline, self._connector(daemon, rng), daemon.index))
         return backend
 
     def _connector(self, daemon: Daemon, rng: Random) -> Callable[[Line], Connection]:
@@ -199,6 +225,8 @@ class World:
     def _begin(self, check_every: int) -> None:
         for daemon in self.daemons:
             daemon.start(check_every)
+        for wire in self.wires:
+            wire.open()
         for backend in self.backends.values():
             self.timeline.at(START_S + backend.spec.joins_at_s, backend.start)
         for source in self.sources:
@@ -223,7 +251,8 @@ class World:
     def _meet_all(self) -> None:
         """Assert that every backend is registered with every daemon, over one connection, with nothing left open."""
         for backend in self.backends.values():
-            for line, daemon in zip(backend.lines, self.daemons, strict=True):
+            for line in backend.lines:
+                daemon = self.daemons[line.daemon_index]
                 known = daemon.broker.registry.by_name.get(backend.spec.name)
                 if known is None or not line.in_force or known.peer != line.peer or not known.connected:
                     raise BrokenError(
@@ -231,6 +260,15 @@ class World:
                     )
                 if known.open:
                     raise BrokenError(f"daemon {daemon.index} never closed {list(known.open.values())}")
+                if self.ring is not None:
+                    self._meet_abroad(backend.spec.name, daemon.index)
+
+    def _meet_abroad(self, backend: str, home: int) -> None:
+        """Assert that a backend is known to every other daemon of the ring, too."""
+        for daemon in self.daemons:
+            known = daemon.broker.registry.by_name.get(f"d{home}/{backend}")
+            if daemon.index != home and (known is None or not known.connected or known.draining or known.open):
+                raise BrokenError(f"daemon {daemon.index} should know d{home}/{backend}, and has {known}")
 
     def _drain(self) -> None:
         """Assert that a draining daemon takes nothing new."""
@@ -243,7 +281,12 @@ class World:
     def _end(self) -> None:
         for daemon in self.daemons:
             daemon.end()
-            self.ledger.compare(daemon.index, daemon.broker, daemon.delivered)
+            if not isinstance(daemon, RingDaemon):
+                self.ledger.compare(daemon.index, daemon.broker, daemon.delivered)
+            elif not daemon.crashes:  # else, much of what it has counted is gone
+                counts = daemon.node.counts
+                delivered = daemon.delivered + counts.forwarded
+                self.ledger.compare(daemon.index, daemon.broker, delivered, foreign=counts.taken)
         if self.ledger.open:
             raise BrokenError(f"no last answer when the daemon stopped: {list(self.ledger.open.values())[:3]}")
 

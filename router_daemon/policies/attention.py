@@ -67,21 +67,20 @@ class Attention:
         cost = self._settings.cost_weight * ranking.pool.reference_s
         fastest, least = None, inf
         for candidate in candidates:
-            backend, service = candidate.backend, candidate.service
-            if backend.free <= 0:
-                continue
-            if service.version != backend.version or now >= service.fresh_until:  # `bring_up_to_date`, without the call
-                service.refresh(now, self._profile, self._settings)
-            expected_s = service.expected_s
-            if cost:
-                expected_s += cost * candidate.surcharge
-            if expected_s < least:
-                fastest, least = candidate, expected_s
+            backend = candidate.backend
+            if backend.free:
+                service = candidate.service
+                if service.version != backend.version or now >= service.fresh_until:  # `bring_up_to_date`, in place
+                    service.refresh(now, self._profile, self._settings)
+                expected_s = service.expected_s
+                if cost:
+                    expected_s += cost * candidate.surcharge
+                if expected_s < least:
+                    fastest, least = candidate, expected_s
         if fastest is None:
             return None
         slowest_s = inf if cost else self._slowest(fastest, least, ranking.priority)
-        rows = [c for c in candidates if c.service.expected_s <= slowest_s and c.backend.free > 0]
-        return self._best(rows, least, cost)
+        return self._best(candidates, least, slowest_s, cost)
 
     def _slowest(self, fastest: Candidate, least: float, priority: int) -> float:
         """Return the expected latency beyond which nobody can beat the fastest, not even by never failing.
@@ -94,13 +93,15 @@ class Attention:
         needed = weights.performance * AT_BEST - ahead
         return least * (weights.performance / needed - 1.0) * ROUNDING if needed > 0.0 else inf
 
-    def _best(self, rows: Sequence[Candidate], least: float, cost: float) -> Candidate | None:
-        """Return the arg max of the score; `least` is the shortest expected latency of the rows."""
+    def _best(self, candidates: Sequence[Candidate], least: float, slowest_s: float, cost: float) -> Candidate | None:
+        """Return the arg max of the score over those with room; `least` is their shortest expected latency."""
         performance, reliability = self._weights.performance * least, self._weights.reliability
         best, best_score, ties = None, self.threshold, 1
-        for candidate in rows:
+        for candidate in candidates:
             service = candidate.service
             expected_s = service.expected_s
+            if expected_s > slowest_s or not candidate.backend.free:
+                continue
             if cost:
                 expected_s += cost * candidate.surcharge
             score = candidate.fixed + performance / (least + expected_s) + reliability * service.success

@@ -16,12 +16,12 @@ from typing import Final
 
 import msgpack
 import zmq
+from fault_proxy import Proxy
 
 from chaos_app.books import Window
 from chaos_app.clients import ChaosClient
 from chaos_app.daemon_side import Page, scrape
 from chaos_app.load import quantile
-from chaos_app.proxy import Proxy
 from chaos_app.scene import Scene
 from chaos_app.stage import StageError
 

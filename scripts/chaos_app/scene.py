@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable
 
 from demo_app.processes import Child
+from fault_proxy import Proxy
 
 from chaos_app.books import Books, Window
 from chaos_app.clients import ChaosClient, Context
 from chaos_app.daemon_side import Page, scrape
 from chaos_app.load import Load
 from chaos_app.memory import Memory
-from chaos_app.proxy import Proxy
 from chaos_app.stage import SPECS, Spec, Stage, StageError
 
 FENCE_S = 10.0

@@ -68,27 +68,33 @@ def _cells(found: Findings) -> Iterator[Claim]:
             for title, value, s, digits in zip(TITLES, printed, seen, DIGITS, strict=True)
             if not s.holds(value, digits)
         ]
+        told = f"Outside: {'; '.join(outside)}. {WHY[name]}{_other_readings(found, name)}"
         yield Claim(
-            "Table I",
-            f"The row of {name}.",
-            verdict(not outside),
-            (f"Outside: {'; '.join(outside)}. " if outside else "All five cells are inside. ") + WHY.get(name, ""),
+            "Table I", f"The row of {name}.", verdict(not outside), told if outside else "All five cells are inside."
         )
+
+
+def _other_readings(found: Findings, name: str) -> str:
+    """Return which readings have all five cells of a row inside, and how far runs of them differ."""
+    fitting = [
+        f"{reading} (hops {spread(outcomes, 'hops')}, alignment {spread(outcomes, 'alignment')})"
+        for (reading, variant), outcomes in found.readings.items()
+        if variant == name and tables.inside(outcomes, name) == len(METRICS)
+    ]
+    return (
+        f" All five are inside when read otherwise: {'; '.join(fitting)}."
+        if fitting
+        else " No reading has all five inside."
+    )
 
 
 WHY: Final = {
     "rr": (
-        "On a ring of 24 the mean distance from anywhere to anywhere is 6.0 exactly, whoever is chosen, as long as"
-        " messages come in everywhere alike; no reading gives 5.80."
+        "On a ring of 24 the mean distance from anywhere to anywhere is 6.0, whoever is chosen, if all are chosen alike"
+        " or messages come in everywhere alike."
     ),
-    "greedy": (
-        "Climbing the very score that the others maximise finds faster nodes than printed; with q.k not divided by"
-        " sqrt d the printed latency is inside, but then that of ring_attn is not."
-    ),
-    "ring_attn": (
-        "Hops: as for rr. Alignment: at the latency printed, the arg max reaches more; no reading that keeps the"
-        " latency comes down to it."
-    ),
+    "greedy": "Climbing the very score that the others maximise finds faster nodes than printed.",
+    "ring_attn": "Hops: as for rr. Alignment: at the latency printed, the arg max reaches more.",
     "ring_attn_sw": "Alignment: as for ring_attn.",
     "ring_attn_mh": (
         "Averaged heads choose other nodes, but the way to them is as long as to any other: 6.0. One random chord gives"
@@ -103,7 +109,7 @@ def _throughput() -> Claim:
     return Claim(
         "Table I",
         "Throughput, whose meaning is not given.",
-        "follows",
+        "not stated",
         f"Printed latency times printed throughput is 1,000 within {100 * max(off):.1f} % in every row: messages one"
         " after the other, the mean of 1000 / latency over runs.",
     )

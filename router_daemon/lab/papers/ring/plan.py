@@ -21,10 +21,11 @@ Todo: TypeAlias = Sequence[tuple[Any, Job]]
 """Jobs, each with what it is for; several may be for the same."""
 
 MESSAGES: Final = 40_000
-QUICK_MESSAGES, QUICK_SHARE = 3_000, 6
+QUICK_MESSAGES, QUICK_SHARE = 2_000, 8
 """Of a run of the table; and a quick look has so many times fewer pools."""
 POOL_MESSAGES: Final = 2_500
 SWEEP_MESSAGES: Final = 2_000
+QUICK_SWEEP_MESSAGES: Final = 600
 POOLS, READING_POOLS, SWEEP_POOLS = 40, 16, 10
 OUR_POOLS: Final = 120
 """What ours gains is small beside what pools differ by."""
@@ -73,7 +74,7 @@ READINGS: Final[Mapping[str, Reading]] = {
     "none fails": replace(PLAIN, fails=False),
 }
 UNFAILING: Final = READINGS["none fails"]
-READ: Final = (GREEDY, ATTN, SHORT, MULTI)
+READ: Final = (RR, GREEDY, ATTN, SHORT, MULTI)
 
 
 CURVES: Final[Mapping[str, tuple[float | None, bool]]] = {
@@ -112,7 +113,7 @@ def find(options: Options, progress: Progress) -> Findings:
     many, short = min(POOL_MESSAGES, messages), min(SWEEP_MESSAGES, messages)
     seeds = _Seeds(10_000 * options.seed, QUICK_SHARE if options.quick else 1)
     if options.quick:
-        short //= 2
+        short = min(QUICK_SWEEP_MESSAGES, short)
     ours = [Job(OURS, seed, short, UNFAILING) for seed in seeds.some(5_000, READING_POOLS)]
     plan: dict[str, Todo] = {
         "the table": _rows(VARIANTS, range(seeds.first, seeds.first + options.runs), messages),

@@ -57,6 +57,12 @@ def cells(found: Findings) -> Table:
     return Table("cells", "Each printed cell in the spread of its own description", columns, rows, note)
 
 
+def inside(outcomes: Sequence[Outcome], name: str) -> int:
+    """Return how many of the five printed cells of a row lie in the spread of these runs."""
+    cells = zip(METRICS, PRINTED[name], DIGITS, strict=True)
+    return sum(spread(outcomes, metric).holds(value, digits) for metric, value, digits in cells)
+
+
 def readings(found: Findings) -> Table:
     """What other readings of the text give."""
     rows: list[list[Cell]] = []
@@ -64,14 +70,14 @@ def readings(found: Findings) -> Table:
         for variant in READ:
             outcomes = found.readings[name, variant.name]
             seen = [spread(outcomes, metric) for metric in METRICS]
-            printed = PRINTED[variant.name]
-            inside = sum(s.holds(v, d) for s, v, d in zip(seen, printed, DIGITS, strict=True))
-            rows.append([name, variant.name, *(s.mean for s in seen), inside])
+            cells = [cell for s in seen for cell in (s.mean, s.deviation)]
+            rows.append([name, variant.name, *cells, inside(outcomes, variant.name)])
     note = (
-        "One thing is read differently in each; `inside` counts the five printed cells of the row that lie within two"
-        " standard deviations of it. A spread that is wide takes in more cells: topics that are few make pools differ."
+        "One thing is read differently in each (two in one of them); `inside` counts the five printed cells of the row"
+        " that lie within two standard deviations. A wide spread takes in more: few topics, and one node at which all"
+        " messages come in, make runs differ."
     )
-    columns = ["reading", "", *TITLES, "inside, of 5"]
+    columns = ["reading", "", *(name for title in TITLES for name in (title, f"deviation of {title}")), "inside, of 5"]
     return Table("readings", "What the text leaves open", columns, rows, note)
 
 

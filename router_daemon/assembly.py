@@ -1,0 +1,166 @@
+"""What a configuration describes: the core's settings, the broker, the node around it in a ring, the sockets.
+
+Nothing is started here, and nothing but the clock and the system's randomness is asked: for numbers and names that no
+earlier process has used.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from functools import partial
+from random import Random
+from typing import Final
+
+from router_daemon import __version__
+from router_daemon.config import Config
+from router_daemon.config.embedding import load_projections
+from router_daemon.core.broker import Broker
+from router_daemon.core.settings import (
+    AttentionSettings,
+    EjectionSettings,
+    ExplorationSettings,
+    HedgeSettings,
+    ProfileSettings,
+    RetrySettings,
+    RingAttentionSettings,
+    Settings,
+    WaitingSettings,
+    Weights,
+)
+from router_daemon.links import Links
+from router_daemon.native import NativeTransport
+from router_daemon.policies.base import make_policy
+from router_daemon.policies.ring_greedy import RingGreedy
+from router_daemon.ring.node import Node
+from router_daemon.ring.settings import RingSettings
+from router_daemon.ring_layout import RingLayout
+from router_daemon.transport import Listener, SocketLimits, ZmqTransport
+from router_daemon.wire import Limits
+from router_daemon.zmq_links import ZmqLinks
+
+LINK_BYTES: Final = 65_536
+"""What may be larger between daemons than for clients: who wrote it and the way it went; and pages of rosters."""
+
+
+def make_settings(config: Config) -> Settings:
+    """Return what the core is told of a configuration."""
+    routing, profile, limits = config.routing, config.profile, config.limits
+    timeout_ms = routing.attempt_timeout_ms
+    retry = config.retry.model_dump()
+    floor_ms = retry.pop("timeout_floor_ms")
+    return Settings(
+        mode=routing.mode,
+        heads=routing.heads,
+        threshold=routing.threshold,
+        cache_ttl_s=routing.cache_ttl_s,
+        require_capability=routing.require_capability,
+        unsaid_idempotent=routing.unsaid_idempotent,
+        attempt_timeout_s=None if timeout_ms is None else timeout_ms / 1000.0,
+        attempt_timeouts_s={name: ms / 1000.0 for name, ms in routing.attempt_timeouts_ms.items()},
+        auto_idle=routing.auto_idle,
+        extra_cost_ratio=routing.extra_cost_ratio,
+        default_ttl_ms=routing.default_ttl_ms,
+        max_ttl_ms=routing.max_ttl_ms,
+        heartbeat_s=config.backend.heartbeat_ms / 1000.0,
+        weights=Weights(**config.weights.model_dump()),
+        profile=ProfileSettings(
+            latency_alpha=profile.latency_alpha,
+            success_alpha=profile.success_alpha,
+            initial_latency_s=profile.initial_latency_ms / 1000.0,
+            initial_success=profile.initial_success,
+            reference_alpha=profile.reference_alpha,
+            forget_s=profile.forget_s,
+            forget_services=profile.forget_services,
+            forget_from=profile.forget_from,
+            queue_alpha=profile.queue_alpha,
+        ),
+        attention=AttentionSettings(**config.attention.model_dump()),
+        ring_attention=make_ring_attention(config),
+        retry=RetrySettings(**retry, timeout_floor_s=floor_ms / 1000.0),
+        hedge=HedgeSettings(**config.hedge.model_dump()),
+        ejection=EjectionSettings(**config.ejection.model_dump()),
+        waiting=WaitingSettings(**config.waiting.model_dump()),
+        exploration=ExplorationSettings(**config.exploration.model_dump()),
+        queue_messages=limits.queue_messages,
+        queue_bytes=limits.queue_bytes,
+        open_messages=limits.open_messages,
+        client_messages=limits.client_messages,
+        client_bytes=limits.client_bytes,
+        backends=limits.backends,
+        label_values=limits.label_values,
+        max_message_bytes=limits.max_message_bytes,
+        version=__version__,
+    )
+
+
+def make_ring_attention(config: Config) -> RingAttentionSettings:
+    """Return what the policies of embedding attention are told.
+
+    Raises:
+        ConfigError: the file of projections is none.
+    """
+    section = config.ring_attention.model_dump()
+    return RingAttentionSettings(**section | {"projections": load_projections(section["projections"])})
+
+
+def make_broker(config: Config, seed: int) -> Broker:
+    """Return the broker that a configuration describes."""
+    settings = make_settings(config)
+    rng = Random(seed)
+    return Broker(
+        settings,
+        make_policy(config.routing.policy, settings, rng),
+        rng=rng,
+        timer=time.perf_counter,
+        instance=secrets.token_hex(8),
+        first_delivery_id=_microseconds(),
+    )
+
+
+def make_node(config: Config, broker: Broker) -> Node | None:
+    """Return what makes the broker one of a ring, None where it is on its own."""
+    ring = config.ring
+    if not ring.name:
+        return None
+    settings = RingSettings(
+        name=ring.name,
+        ring=ring.ring,
+        neighbours=ring.neighbours,
+        address=ring.addresses[0],
+        echo_s=ring.echo_ms / 1000.0,
+        lost_after=ring.lost_after,
+        profiles_s=ring.profiles_ms / 1000.0,
+        max_hops=ring.max_hops,
+        max_daemons=ring.max_daemons,
+        max_backends=ring.max_backends,
+        keep_results=ring.keep_results,
+        keep_bytes=ring.keep_bytes,
+    )
+    node = Node(broker, settings, instance=_microseconds(), secret=secrets.token_bytes(8), version=__version__)
+    if isinstance(broker.policy, RingGreedy):
+        broker.policy.layout = RingLayout(node.topology)
+    return node
+
+
+def _microseconds() -> int:
+    """Return those since 1970: above every number of an earlier process, as long as none made a million a second."""
+    return time.time_ns() // 1000
+
+
+def make_transport(config: Config) -> Listener:
+    """Return the sockets that a configuration describes, not yet bound."""
+    limits = config.limits
+    message = Limits(limits.max_body_frames, limits.max_header_bytes, limits.max_message_bytes)
+    mark = limits.high_water_mark
+    clients = SocketLimits(message, mark, limits.client_unread_bytes)
+    backends = SocketLimits(message, mark, limits.backend_unread_bytes)
+    passed_on = Limits(
+        limits.max_body_frames, limits.max_header_bytes + LINK_BYTES, limits.max_message_bytes + LINK_BYTES
+    )
+    links = SocketLimits(passed_on, mark, limits.backend_unread_bytes + LINK_BYTES)
+    named, neighbours, rng = bool(config.ring.name), config.ring.neighbours, Random()
+    if config.transport.engine == "native":
+        return NativeTransport(clients, backends, *([Links(links, neighbours, rng)] if named else []))
+    ring = partial(ZmqLinks, limits=links, neighbours=neighbours, rng=rng)
+    return ZmqTransport(clients, backends, ring if named else None)
