@@ -27,6 +27,7 @@ from router_daemon.core.settings import (
     Settings,
     WaitingSettings,
     Weights,
+    WhySettings,
 )
 from router_daemon.links import Links
 from router_daemon.native import NativeTransport
@@ -45,7 +46,7 @@ LINK_BYTES: Final = 65_536
 
 def make_settings(config: Config) -> Settings:
     """Return what the core is told of a configuration."""
-    routing, profile, limits = config.routing, config.profile, config.limits
+    routing, profile, limits, why = config.routing, config.profile, config.limits, config.why
     timeout_ms = routing.attempt_timeout_ms
     retry = config.retry.model_dump()
     floor_ms = retry.pop("timeout_floor_ms")
@@ -82,6 +83,13 @@ def make_settings(config: Config) -> Settings:
         ejection=EjectionSettings(**config.ejection.model_dump()),
         waiting=WaitingSettings(**config.waiting.model_dump()),
         exploration=ExplorationSettings(**config.exploration.model_dump()),
+        why=WhySettings(
+            entries=why.entries,
+            bytes=why.bytes,
+            sample_every_s=why.sample_every_ms / 1000.0,
+            slow_s=None if why.slow_ms is None else why.slow_ms / 1000.0,
+            slow_times=why.slow_times,
+        ),
         queue_messages=limits.queue_messages,
         queue_bytes=limits.queue_bytes,
         open_messages=limits.open_messages,

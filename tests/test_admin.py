@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import aiohttp
 import pytest
@@ -16,8 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from router_daemon import __version__
 from router_daemon.admin.server import AdminServer
+from router_daemon.core.actions import Deliver
 from router_daemon.errors import StartError
-from router_daemon.testing import BrokerFixture
+from router_daemon.testing import BrokerFixture, only
+
+WALL: Final = 1_750_000_000.0
 
 
 class Answer(NamedTuple):
@@ -37,7 +40,7 @@ def ask(broker: BrokerFixture, questions: Callable[[Get], Awaitable[None]]) -> N
 
     async def run() -> None:
         port = free_port()
-        server = AdminServer(broker.broker, f"127.0.0.1:{port}", clock=broker.clock)
+        server = AdminServer(broker.broker, f"127.0.0.1:{port}", clock=broker.clock, calendar=lambda: WALL)
         await server.start()
         try:
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
@@ -195,3 +198,85 @@ def test_it_stops_listening() -> None:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
 
     asyncio.run(run())
+
+
+# --- decisions ---
+
+
+def make_decisions() -> BrokerFixture:
+    """Return a broker that kept m1 (sampled, answered by a) and m2 (refused)."""
+    broker = BrokerFixture(mode="single")
+    broker.register("a", "c")
+    [delivery] = only(broker.send("c", client_id="job/7 ä"), Deliver)
+    broker.advance(0.25)
+    broker.ack(delivery)
+    broker.advance(10.0)
+    broker.send("nobody", client_id=b"\xff\x01")
+    return broker
+
+
+def test_a_message_is_told_by_any_of_its_names() -> None:
+    async def questions(get: Get) -> None:
+        for name in ("m1", "job%2F7%20%C3%A4", "job/7%20%C3%A4"):
+            answer = await get(f"/decisions/{name}")
+            assert (answer.status, answer.type) == (200, "application/json; charset=utf-8")
+            [told] = answer.json()["decisions"]
+            assert (told["message"], told["id"], told["answered_by"]) == ("m1", "job/7 ä", "a")
+            assert told["at"] == pytest.approx(WALL - 10.25)
+        assert (await get("/decisions/ff01")).json()["decisions"][0]["outcome"] == "no_capability"
+
+    ask(make_decisions(), questions)
+
+
+def test_a_message_that_is_not_there_is_a_404_with_a_sentence() -> None:
+    async def questions(get: Get) -> None:
+        answer = await get("/decisions/m99")
+        assert answer.status == 404
+        assert answer.json()["error"].startswith("nothing is kept of 'm99': it was never here, ")
+
+    ask(make_decisions(), questions)
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("", ["m2", "m1"]),
+        ("?limit=1", ["m2"]),
+        ("?capability=c", ["m1"]),
+        ("?outcome=no_capability", ["m2"]),
+        ("?backend=a&outcome=answered", ["m1"]),
+        ("?kept=sampled", ["m1"]),
+        ("?since=5.5", ["m2"]),
+        ("?route=stable", []),
+    ],
+)
+def test_decisions_are_searched(query: str, found: list[str]) -> None:
+    async def questions(get: Get) -> None:
+        told = (await get(f"/decisions{query}")).json()
+        assert [row["message"] for row in told["decisions"]] == found
+        assert (told["entries"], told["kept"]["refused"], told["kept"]["sampled"]) == (2, 1, 1)
+        assert 0 < told["bytes"] < 10_000
+
+    ask(make_decisions(), questions)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("capabilty=c", "capabilty is unknown: /decisions takes capability, outcome, "),
+        ("since=yesterday", "since must be a number of seconds"),
+        ("since=nan", "since must be a number of seconds"),
+        ("since=-1", "since must be a number of seconds"),
+        ("limit=0", "limit must be an integer from 1 to 1000"),
+        ("limit=1001", "limit must be an integer from 1 to 1000"),
+        ("limit=10000000000", "limit must be an integer from 1 to 1000"),
+        ("limit=²", "limit must be an integer from 1 to 1000"),
+    ],
+)
+def test_a_search_says_what_is_wrong_with_it(query: str, words: str) -> None:
+    async def questions(get: Get) -> None:
+        answer = await get(f"/decisions?{query}")
+        assert answer.status == 400
+        assert answer.json()["error"].startswith(words)
+
+    ask(make_decisions(), questions)

@@ -259,7 +259,7 @@ def test_send_stream_writes_pieces_and_the_last_body(daemon_says: Callable[[Any]
 
 def test_version_and_help() -> None:
     assert invoke("--version").stdout == f"router-daemon {__version__}\n"
-    for command in ("run", "check", "backends", "explain", "send", "serve"):
+    for command in ("run", "check", "backends", "explain", "why", "send", "serve"):
         assert command in invoke("--help").stdout
         text = invoke(command, "--help").stdout
         assert f"router-daemon {command}" in text
@@ -285,7 +285,7 @@ def test_send_to_nobody_gives_up_soon(tmp_path: Path) -> None:
     [
         (
             "router-daemon ",
-            {"run", "check", "backends", "explain", "ring", "send", "serve", "simulate", "compare", "reproduce"},
+            {"run", "check", "backends", "explain", "why", "ring", "send", "serve", "simulate", "compare", "reproduce"},
         ),
         ("router-daemon ba", {"backends"}),
         ("router-daemon send --mo", {"--mode"}),

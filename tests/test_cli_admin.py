@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 from command_line import invoke
 
-from router_daemon.core import views
+from router_daemon.core import views, whys
 from router_daemon.core.actions import Deliver
 from router_daemon.testing import BrokerFixture, only
 
@@ -287,3 +287,102 @@ def test_the_admin_address_comes_from_the_configuration(admin: Admin, tmp_path: 
     assert invoke("backends", "--config", str(path)).exit_code == 0
     assert invoke("backends", env={"ROUTER_DAEMON__ADMIN__BIND": admin.address}).exit_code == 0
     assert len(admin.asked) == 2
+
+
+# --- why ---
+
+
+def troubled() -> BrokerFixture:
+    """Return a broker with a message that was retried, one that failed, and one that is open."""
+    broker = BrokerFixture(policy="attention", mode="single", heartbeat_s=1000.0)
+    for name in ("one\x1b[31m", "two"):
+        broker.register(name, "c", slots=2, peer=name.encode())
+    (first,) = only(broker.send("c", client_id="job\x1b[31m"), Deliver)
+    broker.advance(0.010)
+    (second,) = only(broker.nack(first, reason="disk full"), Deliver)
+    broker.advance(0.020)
+    broker.ack(second)
+    (third,) = only(broker.send("c", client_id=8), Deliver)
+    broker.nack(third, "rejected", reason="no such page")
+    broker.send("c", client_id=9)
+    return broker
+
+
+def told(broker: BrokerFixture, text: str) -> dict[str, Any]:
+    return {"decisions": whys.why(broker.broker, text, broker.clock.now, 1_750_000_000.0)}
+
+
+def test_why_shows_a_message_from_end_to_end(admin: Admin) -> None:
+    admin.says(told(troubled(), "m1"))
+    result = invoke("why", "job/ä 7", "--admin", admin.address)
+    assert result.exit_code == 0
+    assert admin.asked == ["/decisions/job%2F%C3%A4%207?"]
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("m1: c, priority 2, id job\\x1b[31m (text) of client 636c69656e74, trace -")
+    assert lines[1].startswith("came 2025-06-15T15:06:39.970Z (0.03 s ago) with 0 bytes and 30000 ms to live; kept as ")
+    assert "after 30.0 ms, last failure: " in lines[2]
+    assert lines[3].startswith("mode single (asked: -; done: single), up to 3 heads, reply first; route -, policy att")
+    assert "\x1b" not in result.stdout
+    header, first, second = lines[6:9]
+    assert [cell.strip() for cell in columns(header)] == [
+        *("HEAD", "BACKEND", "OUTCOME", "SENT", "SETTLED", "TOOK", "EXPECTED WORK", "WORK SHARE", "QUEUE", "NOTE"),
+    ]
+    assert [cell.strip() for cell in columns(first)][2:6] == ["failed", "0", "10.00", "10.00"]
+    assert [cell.strip() for cell in columns(second)][2:6] == ["acked, the answer", "10.00", "30.0", "20.0"]
+    assert [line for line in lines if line.startswith("terms: ")] == ["terms: exact, as compared at that moment"] * 2
+    candidates = [columns(line) for line in lines if "others were better" in line or "drawn after it" in line]
+    assert candidates
+    assert "it had been tried" in lines[-1]
+
+
+def test_why_says_what_is_not_exact_and_where_to_look(admin: Admin) -> None:
+    admin.says(told(troubled(), "m2"))
+    text = invoke("why", "m2", "--admin", admin.address).stdout
+    assert "rejected after 0 ms: " in text
+    assert "\nterms: " not in text
+    assert text.splitlines()[-1] == (
+        "the nearest message of the kind whose first decision has its terms: m1, 30.0 ms earlier"
+    )
+
+
+def test_why_without_an_id_lists(admin: Admin) -> None:
+    broker = troubled()
+    admin.says(whys.search(broker.broker, whys.Wanted(), 50, broker.clock.now, 1_750_000_000.0))
+    result = invoke("why", "--outcome", "rejected", "--since", "60", "--limit", "7", "--admin", admin.address)
+    assert admin.asked == ["/decisions?limit=7&outcome=rejected&since=60.0"]
+    header, failed, retried = result.stdout.splitlines()
+    assert [cell.strip() for cell in columns(header)] == [
+        *("WHEN", "MESSAGE", "ID", "CAPABILITY", "PRIO", "KEPT", "OUTCOME", "MS", "BACKENDS"),
+    ]
+    assert [cell.strip() for cell in columns(failed)][1:7] == ["m2", "8", "c", "2", "failed", "rejected"]
+    assert [cell.strip() for cell in columns(retried)][1:7] == [
+        *("m1", "job\\x1b[31m", "c", "2", "retried", "answered"),
+    ]
+    admin.says({"decisions": []})
+    assert invoke("why", "--admin", admin.address).stdout == "no decisions\n"
+
+
+def test_why_as_json_is_what_the_daemon_said(admin: Admin) -> None:
+    answer = told(troubled(), "9")
+    admin.says(answer)
+    assert json.loads(invoke("why", "9", "--json", "--admin", admin.address).stdout) == answer
+    assert answer["decisions"][0]["outcome"] == "open"
+
+
+def test_why_of_what_is_not_there_says_so_and_fails(admin: Admin) -> None:
+    admin.status = 404
+    admin.says({"error": "nothing is kept of 'm9': it was never here"})
+    result = invoke("why", "m9", "--admin", admin.address)
+    assert (result.exit_code, result.stderr) == (3, "error: nothing is kept of 'm9': it was never here\n")
+
+
+def test_why_takes_an_id_or_a_search() -> None:
+    result = invoke("why", "m9", "--backend", "a")
+    assert (result.exit_code, result.stderr) == (2, "error: why takes an ID or --backend, not both\n")
+
+
+@pytest.mark.parametrize("command", [["why"], ["why", "m1"]])
+@pytest.mark.parametrize("answer", [{}, {"decisions": [{}]}, {"decisions": [{"decisions": [{}], "deliveries": [{}]}]}])
+def test_why_survives_an_answer_of_another_version(admin: Admin, command: list[str], answer: Any) -> None:
+    admin.says(answer)
+    assert invoke(*command, "--admin", admin.address).exit_code == 0

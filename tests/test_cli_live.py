@@ -256,6 +256,16 @@ def test_backends_and_explain_of_a_running_daemon(daemon: DaemonFactory, open_ro
     explained = invoke("explain", room.capability, "--admin", admin)
     assert explained.exit_code == 0
     assert backend.name in explained.stdout
+    listed = invoke("why", "--capability", room.capability, "--admin", admin)
+    assert (listed.exit_code, len(listed.stdout.splitlines())) == (0, 2)
+    (entry,) = json.loads(invoke("why", "--json", "--capability", room.capability, "--admin", admin).stdout)[
+        "decisions"
+    ]
+    for name in (entry["message"], str(entry["id"])):
+        told = invoke("why", name, "--admin", admin)
+        assert (told.exit_code, told.stdout.count("acked, the answer")) == (0, 1)
+    missing = invoke("why", "no-such-message", "--admin", admin)
+    assert (missing.exit_code, missing.stderr.startswith("error: nothing is kept of ")) == (3, True)
     refused = invoke("explain", "nobody-does-this", "--admin", admin)
     assert (refused.exit_code, refused.stderr.startswith("error: no_capability: ")) == (3, True)
 

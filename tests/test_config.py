@@ -222,7 +222,8 @@ def test_a_long_value_is_cut() -> None:
         (
             "xyzzy.a=2",
             "xyzzy: unknown section; known are frontend, backend, transport, admin, routing, weights, "
-            "profile, attention, ring_attention, retry, hedge, ejection, waiting, exploration, state, ring, limits, log",
+            "profile, attention, ring_attention, retry, hedge, ejection, waiting, exploration, state, why, ring, "
+            "limits, log",
         ),
         ("log.colour.red=1", "log.colour: unknown table; known are level, format"),
     ],

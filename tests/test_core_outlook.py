@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from core_kit import SESSION, deliver, make_broker
 
-from router_daemon.core import actions, views
+from router_daemon.core import actions, views, whys
 from router_daemon.core.actions import Action, Deliver
 from router_daemon.core.memory import BackendRecord, Profiles, ReferenceRecord, ServiceRecord
 from router_daemon.core.settings import AttentionSettings, ExplorationSettings, HedgeSettings
@@ -99,6 +99,9 @@ def test_looking_changes_nothing_that_the_broker_does_next(policy: str) -> None:
         views.explain(broker.broker, "c", 2, now, max_cost=0.5 if priority == 3 else None)
         views.explain(broker.broker, "never offered", 2, now)
         views.backends(broker.broker, now)
+        whys.search(broker.broker, whys.Wanted(), 100, now, 0.0)
+        for message in list(broker.broker.dispatcher.messages)[:3]:
+            whys.why(broker.broker, message.name, now, 0.0)
 
     unseen, broker = scenario(lambda broker: None, policy)
     [counts] = broker.broker.counts.capabilities.values()

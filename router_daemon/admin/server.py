@@ -1,4 +1,4 @@
-"""The admin HTTP server: /livez /readyz /metrics /backends /explain /ring, read-only.
+"""The admin HTTP server: /livez /readyz /metrics /backends /explain /decisions /ring, read-only.
 
 Rules: handlers read the broker on the loop it lives on, so they see a consistent state; of many backends a part at a
 time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one
@@ -19,8 +19,9 @@ import numpy as np
 from aiohttp import web
 
 from router_daemon import __version__
+from router_daemon.admin.decisions import wanted_of
 from router_daemon.admin.ring import ring_view
-from router_daemon.core import views
+from router_daemon.core import views, whys
 from router_daemon.core.broker import Broker
 from router_daemon.errors import StartError
 from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
@@ -32,15 +33,22 @@ LINE_BYTES: Final = 131_072
 
 
 class AdminServer:
-    """Serves one broker; `bind` is HOST:PORT, or "" for no server."""
+    """Serves one broker; `bind` is HOST:PORT, or "" for no server; `calendar` returns seconds since 1970."""
 
     def __init__(
-        self, broker: Broker, bind: str, clock: Callable[[], float] = time.monotonic, *, node: Node | None = None
+        self,
+        broker: Broker,
+        bind: str,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        calendar: Callable[[], float] = time.time,
+        node: Node | None = None,
     ) -> None:
         self._broker = broker
         self._node = node
         self._bind = bind
         self._clock = clock
+        self._calendar = calendar
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -76,13 +84,14 @@ class AdminServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/backends", self._backends)
         app.router.add_get("/explain", self._explain)
+        app.router.add_get("/decisions", self._decisions)
+        app.router.add_get("/decisions/{id:.+}", self._why)
         app.router.add_get("/ring", self._ring)
         return app
 
     async def _index(self, _: web.Request) -> web.Response:
-        return await _json(
-            {"router-daemon": __version__, "see": ["/metrics", "/backends", "/explain", "/ring", "/livez", "/readyz"]}
-        )
+        pages = ["/metrics", "/backends", "/explain", "/decisions", "/ring", "/livez", "/readyz"]
+        return await _json({"router-daemon": __version__, "see": pages})
 
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -129,6 +138,21 @@ class AdminServer:
             self._broker, capability, int(priority), self._clock(), max_cost=max_cost, embedding=embedding
         )
         return await _json(view)
+
+    async def _decisions(self, request: web.Request) -> web.Response:
+        now = self._clock()
+        try:
+            wanted, limit = wanted_of(request.query, now)
+        except ValueError as error:
+            return await _json({"error": str(error)}, 400)
+        return await _json(whys.search(self._broker, wanted, limit, now, self._calendar()))
+
+    async def _why(self, request: web.Request) -> web.Response:
+        text, now = request.match_info["id"], self._clock()
+        found = whys.why(self._broker, text, now, self._calendar())
+        if not found:
+            return await _json({"error": whys.nothing(self._broker, text, now)}, 404)
+        return await _json({"decisions": found})
 
 
 def _cost(text: str | None) -> float | None:

@@ -189,6 +189,46 @@ def explain(
 
 @app.command()
 @reported
+def why(
+    ident: Annotated[
+        str | None, typer.Argument(metavar="ID", help="A message, a trace id, or a client's own id. [default: list]")
+    ] = None,
+    capability: Annotated[str | None, typer.Option(metavar="C", help="List only of this capability.")] = None,
+    outcome: Annotated[str | None, typer.Option(metavar="O", help="answered, failed, overloaded, ...")] = None,
+    backend: Annotated[str | None, typer.Option(metavar="B", help="List only what was sent there.")] = None,
+    route: Annotated[str | None, typer.Option(metavar="R", help="List only of this route.")] = None,
+    kept: Annotated[str | None, typer.Option(metavar="K", help="slow, failed, critical, retried, sampled, ...")] = None,
+    since: Annotated[float | None, typer.Option(metavar="S", min=0.0, help="Ended in the last S seconds.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="List at most so many.")] = 50,
+    config: ConfigFile = None,
+    admin: Admin = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show why a message went where it went.
+
+    With an ID, everything kept of the messages that it names: how they ended, every delivery with its times, and every
+    decision with the candidates and the terms they were compared by. A client's integer id is told in decimal or after
+    0x, one of bytes in hexadecimal. Without, a line for each message kept, the latest first.
+
+    Exit code: 0, 1 where no daemon answers, 3 where nothing is kept of that message.
+    """
+    from router_daemon.cli import asking, telling
+
+    filters = {"capability": capability, "outcome": outcome, "backend": backend, "route": route, "kept": kept}
+    asked = {key: value for key, value in (*filters.items(), ("since", since)) if value is not None}
+    if ident and asked:
+        raise CommandError(USAGE, f"why takes an ID or --{next(iter(asked))}, not both")
+    address = _admin_address(admin, config)
+    if ident:
+        answer = asking.fetch(address, telling.path_of(ident))
+    else:
+        answer = asking.fetch(address, "/decisions", limit=limit, **asked)
+    text = telling.why_text if ident else telling.list_text
+    print(json.dumps(answer, indent=2) if as_json else text(answer))
+
+
+@app.command()
+@reported
 def ring(config: ConfigFile = None, admin: Admin = None, as_json: AsJson = False) -> None:
     """Show the ring as the running daemon sees it.
 

@@ -15,6 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 from router_daemon.cli.exits import NO_DAEMON, REFUSED, CommandError
@@ -31,7 +32,7 @@ def fetch(admin: str, path: str, **query: str | float) -> dict[str, Any]:
     """Return the JSON object that the daemon whose admin room is at `admin` (HOST:PORT) answers.
 
     Raises:
-        CommandError: there is no daemon, or its answer is none.
+        CommandError: there is no daemon, its answer is none, or it is one that the daemon has nothing for (404).
     """
     url = f"http://{admin}{path}?{urllib.parse.urlencode(query)}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -40,7 +41,11 @@ def fetch(admin: str, path: str, **query: str | float) -> dict[str, Any]:
             answer = json.loads(response.read(ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            detail = _detail(error.read(DETAIL_BYTES))
+            body = error.read(DETAIL_BYTES)
+        said = _said(body)
+        if error.code == HTTPStatus.NOT_FOUND and said is not None:
+            raise CommandError(REFUSED, said) from None
+        detail = body.decode(errors="replace").strip() if said is None else said
         raise CommandError(NO_DAEMON, f"http://{admin}{path} answered {error.code} {error.reason}: {detail}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
@@ -52,11 +57,11 @@ def fetch(admin: str, path: str, **query: str | float) -> dict[str, Any]:
     return answer
 
 
-def _detail(body: bytes) -> str:
-    """Return what an answer that is an error says: the daemon's sentence, or whatever another server sent."""
+def _said(body: bytes) -> str | None:
+    """Return the daemon's sentence of an answer that is an error; None where another server sent it."""
     with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
         return str(json.loads(body)["error"])
-    return body.decode(errors="replace").strip()
+    return None
 
 
 def _why(reason: object) -> str:

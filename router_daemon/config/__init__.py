@@ -45,6 +45,7 @@ from router_daemon.config.sections import (
 )
 from router_daemon.config.sources import Flag, read_sources
 from router_daemon.config.text import commented_default
+from router_daemon.config.why import WhySection
 from router_daemon.errors import ConfigError
 
 
@@ -66,6 +67,7 @@ class Config(Section):
     waiting: WaitingSection = Field(default_factory=WaitingSection)
     exploration: ExplorationSection = Field(default_factory=ExplorationSection)
     state: StateSection = Field(default_factory=StateSection)
+    why: WhySection = Field(default_factory=WhySection)
     ring: RingSection = Field(default_factory=RingSection)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     log: LogSection = Field(default_factory=LogSection)

@@ -86,7 +86,7 @@ class TransportSection(Section):
 
 
 class AdminSection(Section):
-    """The HTTP room for people and monitoring: /metrics, /livez, /readyz, /backends, /explain, /ring."""
+    """The HTTP room for people and monitoring: /metrics, /livez, /readyz, /backends, /explain, /decisions, /ring."""
 
     bind: HostPort = Field(
         default="127.0.0.1:9575",

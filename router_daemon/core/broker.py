@@ -21,6 +21,7 @@ from router_daemon.core.backends import Backend
 from router_daemon.core.choosing import Chooser
 from router_daemon.core.clients import Clients
 from router_daemon.core.counts import Counts
+from router_daemon.core.decisions import Decisions
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import (
     Ack,
@@ -95,9 +96,19 @@ class Broker:
         self._timers = Timers()
         self._actions: list[Action] = []
         emit = self._actions.append
+        self.decisions = Decisions(settings, policy, self.rankings)
         chooser = Chooser(settings, self.registry, self.rankings, policy, self.counts, timer)
         self.dispatcher = Dispatcher(
-            settings, self.registry, self.rankings, chooser, self._timers, self.counts, emit, rng, first_delivery_id
+            settings,
+            self.registry,
+            self.rankings,
+            chooser,
+            self._timers,
+            self.counts,
+            emit,
+            rng,
+            first_delivery_id,
+            self.decisions,
         )
         self._settler = Settler(self.registry.learning, self.dispatcher, policy, self.counts, emit)
         self._members = Membership(
@@ -230,6 +241,7 @@ class Broker:
         """Assert the invariants between all tables."""
         self.registry.check()
         self.dispatcher.waiting.check()
+        self.decisions.shelf.check()
         assert not self._actions
         assert not self.faults, self.faults
         for message in self.dispatcher.messages:

@@ -82,7 +82,7 @@ class Chooser:
             return None
         if pool.free <= pool.reserved and request.priority != CRITICAL:
             return None
-        ranking = self.affordable(message, ranking).only(_idle if asked else surely_idle)
+        ranking = self.among(message, ranking, hedge=True)
         candidate = self._policy.pick(ranking, request, self.tried(message), now)
         if candidate is not None and not asked and settings.share:
             pool.hedges.spend()
@@ -141,10 +141,12 @@ class Chooser:
         object_to = self._policy.objection
         return None if object_to is None else object_to(ranking, message.request)
 
-    def least_latency_s(self, message: Message, ranking: Ranking, now: float) -> float:
+    def shortest_s(self, message: Message, ranking: Ranking, now: float) -> float:
+        """Return the shortest latency to expect where a message may go; 0.0 where too little is known."""
+        return self.named_latency_s(message, now)[1] if message.named else self.least_latency_s(ranking, now)
+
+    def least_latency_s(self, ranking: Ranking, now: float) -> float:
         """Return the shortest latency to expect at any candidate that was measured; of many, at the first few."""
-        if message.named:
-            return self.named_latency_s(message, now)[1]
         settings = self._settings
         least = inf
         for candidate in islice(ranking.candidates, settings.attention.scan_most):
@@ -172,6 +174,7 @@ class Chooser:
                 if not other.backend.ejected:
                     pool.explored(self._settings, found=True)
                     ranking.counts.explorations += 1
+                message.noted().risked = True
                 return (other,)
         if not message.deliveries and first is not None and self.is_idle(pool) and may_spread(message, pool):
             return self._spread(message, ranking, tried, now)
@@ -194,6 +197,7 @@ class Chooser:
         other = self._due_trial(ranking, now)
         if other is None or not self._not_much_dearer(other.backend, chosen[0].backend):
             return chosen
+        message.noted().risked = True
         return [*chosen[: message.heads - 1], other]
 
     def _due_trial(self, ranking: Ranking, now: float) -> Candidate | None:
@@ -224,6 +228,11 @@ class Chooser:
         if message.deliveries and ranking.pool.costly:
             limit = min(limit, self.most_for_more(message.deliveries[0].backend))
         return ranking if limit == inf else ranking.only(lambda candidate: (candidate.backend.cost or 0.0) <= limit)
+
+    def among(self, message: Message, ranking: Ranking, *, hedge: bool) -> Ranking:
+        """Return what the policy picks from: whom the message may cost, for a hedge those of them that are idle."""
+        ranking = self.affordable(message, ranking)
+        return ranking.only(_idle if message.request.mode == "hedge" else surely_idle) if hedge else ranking
 
     def most_for_more(self, first: Backend) -> float:
         """Return what a further head may cost where this was the first; any sum where its own cost is not known."""
@@ -256,7 +265,10 @@ class Chooser:
         if ranking.pool.costly or self.objection(message, ranking) is not None:  # costly: more than whom is not known
             return ()
         trial = self._due_trial(self.affordable(message, ranking), now)
-        return () if trial is None else (trial,)
+        if trial is None:
+            return ()
+        message.noted().risked = True
+        return (trial,)
 
     def _unused(self, ranking: Ranking, pool: Pool, now: float) -> Candidate | None:
         """Return the idle candidate that has been unused for longest, where that is long enough."""

@@ -19,6 +19,7 @@ from router_daemon.core.actions import Accept, AcceptHeader, Action, Error, Erro
 from router_daemon.core.backends import Backend
 from router_daemon.core.choosing import Chooser, began_at, suits
 from router_daemon.core.counts import MOST_HEADS, MOST_NOTED, Counts
+from router_daemon.core.decisions import Decisions
 from router_daemon.core.health import Health
 from router_daemon.core.messages import Message
 from router_daemon.core.patience import Patience
@@ -47,11 +48,13 @@ class Dispatcher:
         emit: Callable[[Action], None],
         rng: Random,
         first_delivery_id: int,
+        decisions: Decisions,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._rankings = rankings
         self.chooser = chooser
+        self.decisions = decisions
         self._patience = Patience(settings)
         self._timers = timers
         self._counts = counts
@@ -68,6 +71,9 @@ class Dispatcher:
     def submit(self, message: Message, now: float) -> None:
         """Open an admitted message: send it, let it wait, or refuse it."""
         ranking, chosen = self.chooser.decide(message, now)
+        request, decisions = message.request, self.decisions
+        if now >= decisions.sample_at or request.priority == decisions.critical:
+            decisions.note(message, ranking, chosen, self.chooser, "first", now)
         ranking.pool.messages += 1
         message.counts = ranking.counts
         if not chosen:
@@ -78,7 +84,7 @@ class Dispatcher:
                 ranking.pool.messages -= 1  # what is refused earns nothing: retries would rise with the overload
                 return
         self.messages[message] = None
-        request, client = message.request, message.client
+        client = message.client
         client.messages += 1
         client.body_bytes += message.size
         if request.reply == "none":
@@ -94,6 +100,8 @@ class Dispatcher:
     def refuse(self, message: Message, code: str, detail: str, retry_after_s: float | None = None) -> None:
         """Answer a message that is not opened."""
         message.counts.outcomes[code] += 1
+        message.reason = detail
+        self.decisions.refused(message, code)
         header = ErrorHeader(message.request.id, code, detail, retry=RETRY[code], last=True, message=message.name)
         if retry_after_s is not None:
             header.retry_after_ms = int(retry_after_s * 1000.0) + 1
@@ -104,6 +112,7 @@ class Dispatcher:
 
         `counted`: the head that failed had begun, so that going on is a retry and costs a token.
         """
+        message.noted()
         if message.rejected:
             self.fail(message, "rejected", now)
             return
@@ -130,6 +139,7 @@ class Dispatcher:
         """Send an open message to whom it may go, or let it wait."""
         message.resume_at = inf
         ranking, chosen = self.chooser.decide(message, now)
+        self.decisions.note(message, ranking, chosen, self.chooser, "retry", now)
         if chosen:
             self._deliver(message, ranking, chosen, now)
         elif not self.chooser.has_untried(message, now):  # while it backed off, who might get it has left
@@ -152,6 +162,7 @@ class Dispatcher:
             message.counts.hedges += 1
             request = message.request
             ranking = self._rankings.look(request.capability, request.priority, now)
+            self.decisions.note(message, ranking, (candidate,), self.chooser, "hedge", now)
             self._deliver(message, ranking, (candidate,), now)
 
     # --- where nobody has room ---
@@ -203,7 +214,7 @@ class Dispatcher:
         ahead = self.waiting.ahead(request.capability, request.priority)
         wait_s = (ahead + 1) / rate if rate > 0.0 else 0.0
         too_long = wait_s > settings.longest * ttl_s
-        return wait_s, too_long or wait_s + self.chooser.least_latency_s(message, ranking, now) > ttl_s
+        return wait_s, too_long or wait_s + self.chooser.least_latency_s(ranking, now) > ttl_s
 
     def _wait(self, message: Message, now: float) -> None:
         pool = self._registry.pool(message.request.capability)
@@ -269,10 +280,13 @@ class Dispatcher:
         if not chosen:
             note_reserve(message, ranking.pool)
             return self._objects(message, ranking, now)
-        if message.deadline - now < self.chooser.least_latency_s(message, ranking, now):
+        if message.deadline - now < self.chooser.shortest_s(message, ranking, now):
             self.overload(message, "late", now)
             return True
+        if message.notes is not None and message.notes.decisions:
+            self.decisions.note(message, ranking, chosen, self.chooser, "served", now)
         self.waiting.remove(message)
+        message.noted().waited_s += now - message.waits_since
         self._counts.waiting_seconds[message.request.priority].observe(now - message.waits_since)
         self._deliver(message, ranking, chosen, now)
         return True
@@ -364,6 +378,7 @@ class Dispatcher:
             message.bucket = None
         if message.line is not None:
             self.waiting.remove(message)
+            message.noted().waited_s += now - message.waits_since
         client = message.client
         client.messages -= 1
         client.body_bytes -= message.size
@@ -391,4 +406,6 @@ class Dispatcher:
         if len(noted) >= MOST_NOTED:
             histogram.settle()
         self._sent_to[sent if sent < MOST_HEADS else MOST_HEADS] += 1
+        if message.notes is not None or outcome != "answered":
+            self.decisions.close(message, outcome, now)
         deliveries.clear()  # each holds its message: a cycle that only the collector would free

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, Struct
 
@@ -21,6 +21,34 @@ from router_daemon.core.counts import CapabilityCounts
 from router_daemon.core.events import Request
 from router_daemon.core.service import Service
 from router_daemon.core.types import Body, ClientId, Peer
+
+if TYPE_CHECKING:
+    from router_daemon.core.entries import Decided
+
+
+@dataclass(slots=True, eq=False)
+class Notes:
+    """What is recorded of a message, for people: see `decisions`.
+
+    Attributes:
+        decisions: the first of them; decided: how many there were.
+        waited_s: in the waiting room, its present stay there not included.
+        risked: it was sent to find out about a backend. sampled: it is kept, whatever comes of it.
+    """
+
+    decisions: list[Decided]
+    decided: int = 0
+    waited_s: float = 0.0
+    risked: bool = False
+    sampled: bool = False
+
+
+class Fate(Struct, gc=False):
+    """How a delivery that was no success was counted, and when; `acked_at`: when its answer came after all."""
+
+    outcome: str
+    at: float
+    acked_at: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +88,7 @@ class Message(Struct, eq=False):
         hedge_at: when it gets a second head if the first has not answered.
         resume_at: when it is tried again at a backend that has failed it; inf while it is not backing off.
         again: it may go to backends that it has been at.
+        notes: what is recorded of it; None for most, of which nothing is.
         line: its place in the waiting room, None while it does not wait. waits_since: since when; step_s: how long
             it waits for each step that its standing rises.
         stamp: of a delivery of another daemon: (attempts made before it, heads in all), as its backend is to be told.
@@ -93,6 +122,7 @@ class Message(Struct, eq=False):
     hedge_at: float = inf
     resume_at: float = inf
     again: bool = False
+    notes: Notes | None = None
     line: OrderedDict[Message, None] | None = None
     waits_since: float = 0.0
     step_s: float = inf
@@ -110,6 +140,13 @@ class Message(Struct, eq=False):
     def tried(self) -> list[Backend]:
         """Return the backends that count towards `heads`: all but those that did not begin."""
         return [delivery.backend for delivery in self.deliveries if not delivery.excused]
+
+    def noted(self) -> Notes:
+        """Return the notes, begun where there are none."""
+        notes = self.notes
+        if notes is None:
+            notes = self.notes = Notes([])
+        return notes
 
     def retry(self) -> bool:
         """Tell the client whether sending it again is safe: not where it may have run and may not run twice."""
@@ -130,6 +167,7 @@ class Delivery(Struct, eq=False):
         service: what was measured of the backend for the capability, as charged with this delivery.
         work_s: the service expected of it when it was sent; share: of the latency expected then, what was not waiting.
         trial: it decides whether an ejected backend is let in again. complete: it may finish though another answered.
+        fate: how it was counted, for people; None of one not counted yet, and of a success that ended its message.
     """
 
     id: int
@@ -152,6 +190,7 @@ class Delivery(Struct, eq=False):
     excused: bool = False
     trial: bool = False
     complete: bool = False
+    fate: Fate | None = None
     bucket: dict[Any, None] | None = None
 
     def __repr__(self) -> str:

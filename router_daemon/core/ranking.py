@@ -109,6 +109,9 @@ class Ranking(Struct, eq=False):
         )
 
 
+Account = tuple[tuple[str, ...], list[tuple[Candidate, float, tuple[float, ...]]]]
+"""What a policy compared: the names of the terms, and (candidate, score, value of each term) of whom it looked at."""
+NOBODY: Final[Account] = (), []
 Observer = Callable[["Delivery", float, bool, float], None]
 """Told of a settled delivery: latency in seconds (of a timeout its full length), whether it succeeded, the time."""
 Objector = Callable[["Ranking", Request], tuple[str, str] | None]
@@ -182,6 +185,7 @@ class RankingCache:
         self.ttl_s = ttl_s
         self._rows: dict[str, list[Ranking | None]] = {}  # a look-up by text alone costs half of one by a pair
         self.hits = self.misses = self.expired = self.invalidated = 0
+        self._last_made: tuple[Ranking | None, str, int] = None, "", 0
 
     def get(self, capability: str, priority: int, now: float) -> Ranking:
         """Return the ranking in force, made anew where there is none."""
@@ -192,10 +196,13 @@ class RankingCache:
         ranking = None if row is None else row[priority]
         if ranking is None:
             self.misses += 1
+            found = "miss"
         elif ranking.epoch != self._registry.epoch:
             self.invalidated += 1
+            found = "invalidated"
         elif now >= ranking.expires_at:
             self.expired += 1
+            found = "expired"
         else:
             self.hits += 1
             return ranking
@@ -205,7 +212,13 @@ class RankingCache:
         counts = self._counts.capability(capability, offered=self._registry.was_offered(capability))
         ranking = self._rank(capability, priority, backends, now, self._registry.service, counts)
         self._keep(ranking)
+        self._last_made = ranking, found, self.hits
         return ranking
+
+    def state_of(self, ranking: Ranking) -> str:
+        """Return what the last look-up found, which returned this ranking: `hit`, or why it had to be made."""
+        made, found, hits = self._last_made
+        return found if made is ranking and hits == self.hits else "hit"
 
     def look(self, capability: str, priority: int, now: float) -> Ranking:
         """Return the ranking in force like `get`, without counting where there is one."""

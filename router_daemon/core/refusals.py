@@ -1,4 +1,4 @@
-"""Why a message is refused, or ends without having been anywhere, as its ERROR tells people."""
+"""What a message is told that no backend gets: who is missing, or what there is too little of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ NOBODY: Final = {
     "no_capability": "no backend has ever offered it",
     "no_backend": "no backend offers it now",
 }
-"""By code: nobody could get it."""
+"""By error code."""
 REFUSED: Final = {
     "room": "every backend is full and the waiting room too",
     "displaced": "every backend is full, and a more important message took the place in the waiting room",
@@ -16,4 +16,4 @@ REFUSED: Final = {
     "late": "too little time was left when a backend had room",
     "budget": "no budget for a further head",
 }
-"""By cause, as in the metric of refusals: `overloaded`."""
+"""By the cause of `overloaded`: see `counts.REFUSALS`."""

@@ -205,6 +205,24 @@ class ExplorationSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WhySettings:
+    """What is kept of decisions, for people.
+
+    Attributes:
+        entries, bytes: the most there are; entries 0: nothing is kept.
+        sample_every_s: of the messages that are not kept anyway, one in so long, on average; 0: every one.
+        slow_s: an answer that took longer is slow (None: however long it takes),
+        slow_times: and one that took more than so many reference latencies of its capability (0: however many).
+    """
+
+    entries: int = 2000
+    bytes: int = 8_388_608
+    sample_every_s: float = 0.05
+    slow_s: float | None = None
+    slow_times: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything the broker needs to know.
 
@@ -238,6 +256,7 @@ class Settings:
     ejection: EjectionSettings = field(default_factory=EjectionSettings)
     waiting: WaitingSettings = field(default_factory=WaitingSettings)
     exploration: ExplorationSettings = field(default_factory=ExplorationSettings)
+    why: WhySettings = field(default_factory=WhySettings)
     queue_messages: int = 10_000
     queue_bytes: int = 268_435_456
     open_messages: int = 100_000

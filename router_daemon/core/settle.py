@@ -21,7 +21,7 @@ from router_daemon.core.backends import Backend
 from router_daemon.core.counts import MOST_NOTED, Counts
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import NackHeader
-from router_daemon.core.messages import Delivery, Message
+from router_daemon.core.messages import Delivery, Fate, Message
 from router_daemon.core.ranking import Policy
 from router_daemon.core.service import Learning
 from router_daemon.core.types import Body
@@ -43,6 +43,8 @@ class Settler:
         self._counts = counts
         self._emit = emit
         self._learning = learning
+        self._slow_s = dispatcher.decisions.slow_s
+        self._slow_times = dispatcher.decisions.slow_times
 
     # --- what backends answer ---
 
@@ -58,7 +60,10 @@ class Settler:
             delivery.counted = True
             backend.profile.observe_success(latency_s)
             delivery.service.observe(latency_s, delivery.share, self._learning, now)
-            if began is not None or delivery.service.pool.stream_s:
+            pool = delivery.service.pool
+            if latency_s > self._slow_times * pool.reference_s or latency_s > self._slow_s:
+                message.noted()
+            if began is not None or pool.stream_s:
                 self._note_stream(delivery, latency_s, now)
             backend.settled += 1
             if backend.failed or backend.ejections or not backend.warm:
@@ -72,6 +77,8 @@ class Settler:
             noted.append(latency_s)
             if len(noted) >= MOST_NOTED:
                 histogram.settle()
+        elif delivery.fate is not None:
+            delivery.fate.acked_at = now
         if (delivery.out and message.answering is None) or _may_answer(delivery):
             self._answer(delivery, body, latency_s, now)
         else:
@@ -214,6 +221,7 @@ class Settler:
         if delivery.counted:
             return
         delivery.counted = True
+        delivery.fate = Fate(cause, now)
         delivery.backend.profile.observe_failure(cause, full_length_s)
         delivery.backend.version += 1
         if full_length_s is not None:
@@ -234,6 +242,7 @@ class Settler:
         if delivery.counted:
             return
         delivery.counted = True
+        delivery.fate = Fate(outcome, now)
         delivery.backend.profile.count(outcome)
         if outcome == "cancelled" and delivery.first_part_at is None:
             delivery.service.observe_at_least((now - delivery.sent_at) * delivery.share, self._learning.alpha, now)
@@ -279,6 +288,7 @@ class Settler:
             self._dispatcher.end(message, "answered", now)
         else:
             message.answered = True
+            delivery.fate = Fate("acked", now)
 
     def _head_failed(
         self, delivery: Delivery, reason: str, now: float, *, code: str = "failed", begun: bool = True

@@ -89,13 +89,14 @@ class WaitingRoom:
         lines = self._lines.get(request.capability)
         if lines is None:
             lines = self._lines[request.capability] = _Lines()
+        named = message.named
         message.line = lines.of[request.priority][0 if is_plain(message) else 1]
         message.line[message] = None
         message.waits_since = now
         message.step_s = step_s
         lines.size += 1
         self.size += 1
-        self.named += message.named
+        self.named += named
         self.by_priority[request.priority] += 1
         self.bytes += message.size
 

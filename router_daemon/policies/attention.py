@@ -23,7 +23,7 @@ from random import Random
 
 from router_daemon.core.backends import Backend
 from router_daemon.core.events import Request
-from router_daemon.core.ranking import PRIORITIES, Candidate, Ranking, first_free
+from router_daemon.core.ranking import PRIORITIES, Account, Candidate, Ranking, first_free
 from router_daemon.core.settings import Settings
 
 AT_BEST = 0.5
@@ -46,6 +46,7 @@ class Attention:
         self._profile = settings.profile
         self._settings = settings.attention
         self._rng = rng
+        self._drawn: tuple[int, Sequence[Candidate]] = 0, ()
 
     def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         """Return every backend with its score as if it were the fastest, best first."""
@@ -81,6 +82,25 @@ class Attention:
             return None
         slowest_s = inf if cost else self._slowest(fastest, least, ranking.priority)
         return self._best(candidates, least, slowest_s, cost)
+
+    def account(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Account:
+        """Return score and terms of those whom `pick` has just looked at; nobody where it drew others since."""
+        weights, candidates = self._weights, ranking.candidates
+        if len(candidates) > self._settings.scan_most:
+            had_tried, drawn = self._drawn
+            candidates = list(dict.fromkeys(drawn)) if had_tried == len(tried) else []
+        looked = [c for c in candidates if c.backend.free > 0 and c.backend not in tried]
+        cost = self._settings.cost_weight * ranking.pool.reference_s
+        expected_s = [c.service.expected_s + cost * c.surcharge for c in looked]
+        least = min(expected_s, default=0.0)
+        rows: list[tuple[Candidate, float, tuple[float, ...]]] = []
+        for candidate, its_s in zip(looked, expected_s, strict=True):
+            reliability = weights.reliability * candidate.service.success
+            performance = weights.performance * least / (least + its_s)
+            capability = weights.capability * (ranking.capability in candidate.backend.info.capabilities)
+            values = capability, performance, reliability, weights.priority * ranking.priority / PRIORITIES
+            rows.append((candidate, candidate.fixed + performance + reliability, values))
+        return ("capability", "performance", "reliability", "priority"), rows
 
     def _slowest(self, fastest: Candidate, least: float, priority: int) -> float:
         """Return the expected latency beyond which nobody can beat the fastest, not even by never failing.
@@ -151,8 +171,11 @@ class Attention:
         """Return some at random; where none of them has room, the first that has from a random one on."""
         draw, count = self._rng.random, len(candidates)
         some = [candidates[int(draw() * count)] for _ in range(self._settings.sample)]
+        self._drawn = len(tried), some
         if any(candidate.backend.free > 0 and candidate.backend not in tried for candidate in some):
             return some
         start = int(draw() * count)
         found = first_free(chain(islice(candidates, start, None), islice(candidates, start)), tried)
-        return [] if found is None else [found]
+        some = [] if found is None else [found]
+        self._drawn = len(tried), some
+        return some

@@ -22,7 +22,7 @@ from msgspec import Struct
 from router_daemon.core.backends import Backend
 from router_daemon.core.events import Request
 from router_daemon.core.messages import Delivery
-from router_daemon.core.ranking import Candidate, Observer, Ranking
+from router_daemon.core.ranking import Account, Candidate, Observer, Ranking
 from router_daemon.core.service import Service
 from router_daemon.core.settings import Settings
 
@@ -76,6 +76,12 @@ class ByCost(Balancer, ABC):
         """Return them by cost, the least first."""
         return sorted(ranking.candidates, key=lambda candidate: self.cost(candidate.service, now))
 
+    def account(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Account:
+        """Return what those cost whom `pick` has just looked at; the score is minus that."""
+        looked = [c for c in ranking.candidates if c.backend.free > 0 and c.backend not in tried]
+        costs = [self.cost(candidate.service, now) for candidate in looked]
+        return ("cost",), [(candidate, -cost, (cost,)) for candidate, cost in zip(looked, costs, strict=True)]
+
     @abstractmethod
     def cost(self, service: Service, now: float) -> float:
         """Return what a further message would cost there: the less, the better."""
@@ -125,18 +131,27 @@ class P2cPeakEwma(ByCost):
         super().__init__(rng)
         self._initial_s = settings.profile.initial_latency_s
         self._tau_s = tau_s
+        self._drawn: tuple[int, tuple[Candidate, ...]] = 0, ()
         self.observe = self._observe
 
     def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the better of two with room that were not tried."""
         open_ones = [c for c in ranking.candidates if c.backend.free > 0 and c.backend not in tried]
+        self._drawn = len(tried), ()
         if len(open_ones) < 2:
             return open_ones[0] if open_ones else None
         draw, count = self._rng.randrange, len(open_ones)
         first = draw(count)
         second = draw(count - 1)
         one, other = open_ones[first], open_ones[second + (second >= first)]
+        self._drawn = len(tried), (one, other)
         return one if self.cost(one.service, now) <= self.cost(other.service, now) else other
+
+    def account(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Account:
+        """Return what the two cost that `pick` has just drawn; nobody where it drew others since."""
+        had_tried, drawn = self._drawn
+        ranking = ranking.only(lambda candidate: had_tried == len(tried) and candidate in drawn)
+        return super().account(ranking, request, tried, now)
 
     def cost(self, service: Service, now: float) -> float:
         """Return ewma * (open + 1), in seconds."""

@@ -32,7 +32,7 @@ from msgspec import Struct
 from router_daemon.core.backends import Backend
 from router_daemon.core.events import Request
 from router_daemon.core.messages import Delivery
-from router_daemon.core.ranking import MAX_ENTRIES, Candidate, Ranking
+from router_daemon.core.ranking import MAX_ENTRIES, Account, Candidate, Ranking
 from router_daemon.core.service import Service
 from router_daemon.core.settings import Settings
 from router_daemon.policies.balancers import Balancer, expected_s
@@ -43,6 +43,8 @@ SEEN: Final = 128
 PROBES: Final = 3
 MOST_RIF: Final = 64
 """RIFs from here on are one."""
+HOT_S: Final = 1e6
+"""What a hot one seems to take at least, where hot and cold are told by one number; for people."""
 MOST_SENT: Final = 1024
 """Choices remembered per service until they are answered; more: the oldest is forgotten."""
 
@@ -109,11 +111,12 @@ class Prequal(Balancer):
         self._initial_s = settings.profile.initial_latency_s
         self._q_rif = q_rif
         self._seen: dict[str, Seen] = {}
+        self._last_theta = inf
         self.observe = self._observe
 
     def pick(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Candidate | None:
         """Return the fastest of the cold, else the least busy, of those with room that were not tried."""
-        theta = self._theta(ranking)
+        theta = self._last_theta = self._theta(ranking)
         best = self._least(ranking.candidates, tried, lambda service: self._load(service, theta))
         if best is not None:
             self._note(best.service, now)
@@ -124,6 +127,17 @@ class Prequal(Balancer):
         seen = self._seen.get(ranking.capability)
         theta = seen.quantile(self._q_rif) if seen is not None else inf
         return sorted(ranking.candidates, key=lambda candidate: self._load(candidate.service, theta))
+
+    def account(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Account:
+        """Return of those whom `pick` has just looked at whether each is hot, and what it is compared by.
+
+        The score is minus the latency of a cold one, of a hot one minus its RIF and `HOT_S`.
+        """
+        looked = [c for c in ranking.candidates if c.backend.free > 0 and c.backend not in tried]
+        loads = [self._load(candidate.service, self._last_theta) for candidate in looked]
+        return ("hot", "by"), [
+            (candidate, -by - HOT_S * hot, (float(hot), by)) for candidate, (hot, by) in zip(looked, loads, strict=True)
+        ]
 
     def _load(self, service: Service, theta: float) -> tuple[bool, float]:
         """Return (hot, what it is compared by): the latency of a cold one, the RIF of a hot one."""

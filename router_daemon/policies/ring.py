@@ -31,7 +31,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from math import exp, inf, log, log1p
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from msgspec import UNSET
@@ -40,11 +40,11 @@ from numpy.typing import NDArray
 from router_daemon.core.backends import Backend
 from router_daemon.core.events import Request
 from router_daemon.core.messages import Delivery
-from router_daemon.core.ranking import Candidate, Ranking
+from router_daemon.core.ranking import NOBODY, Account, Candidate, Ranking
 from router_daemon.core.settings import Settings
 from router_daemon.policies.attention import Attention
 from router_daemon.policies.keys import Heads, Keys, LearnedHeads, OneHead, RandomHeads
-from router_daemon.policies.view import Held, Touched, View
+from router_daemon.policies.view import Asked, Held, Touched, View
 
 ALL_UP_TO: Final = 50
 IN_TURN: Final = 32
@@ -57,16 +57,6 @@ LEAST_SUCCESS: Final = 1e-9
 
 Column = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-
-
-class _Asked(NamedTuple):
-    """What was found of one message, for when it is asked about again: `held`, or the reason why not."""
-
-    request: Request
-    view: View
-    version: int
-    held: Held | None
-    reason: str
 
 
 class RingAttention(ABC):
@@ -83,7 +73,7 @@ class RingAttention(ABC):
         self._fallback = Attention(settings, rng)
         self._keys = Keys(heads, unit=own.scaling == "unit", longest=own.dimensions)
         self._touched = Touched()
-        self._asked: _Asked | None = None
+        self._asked: Asked | None = None
         self.watch = self._keys.watch
         self._refuses = own.without_embedding == "refuse"
         self.objection = self._object if self._refuses else None
@@ -138,6 +128,20 @@ class RingAttention(ABC):
         live.sort(key=lambda candidate: (candidate.score, candidate.logit), reverse=True)
         return self._in_order(live, view, held, request)
 
+    def account(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Account:
+        """Return z, and what alignment and the rest are of it, of whom `pick` has just looked at."""
+        view: View | None = ranking.own
+        asked = None if view is None else self._known(view, request)
+        if view is None or asked is None:
+            return NOBODY
+        if asked.held is not None:
+            return self._account(view, asked.held, ranking, tried)
+        return NOBODY if self._refuses else self._fallback.account(ranking, request, tried, now)
+
+    @abstractmethod
+    def _account(self, view: View, held: Held, ranking: Ranking, tried: Sequence[Backend]) -> Account:
+        """Return the same for a message that can be held against keys."""
+
     @abstractmethod
     def _choose(
         self, view: View, held: Held, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float
@@ -150,18 +154,19 @@ class RingAttention(ABC):
 
     # --- the message ---
 
-    def _ask(self, view: View, request: Request) -> _Asked:
+    def _ask(self, view: View, request: Request) -> Asked:
         """Return what is known of the message, which may have been asked about just before (a further head)."""
-        asked = self._asked
-        if (
-            asked is None
-            or asked.request is not request
-            or asked.view is not view
-            or asked.version != self._keys.version
-        ):
+        asked = self._known(view, request)
+        if asked is None:
             held, reason = self._hold(view, request)
-            asked = self._asked = _Asked(request, view, self._keys.version, held, reason)
+            asked = self._asked = Asked(request, view, self._keys.version, held, reason)
         return asked
+
+    def _known(self, view: View, request: Request) -> Asked | None:
+        asked = self._asked
+        if asked is None or asked.request is not request or asked.view is not view:
+            return None
+        return asked if asked.version == self._keys.version else None
 
     def _hold(self, view: View, request: Request) -> tuple[Held | None, str]:
         """Return the query held against the candidates' keys; None where it cannot be, and the reason."""
@@ -183,7 +188,7 @@ class RingAttention(ABC):
             scale /= self._keys.size(length) ** 0.5
         return view.held(self._keys.query(vector), length, scale), ""
 
-    def _count(self, ranking: Ranking, view: View, asked: _Asked) -> None:
+    def _count(self, ranking: Ranking, view: View, asked: Asked) -> None:
         """Count a message that goes by another policy, or whose candidates did not all have a key that fits."""
         if asked.held is None:
             if not self._refuses:
@@ -309,6 +314,11 @@ class Ring(RingAttention):
         z = np.where(mask, self._merged(logits, view.live, mask) + view.live, -inf)
         top = z.max()
         return None if top == -inf else view.candidates[self._one_of(z, top)]
+
+    def _account(self, view: View, held: Held, ranking: Ranking, tried: Sequence[Backend]) -> Account:
+        """Return it by the columns, which of few candidates are as of now."""
+        mask = view.open_to(ranking.candidates, tried)
+        return view.account(self._merged(held.all(), view.live, mask), mask.nonzero()[0])
 
     def _merged(self, logits: Column, live: Column, mask: Mask) -> Column:
         """Return what alignment adds to a candidate's standing: (heads, n) -> (n,)."""

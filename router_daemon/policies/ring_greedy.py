@@ -13,7 +13,7 @@ from random import Random
 
 from router_daemon.core.backends import Backend
 from router_daemon.core.events import Request
-from router_daemon.core.ranking import Candidate, Ranking, first_free
+from router_daemon.core.ranking import NOBODY, Account, Candidate, Ranking, first_free
 from router_daemon.core.settings import Settings
 from router_daemon.policies.keys import OneHead
 from router_daemon.policies.layout import Arrangement, Layout, NameRing, climb, nearest
@@ -29,6 +29,7 @@ class RingGreedy(RingAttention):
     def __init__(self, settings: Settings, rng: Random, layout: Layout | None = None) -> None:
         super().__init__(settings, rng, OneHead())
         self.layout: Layout = NameRing() if layout is None else layout
+        self._last_climb: tuple[View | None, int, dict[int, float]] = None, 0, {}
 
     def path(
         self, view: View, held: Held, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float
@@ -39,6 +40,7 @@ class RingGreedy(RingAttention):
         """
         arrangement = self._arranged(view)
         values: dict[int, float] = {}
+        self._last_climb = view, len(tried), values
         among = None if ranking.candidates is view.candidates else {c.backend for c in ranking.candidates}
 
         def value(place: int) -> float:
@@ -64,6 +66,18 @@ class RingGreedy(RingAttention):
         """Return where the climb ends; where it reaches nobody with room, anybody that has."""
         path = self.path(view, held, ranking, request, tried, now)
         return view.candidates[path[-1]] if path else first_free(ranking.candidates, tried)
+
+    def _account(self, view: View, held: Held, ranking: Ranking, tried: Sequence[Backend]) -> Account:
+        """Return it of those whom the last climb looked at; nobody where another message climbed since."""
+        climbed, had_tried, values = self._last_climb
+        if climbed is not view or had_tried != len(tried):
+            return NOBODY
+        rows: list[tuple[Candidate, float, tuple[float, ...]]] = []
+        for place, value in values.items():
+            if value > -inf:
+                alignment = held.one(place)
+                rows.append((view.candidates[place], value, (alignment, value - alignment)))
+        return ("alignment", "live"), rows
 
     def _in_order(self, live: list[Candidate], view: View, held: Held, request: Request) -> list[Candidate]:
         """Put first where a climb ends whose start is not left to chance."""

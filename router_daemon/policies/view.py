@@ -10,13 +10,14 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router_daemon.core.backends import Backend
-from router_daemon.core.ranking import Candidate
+from router_daemon.core.events import Request
+from router_daemon.core.ranking import Account, Candidate
 from router_daemon.policies.keys import Floats, Keys, Matrix
 from router_daemon.policies.layout import Arrangement
 
@@ -103,6 +104,14 @@ class View:
                 mask[place] = False
         return mask
 
+    def account(self, aligned: NDArray[np.float64], places: Iterable[int]) -> Account:
+        """Return z and its parts at these places; `aligned`: what alignment is of it, shape (n,)."""
+        rows: list[tuple[Candidate, float, tuple[float, ...]]] = []
+        for place in places:
+            alignment, live = float(aligned[place]), float(self.live[place])
+            rows.append((self.candidates[place], alignment + live, (alignment, live)))
+        return ("alignment", "live"), rows
+
 
 class Held:
     """One query held against the keys of a view: the logits of alignment, scale * q.k for each head."""
@@ -171,3 +180,13 @@ class Touched:
     def since(self, seen: int) -> Sequence[Backend] | None:
         """Return those after the first `seen`; None where some of them are forgotten."""
         return None if seen < self._forgotten else self._backends[seen - self._forgotten :]
+
+
+class Asked(NamedTuple):
+    """What was found of one message, for when it is asked about again: `held`, or the reason why not."""
+
+    request: Request
+    view: View
+    version: int
+    held: Held | None
+    reason: str

@@ -1,0 +1,88 @@
+"""What the record of decisions costs: instructions of the core per round trip, by callgrind.
+
+    python scripts/bench_why.py
+
+Needs valgrind (with callgrind). For each setting two runs of the same core, one with more round trips, are counted;
+their difference over the round trips they differ by is free of start-up. 12 backends with 128 slots; 128 SENDs, then
+their 128 ACKs, every 12 ms of virtual time (10,700 messages/s). No transport: of a whole daemon the shares are smaller.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from random import Random
+from typing import Final
+
+from router_daemon.core import events
+from router_daemon.core.actions import Deliver
+from router_daemon.core.broker import Broker
+from router_daemon.core.settings import Settings, WhySettings
+from router_daemon.policies.base import make_policy
+
+BACKENDS: Final = 12
+SLOTS: Final = 128
+BATCH: Final = 128
+FEW: Final = 4
+MANY: Final = 44
+WAYS: Final = {
+    "off": (WhySettings(entries=0), 2),
+    "default": (WhySettings(), 2),
+    "default, all critical": (WhySettings(), 4),
+    "all kept with terms": (WhySettings(sample_every_s=0.0), 2),
+}
+
+
+def run(mode: str, why: WhySettings, priority: int, batches: int) -> None:
+    """Let so many batches through a core."""
+    settings, rng = Settings(mode=mode, why=why), Random(1)
+    policy = make_policy("attention", settings, rng)
+    broker = Broker(settings, policy, rng=rng, timer=lambda: 0.0, instance="x")
+    for number in range(BACKENDS):
+        registration = events.Registration(f"b{number}", ["c"], slots=SLOTS)
+        broker.handle(events.Register(str(number).encode(), False, registration), 0.0)
+    now, ids = 1.0, 0
+    for _ in range(batches):
+        now += 0.010
+        sent = []
+        for _ in range(BATCH):
+            ids += 1
+            sent += broker.handle(events.Send(b"client", False, events.Request(ids, "c", priority)), now)
+        now += 0.002
+        for action in sent:
+            if type(action) is Deliver:
+                broker.handle(events.Ack(action.peer, False, events.AckHeader(action.header.id)), now)
+
+
+def instructions(mode: str, way: str, batches: int) -> int:
+    """Return what callgrind counts of a process that does so."""
+    command = [
+        *("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"),
+        *(sys.executable, __file__, mode, way, str(batches)),
+    ]
+    environment = os.environ | {"PYTHONHASHSEED": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    assert found is not None, done.stderr
+    return int(found[1])
+
+
+def main(arguments: list[str]) -> None:
+    """Measure all, or be what is measured."""
+    if arguments:
+        mode, way, batches = arguments
+        run(mode, *WAYS[way], int(batches))
+        return
+    for mode in ("single", "auto"):
+        base = 0.0
+        for way in WAYS:
+            more = instructions(mode, way, MANY) - instructions(mode, way, FEW)
+            each = more / (BATCH * (MANY - FEW))
+            base = base or each
+            print(f"{mode:8}{way:24}{each:12,.0f}{each / base - 1.0:+8.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
