@@ -230,6 +230,25 @@ def test_a_claim_is_granted_when_the_holder_unregisters() -> None:
     assert broker.unregister(b"a") == [bye("a"), registered("a", peer=b"x")]
 
 
+def test_a_claim_ends_with_its_connection() -> None:
+    broker = make_broker("a")
+    assert broker.register("a", "c", peer=b"other") == []
+    assert broker.gone(b"other") == []
+    assert broker.unregister(b"a") == [bye("a")]
+    assert broker.broker.registry.by_name == {}
+
+
+def test_a_claim_is_forgotten_where_its_connection_comes_with_the_session() -> None:
+    """The older REGISTER was granted when the connection ended: a backend that nobody could reach."""
+    broker = make_broker()
+    broker.register("a", "c", session=SESSION)
+    assert broker.register("a", "other", session=b"another", peer=b"again") == []
+    broker.register("a", "c", session=SESSION, peer=b"again")
+    assert broker.gone(b"again") == []
+    assert broker.backend("a").info.capabilities == ["c"]
+    assert broker.backend("a").state == "disconnected"
+
+
 def test_the_later_of_two_claims_replaces_the_earlier() -> None:
     broker = make_broker("a")
     broker.register("a", "c", peer=b"x")

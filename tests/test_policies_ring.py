@@ -212,6 +212,14 @@ def test_max_cost_leaves_out_who_costs_more() -> None:
     assert sent_to(broker, 2, embedding=[1.0, 0.0], max_cost=2.0) == "b"
 
 
+@pytest.mark.parametrize("name", ["ring", "ring_multi", "ring_greedy"])
+def test_whether_a_key_fits_is_asked_of_all_not_of_those_that_the_message_may_go_to(name: str) -> None:
+    """The first message of a ranking left its columns without the dearer ones' keys: it was neither sent nor refused."""
+    broker = ring({"keyless": None, "dear": (1.0, 0.0)}, policy=name, without_embedding="refuse")
+    broker.update(b"dear", cost=5.0)
+    assert sent_to(broker, embedding=[1.0, 0.0], max_cost=2.0) == "keyless"
+
+
 # --- many candidates ---
 
 

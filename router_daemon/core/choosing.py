@@ -199,6 +199,17 @@ class Chooser:
             least = min(least, service.latency_s)
         return 0.0 if least == inf else least
 
+    def forecast(self, message: Message, ranking: Ranking, ahead: int, now: float) -> tuple[float, bool]:
+        """Return how long a new message would wait behind so many, and whether that is too long for it."""
+        settings, ttl_s = self._settings.waiting, message.deadline - now
+        if message.named:
+            wait_s, latency_s = self.named_latency_s(message, now)
+            return wait_s, wait_s > settings.longest * ttl_s or latency_s > ttl_s
+        rate = ranking.pool.rate(now, settings.rate_window_s)
+        wait_s = (ahead + 1) / rate if rate > 0.0 else 0.0
+        too_long = wait_s > settings.longest * ttl_s
+        return wait_s, too_long or wait_s + self.least_latency_s(ranking, now) > ttl_s
+
     def _choose(self, message: Message, ranking: Ranking, now: float) -> Sequence[Candidate]:
         """Choose for a message that is not a first and plain one."""
         if message.named:

@@ -199,24 +199,13 @@ class Dispatcher:
 
     def forecast(self, message: Message, ranking: Ranking, now: float) -> tuple[float, bool]:
         """Return how long a new message would wait for a place, and whether that is too long for it."""
-        request, settings = message.request, self._settings.waiting
-        ttl_s = message.deadline - now
-        if message.named:
-            wait_s, latency_s = self.chooser.named_latency_s(message, now)
-            return wait_s, wait_s > settings.longest * ttl_s or latency_s > ttl_s
-        rate = ranking.pool.rate(now, settings.rate_window_s)
-        ahead = self.waiting.ahead(request.capability, request.priority)
-        wait_s = (ahead + 1) / rate if rate > 0.0 else 0.0
-        too_long = wait_s > settings.longest * ttl_s
-        return wait_s, too_long or wait_s + self.chooser.least_latency_s(ranking, now) > ttl_s
+        ahead = self.waiting.ahead(message.request.capability, message.request.priority)
+        return self.chooser.forecast(message, ranking, ahead, now)
 
     def _wait(self, message: Message, now: float) -> None:
         pool = self._registry.pool(message.request.capability)
-        settings = self._settings.waiting
-        share_s = settings.step_share * (message.deadline - message.accepted_at)
-        services_s = settings.step_services * pool.reference_s
         note_reserve(message, pool)
-        self.waiting.add(message, min(share_s, services_s) if services_s else share_s, now)
+        self.waiting.add(message, self._patience.step_s(message, pool), now)
 
     def _make_room(self, message: Message, now: float) -> bool:
         leaving = self.waiting.displaced_by(message)

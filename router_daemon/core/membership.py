@@ -90,6 +90,7 @@ class Membership:
             holder.delimited = event.delimited
             self._replace(holder, info, now)
         elif info.session is not UNSET and info.session == holder.info.session:
+            self._withdraw(event.peer, (info.name,))
             self._registry.move(holder, event.peer, event.delimited)
             holder.connected = True
             self._replace(holder, info, now)
@@ -167,6 +168,7 @@ class Membership:
 
     def gone(self, peer: Peer, now: float) -> None:
         """The connection cannot be reached any more."""
+        self._withdraw(peer, list(self._claims))
         backend = self._registry.by_peer.get(peer)
         if backend is None:
             return
@@ -235,6 +237,14 @@ class Membership:
                 self._taken(earlier.event)
         claim = self._claims[event.header.name] = Claim(event)
         self._timers.schedule(claim, now + CLAIM_S, now)
+
+    def _withdraw(self, peer: Peer, names: Iterable[str]) -> None:
+        """Forget a connection's claims for these names: it has the name, or nobody could use it."""
+        for name in names:
+            claim = self._claims.get(name)
+            if claim is not None and claim.event.peer == peer:
+                self._timers.cancel(claim)
+                del self._claims[name]
 
     def _taken(self, event: Register) -> None:
         detail = f"{event.header.name!r} is registered over another connection"

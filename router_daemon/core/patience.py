@@ -1,4 +1,4 @@
-"""How long a head has before it counts as timed out, and before a second one is asked as well.
+"""How long a head has before it counts as timed out, and before a second one is asked; a step of who waits.
 
 Rules (design: routing), with late = m + deviations dev, the mean and the mean deviation of the response:
 - Attempt timeout: min(ttl left / (tries left + 1), max(floor, times late)) once there are enough
@@ -15,6 +15,7 @@ from typing import Final
 from msgspec import UNSET
 
 from router_daemon.core.messages import Delivery, Message
+from router_daemon.core.pools import Pool
 from router_daemon.core.settings import Settings
 
 MAY_HEDGE: Final = ("auto", "hedge")
@@ -24,6 +25,7 @@ class Patience:
     """Sets limits on deliveries."""
 
     def __init__(self, settings: Settings) -> None:
+        self._waiting = settings.waiting
         self._samples = settings.retry.timeout_samples
         self._times = settings.retry.timeout_times
         self._floor_s = settings.retry.timeout_floor_s
@@ -76,6 +78,13 @@ class Patience:
             if delivery.sent_at == now:
                 self._limit_first(message, delivery, now)
         return min(message.deadline, *(delivery.limit_at for delivery in message.deliveries if delivery.out))
+
+    def step_s(self, message: Message, pool: Pool) -> float:
+        """Return for how long a message waits until its standing rises; see `waiting`."""
+        waiting = self._waiting
+        share_s = waiting.step_share * (message.deadline - message.accepted_at)
+        services_s = waiting.step_services * pool.reference_s
+        return min(share_s, services_s) if services_s else share_s
 
     def _limit_first(self, message: Message, delivery: Delivery, now: float) -> None:
         first_ms = message.request.first_ms

@@ -66,7 +66,8 @@ class Ranking(Struct, eq=False):
         counts: the series of the capability. pool: its budgets and sums.
         expires_at: when its time to live is over.
         policy: who made it, and picks from it.
-        own: whatever the policy keeps here, of this one and of those made of it by `only`.
+        own: whatever the policy keeps here, of this one and of those made of it by `only`; None until it does.
+        whole: of one made by `only`, the one it was made of, where `own` is kept.
     """
 
     capability: str
@@ -80,6 +81,7 @@ class Ranking(Struct, eq=False):
     expires_at: float
     policy: Policy
     own: Any = None
+    whole: Ranking | None = None
 
     def detached(self) -> Ranking:
         """Return a copy, down to what was measured and to the budgets, that may be looked at in any way, for people."""
@@ -92,7 +94,7 @@ class Ranking(Struct, eq=False):
         ranking.scored = list(twins.values())
         ranking.candidates = [twins[candidate] for candidate in self.candidates]
         ranking.pool = self.pool.detached()
-        ranking.own = None
+        ranking.own = ranking.whole = None
         return ranking
 
     def only(self, keep: Callable[[Candidate], bool]) -> Ranking:
@@ -108,7 +110,7 @@ class Ranking(Struct, eq=False):
             self.made_at,
             self.expires_at,
             self.policy,
-            self.own,
+            whole=self.whole or self,
         )
 
 

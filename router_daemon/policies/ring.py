@@ -218,10 +218,11 @@ class RingAttention(ABC):
     # --- the backends ---
 
     def _view(self, ranking: Ranking) -> View:
-        """Return the ranking's columns."""
-        view: View | None = ranking.own
+        """Return the columns of the whole ranking: a message that may not go to all is held against the same keys."""
+        whole = ranking.whole or ranking
+        view: View | None = whole.own
         if view is None:
-            view = ranking.own = View(ranking.candidates, self._keys)
+            view = whole.own = View(whole.candidates, self._keys)
         return view
 
     def _bring_up_to_date(self, view: View, now: float) -> None:
