@@ -247,7 +247,8 @@ def test_a_message_that_is_not_there_is_a_404_with_a_sentence() -> None:
         ("?backend=a&outcome=answered", ["m1"]),
         ("?kept=sampled", ["m1"]),
         ("?since=5.5", ["m2"]),
-        ("?route=stable", []),
+        ("?route=stable", ["m2", "m1"]),
+        ("?route=candidate", []),
     ],
 )
 def test_decisions_are_searched(query: str, found: list[str]) -> None:

@@ -321,7 +321,9 @@ def test_why_shows_a_message_from_end_to_end(admin: Admin) -> None:
     assert lines[0].startswith("m1: c, priority 2, id job\\x1b[31m (text) of client 636c69656e74, trace -")
     assert lines[1].startswith("came 2025-06-15T15:06:39.970Z (0.03 s ago) with 0 bytes and 30000 ms to live; kept as ")
     assert "after 30.0 ms, last failure: " in lines[2]
-    assert lines[3].startswith("mode single (asked: -; done: single), up to 3 heads, reply first; route -, policy att")
+    assert lines[3].startswith(
+        "mode single (asked: -; done: single), up to 3 heads, reply first; route stable, policy att"
+    )
     assert "\x1b" not in result.stdout
     header, first, second = lines[6:9]
     assert [cell.strip() for cell in columns(header)] == [
