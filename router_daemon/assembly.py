@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -16,6 +17,7 @@ from router_daemon import __version__
 from router_daemon.config import Config
 from router_daemon.config.embedding import load_projections
 from router_daemon.config.routes import RolloutSection
+from router_daemon.config.sections import AdminSection
 from router_daemon.core.broker import Broker
 from router_daemon.core.settings import (
     AttentionSettings,
@@ -32,6 +34,7 @@ from router_daemon.core.settings import (
     Weights,
     WhySettings,
 )
+from router_daemon.errors import StartError
 from router_daemon.links import Links
 from router_daemon.native import NativeTransport
 from router_daemon.policies.ring_greedy import RingGreedy
@@ -120,13 +123,34 @@ def make_ring_attention(config: Config) -> RingAttentionSettings:
 
 
 def _rollout(section: RolloutSection) -> RolloutSettings:
-    values = section.model_dump()
+    values = section.model_dump(exclude={"rollback_file"})
     return RolloutSettings(
         stage_s=values.pop("stage_minutes") * 60.0,
         window_s=values.pop("window_minutes") * 60.0,
         budget_s=values.pop("budget_ms") / 1000.0,
         **values,
     )
+
+
+def admin_token(section: AdminSection) -> str:
+    """Return the token of the admin room, "" for none.
+
+    Raises:
+        StartError: its file cannot be read, or has none.
+    """
+    if not section.token_file:
+        return section.token
+    try:
+        token = Path(section.token_file).read_text("ascii").strip()
+        return AdminSection(token=token).token if token else _no_token(section.token_file)
+    except OSError as error:
+        raise StartError(f"admin.token_file {section.token_file} cannot be read: {error.strerror}") from None
+    except ValueError:  # not ASCII, or against the rule for admin.token; neither text may be shown
+        return _no_token(section.token_file)
+
+
+def _no_token(path: str) -> str:
+    raise StartError(f"admin.token_file {path} has no token: 16 to 1024 printable ASCII characters without spaces")
 
 
 def make_broker(config: Config, seed: int) -> Broker:

@@ -27,11 +27,12 @@ import structlog
 
 from router_daemon import __version__
 from router_daemon.admin.server import AdminServer
-from router_daemon.assembly import make_broker, make_node, make_transport
+from router_daemon.assembly import admin_token, make_broker, make_node, make_transport
 from router_daemon.config import Config
 from router_daemon.core.actions import Action
 from router_daemon.core.broker import Broker
 from router_daemon.core.events import Event
+from router_daemon.core.operating import Operator
 from router_daemon.ring.node import Node
 from router_daemon.state import StateKeeper
 from router_daemon.transport import LINGER_S, Transport
@@ -169,7 +170,15 @@ class Daemon:
             batch_messages=config.limits.batch_messages,
             batch_s=config.limits.batch_ms / 1000.0,
         )
-        self.admin = AdminServer(self.broker, config.admin.bind, node=self.node)
+        self.operator = Operator(self.broker)
+        self.admin = AdminServer(
+            self.broker,
+            config.admin.bind,
+            node=self.node,
+            operator=self.operator,
+            token=admin_token(config.admin),
+            changed=self._changed,
+        )
         state = config.state
         self.state = StateKeeper(
             self.broker, state.dir, write_every_s=state.write_every_s, read_younger_s=state.read_younger_s
@@ -207,6 +216,9 @@ class Daemon:
         gc.set_threshold(GC_YOUNG_OBJECTS, 20, 50)
         notify_systemd("READY=1")
         self._log_start(*bound)
+
+    async def _changed(self) -> None:
+        self.loop.wake()  # there may be news to log
 
     async def _close(self) -> None:
         await self.admin.stop()
