@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import time
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -17,7 +16,6 @@ from router_daemon import __version__
 from router_daemon.config import Config
 from router_daemon.config.embedding import load_projections
 from router_daemon.config.routes import RolloutSection
-from router_daemon.config.sections import AdminSection
 from router_daemon.core.broker import Broker
 from router_daemon.core.settings import (
     AttentionSettings,
@@ -34,7 +32,6 @@ from router_daemon.core.settings import (
     Weights,
     WhySettings,
 )
-from router_daemon.errors import StartError
 from router_daemon.links import Links
 from router_daemon.native import NativeTransport
 from router_daemon.policies.ring_greedy import RingGreedy
@@ -130,27 +127,6 @@ def _rollout(section: RolloutSection) -> RolloutSettings:
         budget_s=values.pop("budget_ms") / 1000.0,
         **values,
     )
-
-
-def admin_token(section: AdminSection) -> str:
-    """Return the token of the admin room, "" for none.
-
-    Raises:
-        StartError: its file cannot be read, or has none.
-    """
-    if not section.token_file:
-        return section.token
-    try:
-        token = Path(section.token_file).read_text("ascii").strip()
-        return AdminSection(token=token).token if token else _no_token(section.token_file)
-    except OSError as error:
-        raise StartError(f"admin.token_file {section.token_file} cannot be read: {error.strerror}") from None
-    except ValueError:  # not ASCII, or against the rule for admin.token; neither text may be shown
-        return _no_token(section.token_file)
-
-
-def _no_token(path: str) -> str:
-    raise StartError(f"admin.token_file {path} has no token: 16 to 1024 printable ASCII characters without spaces")
 
 
 def make_broker(config: Config, seed: int) -> Broker:

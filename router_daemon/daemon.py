@@ -27,8 +27,9 @@ import structlog
 
 from router_daemon import __version__
 from router_daemon.admin.server import AdminServer
-from router_daemon.assembly import admin_token, make_broker, make_node, make_transport
+from router_daemon.assembly import make_broker, make_node, make_transport
 from router_daemon.config import Config
+from router_daemon.config.tokens import admin_token
 from router_daemon.core.actions import Action
 from router_daemon.core.broker import Broker
 from router_daemon.core.events import Event

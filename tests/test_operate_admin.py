@@ -16,10 +16,10 @@ from rollout_kit import rollout_of, send_and_answer, with_candidate
 from router_daemon.admin.gate import Gate, is_loopback
 from router_daemon.admin.server import AdminServer
 from router_daemon.admin.writes import BODY_BYTES
-from router_daemon.assembly import admin_token
 from router_daemon.config.sections import AdminSection
+from router_daemon.config.tokens import admin_token
 from router_daemon.core.operating import MOST_ACTS, Act, Operator
-from router_daemon.errors import StartError
+from router_daemon.errors import ConfigError
 from router_daemon.testing import BrokerFixture
 
 TOKEN: Final = "a-token-of-some-length"
@@ -273,13 +273,13 @@ def test_the_token_may_stand_in_a_file(tmp_path: Path) -> None:
 def test_a_file_without_a_token_ends_the_start(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
-    with pytest.raises(StartError, match="has no token") as raised:
+    with pytest.raises(ConfigError, match="has no token") as raised:
         admin_token(AdminSection(token_file=str(file)))
     assert not content.strip() or content.decode() not in str(raised.value)
 
 
 def test_a_file_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="cannot be read: No such file"):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
         admin_token(AdminSection(token_file=str(tmp_path / "none")))
 
 

@@ -7,7 +7,7 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
@@ -85,9 +85,10 @@ class TransportSection(Section):
     )
 
 
+TOKEN_RULE: Final = "16 to 1024 printable ASCII characters without spaces"  # noqa: S105 - the rule, not a token
 Token = Annotated[
     str,
-    Rule("16 to 1024 printable ASCII characters without spaces, or empty"),
+    Rule(f"{TOKEN_RULE}, or empty"),
     Field(pattern="^([!-~]{16,1024})?$"),
 ]
 
