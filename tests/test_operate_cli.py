@@ -228,3 +228,10 @@ def test_check_reads_the_file_of_the_token_and_shows_no_token(tmp_path: Path, mo
     assert "must not be set together" in both.output
     monkeypatch.delenv("ROUTER_DAEMON__ADMIN__TOKEN")
     assert "cannot be read" in invoke("check").output
+    monkeypatch.setenv("ROUTER_DAEMON__ADMIN__TOKEN", "too short")
+    short = invoke("check")
+    assert (short.exit_code, "short" in short.output, "admin.token = ...: must be 16 to" in short.output) == (
+        2,
+        False,
+        True,
+    )
