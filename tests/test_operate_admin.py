@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +14,9 @@ import structlog
 from conftest import free_port
 from rollout_kit import rollout_of, send_and_answer, with_candidate
 
+from router_daemon.admin.commands import BODY_BYTES
 from router_daemon.admin.gate import Gate, is_loopback
 from router_daemon.admin.server import AdminServer
-from router_daemon.admin.writes import BODY_BYTES
 from router_daemon.config.sections import AdminSection
 from router_daemon.config.tokens import admin_token
 from router_daemon.core.operating import MOST_ACTS, Act, Operator
@@ -306,6 +307,7 @@ def test_every_change_has_another_revision() -> None:
         lambda: operator.override("c", "a", 1.0, 0.0),
         lambda: operator.end_override("c"),
         lambda: operator.remember(Act(0.0, "advance", "", "somebody")),
+        lambda: setattr(broker.broker.routes, "rollout", copy.copy(rollout_of(broker))),
     ]
     for change in changes:
         change()

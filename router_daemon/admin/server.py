@@ -1,4 +1,4 @@
-"""The admin HTTP server: /livez /readyz /metrics /backends /routes /explain /decisions /ring, and what `writes` has.
+"""The admin HTTP server: /livez /readyz /metrics /backends /routes /explain /decisions /ring, and what `commands` has.
 
 Rules: handlers read the broker on the loop it lives on, so they see a consistent state; of many backends a part at a
 time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one
@@ -19,10 +19,10 @@ import numpy as np
 from aiohttp import web
 
 from router_daemon import __version__
+from router_daemon.admin.commands import BODY_BYTES, Commands
 from router_daemon.admin.decisions import wanted_of
 from router_daemon.admin.gate import Gate
 from router_daemon.admin.ring import ring_view
-from router_daemon.admin.writes import BODY_BYTES, Writes
 from router_daemon.core import views, whys
 from router_daemon.core.broker import Broker
 from router_daemon.core.operating import Operator
@@ -60,8 +60,9 @@ class AdminServer:
     ) -> None:
         self._broker = broker
         self._operator = operator or Operator(broker)
-        self._writes = Writes(
-            self._operator, Gate(bind, token), self._routes_view, _json, clock=clock, calendar=calendar, done=changed
+        self._gate = Gate(bind, token)
+        self._commands = Commands(
+            self._operator, self._gate, self._routes_view, _json, clock=clock, calendar=calendar, done=changed
         )
         self._node = node
         self._bind = bind
@@ -106,7 +107,7 @@ class AdminServer:
         app.router.add_get("/decisions", self._decisions)
         app.router.add_get("/decisions/{id:.+}", self._why)
         app.router.add_get("/ring", self._ring)
-        self._writes.add_to(app.router)
+        self._commands.add_to(app.router)
         return app
 
     async def _index(self, _: web.Request) -> web.Response:

@@ -52,6 +52,8 @@ class Operator:
         self.held = ""
         self.acts: deque[Act] = deque(maxlen=MOST_ACTS)
         self.said = 0
+        self._seen: Rollout | None = None
+        self._rollouts = 0
 
     def roll_back(self, now: float, why: str = NOBODY) -> str:
         """Give all that the candidate has to stable, and return what was done in words.
@@ -145,8 +147,10 @@ class Operator:
     def revision(self) -> tuple[int, ...]:
         """Return numbers of which one differs after each change that must outlive a restart."""
         rollout, overrides = self._broker.routes.rollout, self._broker.overrides
+        if rollout is not self._seen:  # another one may have happened to count as far
+            self._seen, self._rollouts = rollout, self._rollouts + 1
         told = (0, 0) if rollout is None else (rollout.told, rollout.windows)
-        return (*told, overrides.changes, self.said)
+        return (self._rollouts, *told, overrides.changes, self.said)
 
     def view(self) -> dict[str, Any]:
         """Return what /routes shows of it, as plain data for JSON."""

@@ -60,7 +60,7 @@ class Command(NamedTuple):
     do: Callable[[Operator, Any, float], str]
 
 
-COMMANDS: Final = {
+PAGES: Final = {
     "rollback": Command(RollBack, lambda operator, body, now: operator.roll_back(now, body.why)),
     "resume": Command(Plain, lambda operator, _, now: operator.resume(now)),
     "advance": Command(Plain, lambda operator, _, now: operator.advance(now)),
@@ -71,7 +71,7 @@ COMMANDS: Final = {
 }
 
 
-class Writes:
+class Commands:
     """The pages.
 
     Args:
@@ -104,7 +104,7 @@ class Writes:
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Open the pages."""
-        for name in COMMANDS:
+        for name in PAGES:
             router.add_post(f"/routes/{name}", self._post)
         router.add_delete("/routes/override", self._delete)
 
@@ -113,7 +113,7 @@ class Writes:
         if objection is not None:
             return await self._refuse(*objection)
         name = request.path.rpartition("/")[2]
-        command = COMMANDS[name]
+        command = PAGES[name]
         try:
             body = msgspec.json.decode(await request.read() or b"{}", type=command.body)
         except web.HTTPRequestEntityTooLarge:
