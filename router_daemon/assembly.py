@@ -120,7 +120,7 @@ def make_ring_attention(config: Config) -> RingAttentionSettings:
 
 
 def _rollout(section: RolloutSection) -> RolloutSettings:
-    values = section.model_dump()
+    values = section.model_dump(exclude={"rollback_file"})
     return RolloutSettings(
         stage_s=values.pop("stage_minutes") * 60.0,
         window_s=values.pop("window_minutes") * 60.0,

@@ -29,9 +29,12 @@ from router_daemon import __version__
 from router_daemon.admin.server import AdminServer
 from router_daemon.assembly import make_broker, make_node, make_transport
 from router_daemon.config import Config
+from router_daemon.config.tokens import admin_token
 from router_daemon.core.actions import Action
 from router_daemon.core.broker import Broker
 from router_daemon.core.events import Event
+from router_daemon.core.operating import Operator
+from router_daemon.operations.keeper import OperationsKeeper
 from router_daemon.ring.node import Node
 from router_daemon.state import StateKeeper
 from router_daemon.transport import LINGER_S, Transport
@@ -169,10 +172,25 @@ class Daemon:
             batch_messages=config.limits.batch_messages,
             batch_s=config.limits.batch_ms / 1000.0,
         )
-        self.admin = AdminServer(self.broker, config.admin.bind, node=self.node)
+        self.operator = Operator(self.broker)
+        self.admin = AdminServer(
+            self.broker,
+            config.admin.bind,
+            node=self.node,
+            operator=self.operator,
+            token=admin_token(config.admin),
+            changed=self._changed,
+        )
         state = config.state
         self.state = StateKeeper(
             self.broker, state.dir, write_every_s=state.write_every_s, read_younger_s=state.read_younger_s
+        )
+        self.operations = OperationsKeeper(
+            self.broker,
+            self.operator,
+            directory=state.dir,
+            rollback_file=config.rollout.rollback_file,
+            wake=self.loop.wake,
         )
         self._signals = 0
         self._drained = asyncio.Event()
@@ -194,6 +212,7 @@ class Daemon:
     async def _start(self, *, signals: bool) -> None:
         loop = asyncio.get_running_loop()
         self.state.restore()
+        self.operations.restore()
         config = self.config
         addresses = [config.frontend.addresses, config.backend.addresses]
         addresses += [config.ring.addresses] if self.node else []
@@ -203,13 +222,19 @@ class Daemon:
             loop.add_signal_handler(number, self.stop)
         self.loop.start(loop)
         self.state.start()
+        self.operations.start()
         gc.freeze()
         gc.set_threshold(GC_YOUNG_OBJECTS, 20, 50)
         notify_systemd("READY=1")
         self._log_start(*bound)
 
+    async def _changed(self) -> None:
+        self.loop.wake()  # there may be news to log
+        await self.operations.save()
+
     async def _close(self) -> None:
         await self.admin.stop()
+        await self.operations.finish(write=self._signals < 2)
         await self.transport.close(LINGER_S if self._signals < 2 else 0.0)
 
     def stop(self) -> None:

@@ -38,7 +38,10 @@ IMPURE = {
     "uvloop",
     "zmq",
 }
-SHELL = ("transport", "native", "dialling", "links", "zmq_links", "metrics", "admin", "state", "journal", "fleet")
+SHELL = (
+    *("transport", "native", "dialling", "links", "zmq_links", "metrics", "admin", "state", "operations"),
+    *("journal", "fleet"),
+)
 MAY_KNOW = {("admin", "metrics"), ("native", "transport"), ("transport", "zmq_links")} | {
     (links, other) for links in ("links", "zmq_links") for other in ("native", "transport", "dialling")
 }
@@ -59,6 +62,7 @@ DAEMON_SIDE = (
     "families",
     "admin",
     "state",
+    "operations",
     "daemon",
     "config",
     "testing",

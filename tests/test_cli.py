@@ -292,6 +292,7 @@ def test_send_to_nobody_gives_up_soon(tmp_path: Path) -> None:
                 "explain",
                 "why",
                 "ring",
+                "route",
                 "send",
                 "serve",
                 "simulate",

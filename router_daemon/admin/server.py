@@ -1,4 +1,4 @@
-"""The admin HTTP server: /livez /readyz /metrics /backends /routes /explain /decisions /ring, read-only.
+"""The admin HTTP server: /livez /readyz /metrics /backends /routes /explain /decisions /ring, and what `commands` has.
 
 Rules: handlers read the broker on the loop it lives on, so they see a consistent state; of many backends a part at a
 time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one
@@ -11,7 +11,7 @@ import asyncio
 import base64
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -19,10 +19,13 @@ import numpy as np
 from aiohttp import web
 
 from router_daemon import __version__
+from router_daemon.admin.commands import BODY_BYTES, Commands
 from router_daemon.admin.decisions import wanted_of
+from router_daemon.admin.gate import Gate
 from router_daemon.admin.ring import ring_view
 from router_daemon.core import views, whys
 from router_daemon.core.broker import Broker
+from router_daemon.core.operating import Operator
 from router_daemon.errors import StartError
 from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
 from router_daemon.ring.node import Node
@@ -33,7 +36,15 @@ LINE_BYTES: Final = 131_072
 
 
 class AdminServer:
-    """Serves one broker; `bind` is HOST:PORT, or "" for no server; `calendar` returns seconds since 1970."""
+    """Serves one broker.
+
+    Args:
+        broker: whose state is shown.
+        bind: HOST:PORT, or "" for no server.
+        clock: seconds, the broker's. calendar: seconds since 1970.
+        node: where the broker is one of a ring.
+        operator: does what the pages that write are asked. token: for those, "" for none. changed: awaited after each.
+    """
 
     def __init__(
         self,
@@ -43,8 +54,16 @@ class AdminServer:
         *,
         calendar: Callable[[], float] = time.time,
         node: Node | None = None,
+        operator: Operator | None = None,
+        token: str = "",
+        changed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._broker = broker
+        self._operator = operator or Operator(broker)
+        self._gate = Gate(bind, token)
+        self._commands = Commands(
+            self._operator, self._gate, self._routes_view, _json, clock=clock, calendar=calendar, done=changed
+        )
         self._node = node
         self._bind = bind
         self._clock = clock
@@ -77,7 +96,7 @@ class AdminServer:
             self._runner = None
 
     def _app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(client_max_size=BODY_BYTES)
         app.router.add_get("/", self._index)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -88,6 +107,7 @@ class AdminServer:
         app.router.add_get("/decisions", self._decisions)
         app.router.add_get("/decisions/{id:.+}", self._why)
         app.router.add_get("/ring", self._ring)
+        self._commands.add_to(app.router)
         return app
 
     async def _index(self, _: web.Request) -> web.Response:
@@ -120,7 +140,10 @@ class AdminServer:
         return await _json({} if self._node is None else ring_view(self._node, self._clock()))
 
     async def _routes(self, _: web.Request) -> web.Response:
-        return await _json(views.routes(self._broker, self._clock()))
+        return await _json(self._routes_view())
+
+    def _routes_view(self) -> dict[str, Any]:
+        return views.routes(self._broker, self._clock()) | self._operator.view()
 
     async def _explain(self, request: web.Request) -> web.Response:
         capability = request.query.get("capability", "")

@@ -21,8 +21,9 @@ from typing import Annotated
 import typer
 
 from router_daemon import __version__
-from router_daemon.cli import comparing, lab, reproducing
+from router_daemon.cli import comparing, lab, operating, reproducing
 from router_daemon.cli.exits import USAGE, CommandError, reported
+from router_daemon.cli.options import Admin, AsJson, ConfigFile, admin_address, reachable
 from router_daemon.config import addresses, load_config
 from router_daemon.config.sources import Flag
 
@@ -45,15 +46,12 @@ class Mode(enum.StrEnum):
     SINGLE = "single"
 
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file to read.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set one key, over file and environment; may be repeated."),
 ]
-Admin = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The daemon's admin room. [default: configured]")]
 Capability = Annotated[str, typer.Option(metavar="C", help="What a backend must offer.")]
 Priority = Annotated[int, typer.Option(metavar="N", min=1, max=4, help="1 low, 2 medium, 3 high, 4 critical.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the daemon's JSON answer.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -119,9 +117,11 @@ def check(
     Exit code: 0 where it is right, else 2, with a line for every fault.
     """
     from router_daemon.config.embedding import load_projections
+    from router_daemon.config.tokens import admin_token
 
     loaded = load_config(config, os.environ, overrides or ())
     load_projections(loaded.ring_attention.projections)  # a file that is none would be refused at the start
+    admin_token(loaded.admin)
     if show:
         from router_daemon.config.text import effective_text
 
@@ -148,7 +148,7 @@ def backends(
     """
     from router_daemon.cli import asking
 
-    answer = asking.fetch(_admin_address(admin, config), "/backends")
+    answer = asking.fetch(admin_address(admin, config), "/backends")
     print(json.dumps(answer, indent=2) if as_json else asking.backends_text(answer, services=services))
 
 
@@ -182,7 +182,7 @@ def explain(
     query: dict[str, str | float] = {} if max_cost is None else {"max_cost": max_cost}
     if embedding is not None:
         query["embedding"] = embeddings.packed(embeddings.read(embedding))
-    answer = asking.fetch(_admin_address(admin, config), "/explain", capability=wanted, priority=priority, **query)
+    answer = asking.fetch(admin_address(admin, config), "/explain", capability=wanted, priority=priority, **query)
     print(json.dumps(answer, indent=2) if as_json else explaining.explain_text(answer))
     asking.raise_error_of(answer)
 
@@ -218,7 +218,7 @@ def why(
     asked = {key: value for key, value in (*filters.items(), ("since", since)) if value is not None}
     if ident and asked:
         raise CommandError(USAGE, f"why takes an ID or --{next(iter(asked))}, not both")
-    address = _admin_address(admin, config)
+    address = admin_address(admin, config)
     if ident:
         answer = asking.fetch(address, telling.path_of(ident))
     else:
@@ -238,7 +238,7 @@ def ring(config: ConfigFile = None, admin: Admin = None, as_json: AsJson = False
     """
     from router_daemon.cli import asking, ringing
 
-    answer = asking.fetch(_admin_address(admin, config), "/ring")
+    answer = asking.fetch(admin_address(admin, config), "/ring")
     print(json.dumps(answer, indent=2) if as_json else ringing.ring_text(answer))
 
 
@@ -316,6 +316,7 @@ def serve(
     serving.serve(name, list(dict.fromkeys(capability)), command, address, slots, prefetch)
 
 
+app.add_typer(operating.app)
 app.command()(lab.simulate)
 app.command()(lab.guard)
 app.command()(comparing.compare)
@@ -329,21 +330,7 @@ def _socket(option: str, flag: str | None, file: Path | None, section: str) -> s
         flag = (loaded.frontend if section == "frontend" else loaded.backend).addresses[0]
     if "://" not in flag:
         raise CommandError(USAGE, f"{option} {flag}: must be {addresses.ENDPOINT_RULE}")
-    return _reachable(option, flag)
-
-
-def _admin_address(flag: str | None, file: Path | None) -> str:
-    address = load_config(file, os.environ).admin.bind if flag is None else flag
-    if not address:
-        raise CommandError(USAGE, "the admin room is switched off (admin.bind): say where it is with --admin HOST:PORT")
-    return _reachable("--admin", address)
-
-
-def _reachable(option: str, address: str) -> str:
-    try:
-        return addresses.reachable(address)
-    except ValueError as error:
-        raise CommandError(USAGE, f"{option} {address}: {error}") from None
+    return reachable(option, flag)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -24,8 +24,16 @@ from router_daemon.logs import printable
 TIMEOUT_S: Final = 5.0
 ANSWER_BYTES: Final = 64 * 1024 * 1024
 DETAIL_BYTES: Final = 500
+REFUSALS: Final = frozenset({400, 401, 403, 409, 413, 415})
 
 Row = Mapping[str, Any]
+
+
+class _Straight(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: a token would go with it."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 def fetch(admin: str, path: str, **query: str | float) -> dict[str, Any]:
@@ -35,25 +43,45 @@ def fetch(admin: str, path: str, **query: str | float) -> dict[str, Any]:
         CommandError: there is no daemon, its answer is none, or it is one that the daemon has nothing for (404).
     """
     url = f"http://{admin}{path}?{urllib.parse.urlencode(query)}"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return _answer(urllib.request.Request(url), f"http://{admin}{path}", {HTTPStatus.NOT_FOUND})
+
+
+def tell(
+    admin: str, path: str, body: Mapping[str, Any], token: str, *, method: str = "POST", **query: str
+) -> dict[str, Any]:
+    """Have a daemon do something, and return the JSON object that it answers; `token`: "" for none.
+
+    Raises:
+        CommandError: there is no daemon, or it refuses (400, 401, 403, 409, 413, 415).
+    """
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    url = f"http://{admin}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
+    data = json.dumps(body).encode() if method == "POST" else None
+    request = urllib.request.Request(url, data, headers, method=method)
+    return _answer(request, f"http://{admin}{path}", REFUSALS)
+
+
+def _answer(request: urllib.request.Request, place: str, refusals: Collection[int]) -> dict[str, Any]:
+    """Return a JSON object; an answer with one of the statuses `refusals` is the daemon's no."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Straight)
     try:
-        with opener.open(url, timeout=TIMEOUT_S) as response:
+        with opener.open(request, timeout=TIMEOUT_S) as response:
             answer = json.loads(response.read(ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         with error:
             body = error.read(DETAIL_BYTES)
         said = _said(body)
-        if error.code == HTTPStatus.NOT_FOUND and said is not None:
+        if error.code in refusals and said is not None:
             raise CommandError(REFUSED, said) from None
         detail = body.decode(errors="replace").strip() if said is None else said
-        raise CommandError(NO_DAEMON, f"http://{admin}{path} answered {error.code} {error.reason}: {detail}") from None
+        raise CommandError(NO_DAEMON, f"{place} answered {error.code} {error.reason}: {detail}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise CommandError(NO_DAEMON, f"no daemon's admin room at {admin}: {_why(reason)}") from None
+        raise CommandError(NO_DAEMON, f"no daemon's admin room at {request.host}: {_why(reason)}") from None
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
-        raise CommandError(NO_DAEMON, f"http://{admin}{path} answered something that is no JSON object")
+        raise CommandError(NO_DAEMON, f"{place} answered something that is no JSON object")
     return answer
 
 

@@ -120,6 +120,9 @@ def _broken_relations(config: Config) -> list[Broken]:
         if small > large:
             broken.append(Broken(((low, small),), "must be at most", (high, large)))
     broken += _broken_routes(config)
+    if config.admin.token and config.admin.token_file:
+        pair = ("admin.token_file", config.admin.token_file)
+        broken.append(Broken((("admin.token", "..."),), "must not be set together with", pair))
     weights = tuple((f"weights.{name}", value) for name, value in config.weights)
     if not any(value for _, value in weights):
         broken.append(Broken(weights, "one at least must be above 0"))

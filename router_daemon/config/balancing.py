@@ -318,7 +318,8 @@ class StateSection(Section):
 
     dir: str = Field(
         default="",
-        description='Directory in which profiles are kept, written every write_every_s and at exit; "" for none. '
+        description="Directory in which profiles are kept, written every write_every_s and at exit, and what "
+        'people have said of rollouts and overrides, written at once; "" for none. '
         "A restarted daemon then knows at once who is fast and who fails. One for each daemon; made where it is "
         "missing, and if it cannot be written, the daemon does not start.",
     )

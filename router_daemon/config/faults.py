@@ -105,7 +105,8 @@ def _faults_of(error: ErrorDetails, model: type[BaseModel], sources: Sources) ->
         return
     field = _field(model, path)
     must = f"must be {allowed(field)}{_nearest_choice(error['input'], field)}"
-    yield Fault(_origin(path, sources), f"{'.'.join(path)} = {_shown(error['input'])}: {must}")
+    shown = _shown(error["input"]) if field.repr else "..."  # a secret with a slip in it is still one
+    yield Fault(_origin(path, sources), f"{'.'.join(path)} = {shown}: {must}")
 
 
 def _origin(path: KeyPath, sources: Sources) -> Origin:

@@ -202,3 +202,8 @@ class RolloutSection(Section):
         description="The policy that decides where another one raises, chooses whom it may not, or is too slow. The "
         "default is the simplest that knows load.",
     )
+    rollback_file: str = Field(
+        default="",
+        description="While this file exists the rollout is rolled back, and stays so afterwards until somebody resumes "
+        'it: what on-call can touch where nothing else works. Looked at once a second. "": none.',
+    )

@@ -7,7 +7,7 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
@@ -85,13 +85,33 @@ class TransportSection(Section):
     )
 
 
+TOKEN_RULE: Final = "16 to 1024 printable ASCII characters without spaces"  # noqa: S105 - the rule, not a token
+Token = Annotated[
+    str,
+    Rule(f"{TOKEN_RULE}, or empty"),
+    Field(pattern="^([!-~]{16,1024})?$"),
+]
+
+
 class AdminSection(Section):
-    """The HTTP room for people and monitoring: /metrics, /livez, /readyz, /backends, /explain, /decisions, /ring."""
+    """The HTTP room for people and monitoring: /metrics, /readyz, /backends, /routes, /explain, /decisions, /ring."""
 
     bind: HostPort = Field(
         default="127.0.0.1:9575",
         description='HOST:PORT of the HTTP server, or "" for none. It tells everything to whoever asks, hence loopback'
         " by default; bind it wider only where Prometheus needs it and a firewall stands before it.",
+    )
+    token: Token = Field(
+        default="",
+        repr=False,
+        description='What the pages that change something (POST /routes/...) ask for, as "Authorization: Bearer '
+        'TOKEN". "": none, and then they work only where bind is loopback. Better said in token_file or in '
+        "ROUTER_DAEMON__ADMIN__TOKEN than in a file that others may read.",
+    )
+    token_file: str = Field(
+        default="",
+        description='The file that has the token, read at the start; spaces and line ends around it do not count. "": '
+        "none.",
     )
 
 

@@ -93,8 +93,17 @@ def _setting_text(name: str, value: Any) -> str:
     return f"{name} = {toml_value_text(value)}"
 
 
+def _shown(table: BaseModel, name: str, value: Any) -> str:
+    if value and not type(table).model_fields[name].repr:
+        return f"# {name} is set, and not shown"
+    return _setting_text(name, value)
+
+
 def effective_text(config: BaseModel) -> str:
-    """Return every setting in force as TOML; absent ones are left out, so that it reads back as the same."""
+    """Return every setting in force as TOML; absent ones are left out, so that it reads back as the same.
+
+    What is not to be shown (`repr=False`) is a comment.
+    """
     lines = []
     for section, settings in config:
         tables = {section: settings}
@@ -102,7 +111,7 @@ def effective_text(config: BaseModel) -> str:
             tables = {f"{section}.{name}": table for name, table in settings.items()}
         for header, table in tables.items():
             lines.append(f"[{header}]")
-            lines += [_setting_text(name, value) for name, value in table if value is not None]
+            lines += [_shown(table, name, value) for name, value in table if value is not None]
             lines.append("")
     return "\n".join(lines)
 

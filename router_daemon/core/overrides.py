@@ -25,11 +25,15 @@ class Override(Struct, frozen=True):
 
 
 class Overrides:
-    """The overrides in force, by capability; `in_force` is empty nearly always, and then costs a look."""
+    """The overrides in force, by capability; `in_force` is empty nearly always, and then costs a look.
+
+    `applied` counts messages that went where one says, `changes` how often one was made or ended by a person.
+    """
 
     def __init__(self) -> None:
         self.in_force: dict[str, Override] = {}
         self.applied = 0
+        self.changes = 0
 
     def set(self, capability: str, backend: str, for_s: float, now: float) -> None:
         """Send a capability's new messages to one backend for so long.
@@ -43,10 +47,13 @@ class Overrides:
         if capability not in self.in_force and len(self.in_force) >= MOST_OVERRIDES:
             raise ValueError(f"{MOST_OVERRIDES} overrides are in force, and no more are allowed")
         self.in_force[capability] = Override(backend, now + for_s)
+        self.changes += 1
 
     def clear(self, capability: str) -> bool:
         """End one, and tell whether there was one."""
-        return self.in_force.pop(capability, None) is not None
+        there = self.in_force.pop(capability, None) is not None
+        self.changes += there
+        return there
 
     def backend(self, capability: str, now: float) -> str | None:
         """Return the backend that a new message is to go to, None where nothing is said."""

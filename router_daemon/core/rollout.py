@@ -73,7 +73,8 @@ class Rollout:
     Attributes:
         state: `running`, `rolled back` or `done`. reason: why it was rolled back.
         percent: the candidate's, while it runs. stage: how many stages have been begun.
-        history: of what happened, the newest last; news: the same, for the shell to log and clear.
+        history: of what happened, the newest last; news: the same, for the shell to log and clear. told: how often
+            something happened, ever.
         verdicts: how often the guard stopped the candidate, by what.
     """
 
@@ -93,6 +94,7 @@ class Rollout:
         self.window_at = 0.0
         self.history: deque[Happened] = deque(maxlen=MOST_EVENTS)
         self.news: list[Happened] = []
+        self.told = 0
         self.verdicts = {"success": 0, "p99": 0, "policy": 0}
         self._retired: set[str] = set()
         self._restored = False
@@ -209,6 +211,7 @@ class Rollout:
         happened = Happened(now, what, route.name, detail)
         self.history.append(happened)
         self.news.append(happened)
+        self.told += 1
 
     def _retire(self, route: Route, why: str, now: float) -> None:
         if route.name not in self._retired:
@@ -318,6 +321,7 @@ class Rollout:
             "windows": self.windows,
             "verdicts": dict(self.verdicts),
             "retired": sorted(self._retired),
+            "history": self._told(now),
         }
 
     def restore(self, kept: dict[str, Any], now: float) -> bool:
@@ -329,6 +333,8 @@ class Rollout:
         self.windows = kept["windows"]
         self.verdicts.update(kept["verdicts"])
         self._retired.update(kept["retired"])
+        for each in kept.get("history", ()):
+            self.history.append(Happened(now - each["age_s"], each["what"], each["route"], each["detail"]))
         self._restored = True
         self._share()
         self._new_window(now)
@@ -362,11 +368,14 @@ class Rollout:
             },
             "verdicts": dict(self.verdicts),
             "to_be_retired": sorted(self._retired),
-            "history": [
-                {"age_s": now - each.at, "what": each.what, "route": each.route, "detail": each.detail}
-                for each in self.history
-            ],
+            "history": self._told(now),
         }
+
+    def _told(self, now: float) -> list[dict[str, Any]]:
+        return [
+            {"age_s": now - each.at, "what": each.what, "route": each.route, "detail": each.detail}
+            for each in self.history
+        ]
 
 
 def _side(route: Route) -> Side:
