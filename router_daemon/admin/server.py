@@ -1,8 +1,8 @@
-"""The admin HTTP server: /livez /readyz /metrics /backends /routes /explain /decisions /ring, read-only.
+"""The admin HTTP server: /livez /readyz /metrics /backends /routes /explain /decisions /ring; POST /reload.
 
 Rules: handlers read the broker on the loop it lives on, so they see a consistent state; of many backends a part at a
 time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one
-clear sentence. /livez and /readyz say one word.
+clear sentence. /livez and /readyz say one word. Who may change something: `writes`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import asyncio
 import base64
 import math
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
@@ -21,11 +21,15 @@ from aiohttp import web
 from router_daemon import __version__
 from router_daemon.admin.decisions import wanted_of
 from router_daemon.admin.ring import ring_view
+from router_daemon.admin.writes import objection
 from router_daemon.core import views, whys
 from router_daemon.core.broker import Broker
-from router_daemon.errors import StartError
+from router_daemon.errors import ConfigError, StartError
 from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
 from router_daemon.ring.node import Node
+
+if TYPE_CHECKING:
+    from router_daemon.reloading import Reloaded
 
 SHUTDOWN_S: Final = 1.0
 LINE_BYTES: Final = 131_072
@@ -43,9 +47,11 @@ class AdminServer:
         *,
         calendar: Callable[[], float] = time.time,
         node: Node | None = None,
+        reload: Callable[[], Awaitable[Reloaded]] | None = None,
     ) -> None:
         self._broker = broker
         self._node = node
+        self._reload = reload
         self._bind = bind
         self._clock = clock
         self._calendar = calendar
@@ -88,6 +94,8 @@ class AdminServer:
         app.router.add_get("/decisions", self._decisions)
         app.router.add_get("/decisions/{id:.+}", self._why)
         app.router.add_get("/ring", self._ring)
+        if self._reload is not None:
+            app.router.add_post("/reload", self._reloaded)
         return app
 
     async def _index(self, _: web.Request) -> web.Response:
@@ -157,6 +165,17 @@ class AdminServer:
         if not found:
             return await _json({"error": whys.nothing(self._broker, text, now)}, 404)
         return await _json({"decisions": found})
+
+    async def _reloaded(self, request: web.Request) -> web.Response:
+        assert self._reload is not None
+        refusal = objection(request)
+        if refusal is not None:
+            return await _json({"error": refusal[0]}, refusal[1])
+        try:
+            reloaded = await self._reload()
+        except ConfigError as error:
+            return await _json({"error": str(error)}, 422)
+        return await _json(reloaded.view())
 
 
 def _cost(text: str | None) -> float | None:

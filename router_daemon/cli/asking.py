@@ -23,7 +23,9 @@ from router_daemon.logs import printable
 
 TIMEOUT_S: Final = 5.0
 ANSWER_BYTES: Final = 64 * 1024 * 1024
+ERROR_BYTES: Final = 65_536
 DETAIL_BYTES: Final = 500
+REFUSALS: Final = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY})
 
 Row = Mapping[str, Any]
 
@@ -34,18 +36,31 @@ def fetch(admin: str, path: str, **query: str | float) -> dict[str, Any]:
     Raises:
         CommandError: there is no daemon, its answer is none, or it is one that the daemon has nothing for (404).
     """
-    url = f"http://{admin}{path}?{urllib.parse.urlencode(query)}"
+    return _answer(admin, path, urllib.request.Request(f"http://{admin}{path}?{urllib.parse.urlencode(query)}"))
+
+
+def post(admin: str, path: str) -> dict[str, Any]:
+    """Have the daemon do something, and return the JSON object that it answers.
+
+    Raises:
+        CommandError: as of `fetch`, or it refuses.
+    """
+    headers = {"Content-Type": "application/json"}
+    return _answer(admin, path, urllib.request.Request(f"http://{admin}{path}", b"{}", headers))
+
+
+def _answer(admin: str, path: str, request: urllib.request.Request) -> dict[str, Any]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=TIMEOUT_S) as response:
+        with opener.open(request, timeout=TIMEOUT_S) as response:
             answer = json.loads(response.read(ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            body = error.read(DETAIL_BYTES)
+            body = error.read(ERROR_BYTES)
         said = _said(body)
-        if error.code == HTTPStatus.NOT_FOUND and said is not None:
+        if error.code in REFUSALS and said is not None:
             raise CommandError(REFUSED, said) from None
-        detail = body.decode(errors="replace").strip() if said is None else said
+        detail = body[:DETAIL_BYTES].decode(errors="replace").strip() if said is None else said
         raise CommandError(NO_DAEMON, f"http://{admin}{path} answered {error.code} {error.reason}: {detail}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)

@@ -18,6 +18,7 @@ from msgspec import UNSET
 
 from router_daemon.core.actions import Action, Deliver, Piece
 from router_daemon.core.backends import Backend
+from router_daemon.core.changes import Changed, check_change
 from router_daemon.core.choosing import Chooser
 from router_daemon.core.chores import Chores, Housekeeping, Look
 from router_daemon.core.clients import Clients
@@ -143,6 +144,7 @@ class Broker:
             Claim: self._members.claim_due,
             Housekeeping: self._chores.keep_house,
             Look: self._chores.look,
+            Changed: self._serve_all,
         }
 
     # --- what the shell calls ---
@@ -150,6 +152,38 @@ class Broker:
     def start(self, now: float) -> None:
         """Schedule what recurs."""
         self._chores.start(now)
+
+    def configure(
+        self,
+        settings: Settings,
+        policy: Policy,
+        now: float,
+        *,
+        routes: Sequence[RouteSpec],
+        fallback: Policy,
+        make_policy: Callable[[str], Policy | None] | None = None,
+    ) -> None:
+        """Take over other settings and routes while messages are open; arguments as for a new broker.
+
+        Open messages go on as they were admitted, with their deadlines; every further decision is made anew. A policy
+        that a route of the same name has already keeps what it has learnt. Whoever waits is looked at again at once.
+
+        Raises:
+            ValueError: one of `FIXED` differs, or a route that the rollout names is not there; nothing has changed.
+        """
+        check_change(self.settings, settings, {settings.rollout.stable, *(spec.name for spec in routes)})
+        self.settings, self.policy = settings, policy
+        stable = RouteSpec(settings.rollout.stable, policy, settings.cache_ttl_s)
+        self.registry.configure(settings, now)
+        make = make_policy if settings.policy_override else None
+        self.routes.configure(settings, (stable, *routes), fallback, make, now)
+        self.rankings = self.routes.stable.rankings
+        self.dispatcher.configure(settings)
+        self._settler.configure(self.routes.observer)
+        self._members.configure(settings)
+        self._clients.configure(settings)
+        self._chores.configure(now)
+        self._timers.schedule(Changed(), now, now)
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in one event and return what is to be sent."""
@@ -226,6 +260,11 @@ class Broker:
         if due is not None and now - due > self.settings.heartbeat_s:
             for backend in self.registry.by_name.values():
                 backend.last_seen = min(now, backend.last_seen + now - due)
+
+    def _serve_all(self, _: Changed, now: float) -> None:
+        """Look again for all who wait: other settings may let them go, or leave them nobody."""
+        self.serving.give_up_hopeless(now)
+        self.serving.serve_others(list(self.registry.pools()), now)
 
     def take_news(self) -> list[tuple[str, str]]:
         """Return who joined, left or was lost since the last call: (what, backend's name)."""

@@ -35,12 +35,19 @@ class Chores:
         self._routes = routes
         self._overrides = overrides
         self._timers = timers
+        self._looks = False
 
     def start(self, now: float) -> None:
         """Schedule what recurs."""
         self._timers.schedule(Housekeeping(), now + HOUSEKEEPING_S, now)
         if self._routes.rollout is not None:
             self._routes.rollout.begin(now)
+        self.configure(now)
+
+    def configure(self, now: float) -> None:
+        """Begin to look where there is a rollout now."""
+        if self._routes.rollout is not None and not self._looks:
+            self._looks = True
             self._timers.schedule(Look(), now + TICK_S, now)
 
     def keep_house(self, item: Housekeeping, now: float) -> None:
@@ -51,6 +58,8 @@ class Chores:
 
     def look(self, item: Look, now: float) -> None:
         """See how the rollout does."""
-        self._timers.schedule(item, now + TICK_S, now)
-        if self._routes.rollout is not None:
-            self._routes.rollout.tick(now)
+        rollout = self._routes.rollout
+        self._looks = rollout is not None
+        if rollout is not None:
+            self._timers.schedule(item, now + TICK_S, now)
+            rollout.tick(now)
