@@ -167,15 +167,8 @@ def reconfigure(
     by_route = {name: route.policy for name, route in routes.by_name.items()}
     asked_for = frozenset(by_route.keys() - configured.keys())
     kept = Kept(broker.settings, before.routing.policy, by_route, asked_for, routes.fallback.policy)
-    plan = plan_again(settings, rng, policy=after.routing.policy, kept=kept)
-    broker.configure(
-        settings,
-        plan.policy,
-        now,
-        make_policy=lambda name: named_policy(name, settings, rng),
-        routes=plan.routes,
-        fallback=plan.fallback,
-    )
+    outlay = plan_again(settings, rng, policy=after.routing.policy, kept=kept)
+    broker.configure(settings, outlay, now)
     if node is not None:
         _lay_out(node)
 

@@ -18,9 +18,9 @@ from msgspec import UNSET
 
 from router_daemon.core.actions import Action, Deliver, Piece
 from router_daemon.core.backends import Backend
-from router_daemon.core.changes import Changed, check_change
+from router_daemon.core.changes import Outlay, Rooms
 from router_daemon.core.choosing import Chooser
-from router_daemon.core.chores import Chores, Housekeeping, Look
+from router_daemon.core.chores import Changed, Chores, Housekeeping, Look
 from router_daemon.core.clients import Clients
 from router_daemon.core.counts import Counts
 from router_daemon.core.decisions import Decisions
@@ -91,8 +91,7 @@ class Broker:
         fallback: Policy | None = None,
         make_policy: Callable[[str], Policy | None] | None = None,
     ) -> None:
-        self.settings = settings
-        self.policy = policy
+        self.settings, self.policy = settings, policy
         self.counts = Counts(settings.label_values)
         self.routes = Routes(settings, self.counts, rng, make_policy if settings.policy_override else None)
         self.registry = Registry(settings, self.counts, self.routes.watch)
@@ -118,6 +117,8 @@ class Broker:
             settings, self.registry, self.dispatcher, self.routes, self.overrides, self.counts, emit, instance
         )
         self._chores = Chores(self.registry, self.routes, self.overrides, self._timers)
+        rooms = self.registry, self.routes, self.dispatcher, self.serving, self._settler, self._members, self._clients
+        self._rooms = Rooms(*rooms, self._chores)
         self.faults: list[tuple[str, Exception]] = []
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Send: self._clients.send,
@@ -144,7 +145,7 @@ class Broker:
             Claim: self._members.claim_due,
             Housekeeping: self._chores.keep_house,
             Look: self._chores.look,
-            Changed: self._serve_all,
+            Changed: self._rooms.serve_all,
         }
 
     # --- what the shell calls ---
@@ -153,37 +154,14 @@ class Broker:
         """Schedule what recurs."""
         self._chores.start(now)
 
-    def configure(
-        self,
-        settings: Settings,
-        policy: Policy,
-        now: float,
-        *,
-        routes: Sequence[RouteSpec],
-        fallback: Policy,
-        make_policy: Callable[[str], Policy | None] | None = None,
-    ) -> None:
-        """Take over other settings and routes while messages are open; arguments as for a new broker.
-
-        Open messages go on as they were admitted, with their deadlines; every further decision is made anew. A policy
-        that a route of the same name has already keeps what it has learnt. Whoever waits is looked at again at once.
+    def configure(self, settings: Settings, outlay: Outlay, now: float) -> None:
+        """Take over other settings and routes while messages are open; see `changes`.
 
         Raises:
-            ValueError: one of `FIXED` differs, or a route that the rollout names is not there; nothing has changed.
+            ValueError: a setting differs that cannot change, or a route is missing; nothing has changed.
         """
-        check_change(self.settings, settings, {settings.rollout.stable, *(spec.name for spec in routes)})
-        self.settings, self.policy = settings, policy
-        stable = RouteSpec(settings.rollout.stable, policy, settings.cache_ttl_s)
-        self.registry.configure(settings, now)
-        make = make_policy if settings.policy_override else None
-        self.routes.configure(settings, (stable, *routes), fallback, make, now)
-        self.rankings = self.routes.stable.rankings
-        self.dispatcher.configure(settings)
-        self._settler.configure(self.routes.observer)
-        self._members.configure(settings)
-        self._clients.configure(settings)
-        self._chores.configure(now)
-        self._timers.schedule(Changed(), now, now)
+        self._rooms.configure(settings, outlay, now)
+        self.settings, self.policy, self.rankings = settings, outlay.routes[0].policy, self.routes.stable.rankings
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in one event and return what is to be sent."""
@@ -260,11 +238,6 @@ class Broker:
         if due is not None and now - due > self.settings.heartbeat_s:
             for backend in self.registry.by_name.values():
                 backend.last_seen = min(now, backend.last_seen + now - due)
-
-    def _serve_all(self, _: Changed, now: float) -> None:
-        """Look again for all who wait: other settings may let them go, or leave them nobody."""
-        self.serving.give_up_hopeless(now)
-        self.serving.serve_others(list(self.registry.pools()), now)
 
     def take_news(self) -> list[tuple[str, str]]:
         """Return who joined, left or was lost since the last call: (what, backend's name)."""

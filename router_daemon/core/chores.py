@@ -27,6 +27,12 @@ class Look(Struct, eq=False):
     bucket: dict[Any, None] | None = None
 
 
+class Changed(Struct, eq=False):
+    """The moment to look again for those who wait, as settings have changed."""
+
+    bucket: dict[Any, None] | None = None
+
+
 class Chores:
     """Does them, and schedules the next time."""
 
@@ -42,10 +48,14 @@ class Chores:
         self._timers.schedule(Housekeeping(), now + HOUSEKEEPING_S, now)
         if self._routes.rollout is not None:
             self._routes.rollout.begin(now)
-        self.configure(now)
+        self._look_on(now)
 
     def configure(self, now: float) -> None:
-        """Begin to look where there is a rollout now."""
+        """Settings and routes have changed: look for those who wait, and how the rollout does that there is now."""
+        self._timers.schedule(Changed(), now, now)
+        self._look_on(now)
+
+    def _look_on(self, now: float) -> None:
         if self._routes.rollout is not None and not self._looks:
             self._looks = True
             self._timers.schedule(Look(), now + TICK_S, now)

@@ -61,20 +61,11 @@ class Decisions:
         slow_s, slow_times: see the module's rules.
     """
 
-    __slots__ = (
-        "_every_s",
-        "_next",
-        "_on",
-        "critical",
-        "sample_at",
-        "shelf",
-        "slow_s",
-        "slow_times",
-    )
+    __slots__ = ("_every_s", "_next", "_on", "critical", "sample_at", "shelf", "slow_s", "slow_times")
 
     def __init__(self, settings: Settings) -> None:
         self._next: dict[str, float] = {}  # kind of decision or code of a refusal -> when the next one is due
-        self.shelf = Shelf(settings.why.entries, settings.why.bytes)
+        self.shelf = Shelf()
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:

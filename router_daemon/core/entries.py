@@ -190,7 +190,7 @@ class Shelf:
 
     __slots__ = ("_by_kind", "_bytes", "_most", "_most_bytes", "bytes", "entries", "kept", "passed_over")
 
-    def __init__(self, most: int, most_bytes: int) -> None:
+    def __init__(self, most: int = 0, most_bytes: int = 0) -> None:
         self._by_kind: dict[str, deque[tuple[Entry, int]]] = {kind: deque() for kind in KINDS}
         self._bytes = dict.fromkeys(KINDS, 0)
         self.entries = self.bytes = self.passed_over = 0

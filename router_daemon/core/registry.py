@@ -11,8 +11,8 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from msgspec import UNSET
 
@@ -57,37 +57,6 @@ class Registry:
         self._remembered: dict[str, tuple[Profile, float]] = {}
         self.unclaimed = Unclaimed()
         self.news: list[tuple[str, str]] = []
-
-    def configure(self, settings: Settings, now: float) -> None:
-        """Take over other settings, for who is there and who is remembered; every cached decision is void.
-
-        `require_capability` stays as it was: it decides which pools there are.
-        """
-        before, initial_s = self.settings, self.learning.initial_s
-        self.settings = settings
-        self.learning.configure(settings)
-        for pool in self.pools():
-            pool.configure(settings, before, now)
-        self._reserve(self.pools())
-        for profile in self.left():
-            profile.configure(settings.profile)
-        for backend in self.by_name.values():
-            backend.profile.configure(settings.profile)
-            backend.queue_alpha = settings.profile.queue_alpha
-            backend.failures_at = _failures_at(settings, backend.failures_at)
-            backend.version += 1
-            for service in backend.services.values():
-                if not service.samples and service.service_s == initial_s:
-                    service.service_s = self.learning.initial_s
-                service.expect_late(self.learning)
-        self.epoch += 1
-
-    def drop_own(self, keep: Collection[Any]) -> None:
-        """Drop what policies have kept of backends, but for those of `keep`."""
-        for backend in self.by_name.values():
-            for service in backend.services.values():
-                for policy in [policy for policy in service.own if policy not in keep]:
-                    del service.own[policy]
 
     def pool(self, capability: str) -> Pool:
         """Return those who may get a message of that capability; an empty one where nobody ever offered it."""
@@ -144,7 +113,7 @@ class Registry:
         profile.start_afresh()
         record = self.unclaimed.backends.pop(info.name, None)
         group = self._counts.group(info.group or "")
-        failures_at = _failures_at(self.settings)
+        failures_at = deque[float](maxlen=self.settings.ejection.remembered)
         backend = Backend(peer, delimited, info, profile, group, now, now, {}, {}, failures_at, progress_at=now)
         backend.queue_alpha = self.settings.profile.queue_alpha
         self.by_name[info.name] = backend
@@ -393,7 +362,7 @@ class Registry:
             backend.join_pools((self._everyone,))
         else:
             backend.join_pools(tuple(self._pools[c] for c in dict.fromkeys(backend.info.capabilities)))
-        self._reserve(backend.pools)
+        self._reserve(backend)
 
     def _unindex(self, backend: Backend, now: float) -> None:
         self.epoch += 1
@@ -403,15 +372,11 @@ class Registry:
                 self._seen[capability] = now
         pools = backend.pools
         backend.leave_pools()
-        self._reserve(pools)
+        self._reserve(backend, pools)
 
-    def _reserve(self, pools: Iterable[Pool]) -> None:
-        for pool in pools:
+    def _reserve(self, backend: Backend, pools: Iterable[Pool] | None = None) -> None:
+        for pool in backend.pools if pools is None else pools:
             pool.reserved = share_of(self.settings.waiting.reserve, pool.places)
-
-
-def _failures_at(settings: Settings, times: Iterable[float] = ()) -> deque[float]:
-    return deque(times, maxlen=max(1, settings.ejection.failures))
 
 
 def _check_sums(pool: Pool) -> None:

@@ -87,7 +87,7 @@ class Rollout:
         self._salt = blake2b(f"{self._name}\0".encode(), digest_size=_HASH_BYTES)
         self.state = RUNNING
         self.reason = ""
-        self.percent = self._first()
+        self.percent = settings.first_percent
         self.began_at = 0.0
         self.windows = 0
         self.window_at = 0.0
@@ -101,20 +101,12 @@ class Rollout:
             route.tally.side = Side(0.0)
         self._share()
 
-    def _first(self) -> float:
-        percent = self.settings.percent
-        return self.settings.stages[0] if percent is None else percent
-
     def routes(self) -> Iterator[Route]:
         """Yield stable, candidate and control."""
         yield self.stable
         yield self.candidate
         if self.control is not None:
             yield self.control
-
-    def names(self) -> list[str]:
-        """Return the names of the same."""
-        return [route.name for route in self.routes()]
 
     # --- who takes which ---
 
@@ -341,29 +333,6 @@ class Rollout:
         self._share()
         self._new_window(now)
         return True
-
-    # --- over a change of the configuration ---
-
-    def take_over(self, before: Rollout, now: float, *, other_candidate: bool) -> None:
-        """Go on where the same rollout was under other settings, with a new window; another one begins.
-
-        What was rolled back stays so: only a person's word ends that. A candidate of another policy or with other
-        settings begins at the first stage, as nothing is known of it; so it does where `percent` was changed.
-        """
-        if not self.restore(before.snapshot(now), now):
-            self.begin(now)
-            return
-        self.history.extend(before.history)
-        self.news += before.news
-        if self.state == ROLLED_BACK:
-            return
-        settings = self.settings
-        if other_candidate:
-            self._go_to(self._first(), "the candidate has changed", now)
-        elif settings.percent != before.settings.percent:
-            self._go_to(self._first(), "it was configured", now)
-        elif self.state == DONE and any(stage > self.percent for stage in settings.stages):
-            self._go_to(self.percent, "further stages were configured", now)
 
     # --- for people ---
 

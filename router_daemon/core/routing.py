@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from router_daemon.core.backends import Backend
 from router_daemon.core.counts import Counts
 from router_daemon.core.ranking import Observer, Policy, RankingCache
-from router_daemon.core.rollout import Rollout
+from router_daemon.core.rollout import DONE, ROLLED_BACK, Rollout
 from router_daemon.core.routes import FALLBACK, FewestOpen, Route
 from router_daemon.core.settings import RolloutSettings, Settings
 from router_daemon.core.tally import Tally, of_everything
@@ -122,14 +122,18 @@ class Routes:
         for route in before.values():
             if route.name not in self.by_name:
                 route.retire(self.stable)
-        self._registry.drop_own(self._policies())
+        drop_own(self._registry, self._policies())
         changed = {name for name, route in self.by_name.items() if policies.get(name) is not route.policy}
         self._go_on(changed, now)
 
     def _go_on(self, changed: set[str], now: float) -> None:
         """Begin, change or end the rollout, by the settings; one that they do not touch goes on as it was."""
         before = self.rollout
-        if before is not None and before.settings == self._settings.rollout and not changed & set(before.names()):
+        if (
+            before is not None
+            and before.settings == self._settings.rollout
+            and all(route is self.by_name.get(route.name) and route.name not in changed for route in before.routes())
+        ):
             return
         self.rollout = None
         for route in self.by_name.values():
@@ -141,7 +145,7 @@ class Routes:
         if before is None:
             self.rollout.begin(now)
         else:
-            self.rollout.take_over(before, now, other_candidate=self.rollout.candidate.name in changed)
+            _take_over(self.rollout, before, self.rollout.candidate.name in changed, now)
 
     def _arrange(self, specs: Sequence[RouteSpec]) -> None:
         """Make or change the routes, so that there are these and no others."""
@@ -276,3 +280,31 @@ class Routes:
             "faults": dict(route.faults),
             "fallbacks": dict(route.fallbacks),
         }
+
+
+def drop_own(registry: Registry, keep: Container[Policy]) -> None:
+    """Drop what policies have kept of backends, but for those of `keep`."""
+    for backend in registry.by_name.values():
+        for service in backend.services.values():
+            for policy in [policy for policy in service.own if policy not in keep]:
+                del service.own[policy]
+
+
+def _take_over(rollout: Rollout, before: Rollout, other: bool, now: float) -> None:
+    """Let a rollout go on where it was under other settings, in a new window; one of another name begins.
+
+    What was rolled back stays so until a person says `resume`. A candidate that is another policy by now (`other`)
+    begins anew, as nothing is known of it; so it does where its first percentage was changed.
+    """
+    if not rollout.restore(before.snapshot(now), now):
+        rollout.begin(now)
+        return
+    rollout.history.extend(before.history)
+    rollout.news += before.news
+    settings = rollout.settings
+    if rollout.state == ROLLED_BACK:
+        return
+    if other or settings.percent != before.settings.percent:
+        rollout.set_percent(settings.first_percent, now)
+    elif rollout.state == DONE and any(stage > rollout.percent for stage in settings.stages):
+        rollout.set_percent(rollout.percent, now)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any, NamedTuple
 
+from router_daemon.core.changes import Outlay
 from router_daemon.core.ranking import Policy
 from router_daemon.core.routing import CONTROL, RouteSpec
 from router_daemon.core.settings import RouteSettings, Settings
@@ -47,8 +48,8 @@ class Kept(NamedTuple):
     fallback: Policy
 
 
-def plan_again(settings: Settings, rng: Random, *, policy: str, kept: Kept) -> Plan:
-    """Return the policies of every route under other settings; arguments and errors as of `plan_routes`."""
+def plan_again(settings: Settings, rng: Random, *, policy: str, kept: Kept) -> Outlay:
+    """Return what a broker takes over with other settings; arguments and errors as of `plan_routes`."""
     before, after = routes_of(kept.settings, kept.policy), routes_of(settings, policy)
     if settings.policy_override:
         asked_for = {name: RouteSettings(name) for name in kept.by_route if name in kept.asked_for}
@@ -63,7 +64,8 @@ def plan_again(settings: Settings, rng: Random, *, policy: str, kept: Kept) -> P
     old, new = kept.settings.rollout.fallback, settings.rollout.fallback
     same = alike(old, kept.settings, new, settings)
     fallback = kept.fallback if same else make_policy(new, settings, rng)
-    return Plan(specs[0].policy, tuple(specs[1:]), fallback)
+    make = (lambda name: named_policy(name, settings, rng)) if settings.policy_override else None
+    return Outlay(specs, fallback, make)
 
 
 def routes_of(settings: Settings, policy: str) -> dict[str, RouteSettings]:
