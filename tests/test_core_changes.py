@@ -10,17 +10,23 @@ from dataclasses import fields, is_dataclass, replace
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
-from routing_kit import name_of, pool, send, send_one, service, works
+from routing_kit import name_of, pool, refusal, send, send_one, service, works
 
+from router_daemon import assembly
+from router_daemon.assembly import make_broker, make_node, make_settings
+from router_daemon.config import load_config
 from router_daemon.core.actions import Deliver, Reply
 from router_daemon.core.broker import Broker
 from router_daemon.core.changes import FIXED
 from router_daemon.core.chores import Look
 from router_daemon.core.rollout import ROLLED_BACK, RUNNING
 from router_daemon.core.settings import RolloutSettings, RouteSettings, Settings
-from router_daemon.policies.base import _HELD, NAMES, make_policy
+from router_daemon.policies.base import HELD, NAMES, make_policy
+from router_daemon.policies.ring_greedy import RingGreedy
 from router_daemon.policies.routes import Kept, plan_again, routes_of
+from router_daemon.ring_layout import RingLayout
 from router_daemon.testing import BrokerFixture, only
 
 OTHER_WORDS = {"mode": "single", "unsaid_idempotent": "never", "scaling": "raw", "latency": "profile"}
@@ -217,7 +223,7 @@ def test_what_a_policy_is_made_of_is_what_it_reads(name: str) -> None:
     if any(isinstance(value, Watched) for value in vars(policy).values()):
         read |= {"profile.everything"}
     leaves = {path for path in read if path != "profile"}
-    assert {path for path in leaves if path not in _HELD[name] and path.split(".")[0] not in _HELD[name]} == set()
+    assert {path for path in leaves if path not in HELD[name] and path.split(".")[0] not in HELD[name]} == set()
 
 
 LEARNS = ("p2c_peak_ewma", "prequal", "c3")
@@ -249,6 +255,44 @@ def test_another_policy_begins_anew_and_the_old_one_leaves_nothing() -> None:
     works(fixture, 0.01, 1)
 
 
+def test_so_does_one_that_messages_ask_for_as_long_as_they_may() -> None:
+    fixture = BrokerFixture(policy="attention", policy_override=True, mode="single")
+    fixture.register("a", "c")
+    fixture.ack(send_one(fixture, policy="c3"))
+    routes = fixture.broker.routes
+    policy = routes.by_name["c3"].policy
+    change(fixture, queue_messages=5)
+    assert routes.by_name["c3"].policy is policy
+    change(fixture, policy_override=False)
+    assert list(routes.by_name) == ["stable"]
+    assert refusal(fixture.send("c", client_id=7, policy="c3"))[0] == "forbidden"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_other_projections_are_another_policy(named: bool) -> None:
+    """They are numbers of a file, which may change under the same name."""
+    one = replace(Settings().ring_attention, projections=np.ones((1, 2, 3)) if named else None)
+    fixture = BrokerFixture(policy="ring_multi", ring_attention=one)
+    before = fixture.broker.policy
+    reconfigure(fixture, "ring_multi", replace(fixture.settings, heads=1), was="ring_multi")
+    assert fixture.broker.policy is before
+    other = replace(one, projections=np.full((1, 2, 3), 2.0))
+    reconfigure(fixture, "ring_multi", replace(fixture.settings, ring_attention=other), was="ring_multi")
+    assert fixture.broker.policy is not before
+
+
+def test_a_new_policy_that_climbs_knows_the_ring() -> None:
+    """By the daemon's own way from one configuration to another."""
+    before = load_config(None, {}, ["ring.name=a", "ring.listen=tcp://127.0.0.1:5599"])
+    after = load_config(None, {}, ["ring.name=a", "ring.listen=tcp://127.0.0.1:5599", "routing.policy=ring_greedy"])
+    broker = make_broker(before, 1)
+    node = make_node(before, broker)
+    assert node is not None
+    assembly.reconfigure(broker, node, before, after, make_settings(after), 1000.0)
+    assert isinstance(broker.policy, RingGreedy)
+    assert isinstance(broker.policy.layout, RingLayout)
+
+
 # --- what is open ---
 
 
@@ -262,7 +306,7 @@ def test_an_open_message_keeps_its_deadline_and_is_answered() -> None:
     assert fixture.broker.open_messages == 0
 
 
-def test_a_message_on_a_route_that_is_no_more_goes_on_with_stable() -> None:
+def test_a_message_on_a_route_that_is_no_more_goes_on_with_the_fallback() -> None:
     settings: dict[str, Any] = {
         "routes": {"try": RouteSettings("round_robin")},
         "policy_override": True,

@@ -189,9 +189,10 @@ class Route:
         self.budget_s = PROBATION if self._faults_in_a_row else budget_s
         self._budget_s = budget_s
 
-    def retire(self, successor: Route) -> None:
-        """Leave to another route what of this one's messages is still to be decided."""
-        self.acting = self._stand_in = successor
+    def retire(self) -> None:
+        """Leave to who stands in what of this route's messages is still to be decided; its policy is asked no more."""
+        if self._stand_in is not None:
+            self.acting = self._stand_in
         self.opened_at, self._left = None, FOR_GOOD
 
     def close(self) -> None:

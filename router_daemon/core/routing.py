@@ -112,7 +112,7 @@ class Routes:
         """Have other routes, the first of which is stable; one of a name that there is goes on.
 
         A route whose spec has the very policy that it has keeps what that has learnt. What is open on a route that
-        is no more is decided by stable. The caller sees to it that those are there which the rollout names.
+        is no more is decided by the fallback. The caller sees to it that those are there which the rollout names.
         """
         assert self._registry is not None
         before, policies = self.by_name, {route.name: route.policy for route in self.by_name.values()}
@@ -121,7 +121,7 @@ class Routes:
         self._arrange(specs)
         for route in before.values():
             if route.name not in self.by_name:
-                route.retire(self.stable)
+                route.retire()
         drop_own(self._registry, self._policies())
         changed = {name for name, route in self.by_name.items() if policies.get(name) is not route.policy}
         self._go_on(changed, now)

@@ -76,7 +76,7 @@ _SCORED: Final = ("weights", "threshold")
 _LIVE: Final = (*_SCORED, "profile", "attention")
 _MEASURED: Final = ("profile.initial_latency_s",)
 _EMBEDDED: Final = (*_LIVE, "ring_attention")
-_HELD: Final[dict[str, tuple[str, ...]]] = dict.fromkeys(_MAKERS, ()) | {
+HELD: Final[dict[str, tuple[str, ...]]] = dict.fromkeys(_MAKERS, ()) | {
     "attention": _LIVE,
     "paper": _SCORED,
     "paper_no_reliability": _SCORED,
@@ -88,10 +88,10 @@ _HELD: Final[dict[str, tuple[str, ...]]] = dict.fromkeys(_MAKERS, ()) | {
 
 def alike(name: str, settings: Settings, other_name: str, other: Settings) -> bool:
     """Tell whether a policy made of one pair would be as one made of the other, but for what it has learnt."""
-    if name != other_name or any(attrgetter(path)(settings) != attrgetter(path)(other) for path in _HELD[name]):
+    if name != other_name or any(attrgetter(path)(settings) != attrgetter(path)(other) for path in HELD[name]):
         return False
     mine, its = settings.ring_attention.projections, other.ring_attention.projections
-    return "ring_attention" not in _HELD[name] or np.array_equal(_numbers(mine), _numbers(its))
+    return "ring_attention" not in HELD[name] or np.array_equal(_numbers(mine), _numbers(its))
 
 
 def _numbers(projections: Any) -> Any:
