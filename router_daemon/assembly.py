@@ -35,7 +35,7 @@ from router_daemon.core.settings import (
 from router_daemon.links import Links
 from router_daemon.native import NativeTransport
 from router_daemon.policies.ring_greedy import RingGreedy
-from router_daemon.policies.routes import named_policy, plan_routes
+from router_daemon.policies.routes import Kept, named_policy, plan_again, plan_routes, routes_of
 from router_daemon.ring.node import Node
 from router_daemon.ring.settings import RingSettings
 from router_daemon.ring_layout import RingLayout
@@ -146,6 +146,40 @@ def make_broker(config: Config, seed: int) -> Broker:
     )
 
 
+def reconfigure(
+    broker: Broker, node: Node | None, before: Config, after: Config, settings: Settings, now: float
+) -> None:
+    """Have a broker go on under another configuration: all of it, or, where this raises, nothing.
+
+    Args:
+        broker: at work, made of `before`.
+        node: around it, in a ring.
+        before: in force.
+        after: like it in what cannot change, see `config.changes`.
+        settings: those that `make_settings` returns for `after`.
+        now: seconds, on the broker's clock.
+
+    Raises:
+        ValueError: see `Broker.configure`.
+    """
+    routes, rng = broker.routes, Random(secrets.randbits(64))
+    configured = routes_of(broker.settings, before.routing.policy)
+    by_route = {name: route.policy for name, route in routes.by_name.items()}
+    asked_for = frozenset(by_route.keys() - configured.keys())
+    kept = Kept(broker.settings, before.routing.policy, by_route, asked_for, routes.fallback.policy)
+    outlay = plan_again(settings, rng, policy=after.routing.policy, kept=kept)
+    broker.configure(settings, outlay, now)
+    if node is not None:
+        _lay_out(node)
+
+
+def _lay_out(node: Node) -> None:
+    """Tell the policies that climb who is whose neighbour."""
+    for route in node.broker.routes.by_name.values():
+        if isinstance(route.policy, RingGreedy):
+            route.policy.layout = RingLayout(node.topology)
+
+
 def make_node(config: Config, broker: Broker) -> Node | None:
     """Return what makes the broker one of a ring, None where it is on its own."""
     ring = config.ring
@@ -166,9 +200,7 @@ def make_node(config: Config, broker: Broker) -> Node | None:
         keep_bytes=ring.keep_bytes,
     )
     node = Node(broker, settings, instance=_microseconds(), secret=secrets.token_bytes(8), version=__version__)
-    for route in broker.routes.by_name.values():
-        if isinstance(route.policy, RingGreedy):
-            route.policy.layout = RingLayout(node.topology)
+    _lay_out(node)
     return node
 
 

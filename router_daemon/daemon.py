@@ -8,6 +8,7 @@ Rules:
 - An exception while handling an event is a fault of ours: it is logged, a SEND is answered with `internal`, and the
   daemon goes on.
 - First signal: no new SENDs, the open ones have `drain_timeout_s`. Second signal: exit at once.
+- SIGHUP, and POST /reload: read the configuration again, see `reloading`.
 - In a ring the loop calls the node, which calls the broker; without one nothing of it is made.
 """
 
@@ -27,14 +28,18 @@ import structlog
 
 from router_daemon import __version__
 from router_daemon.admin.server import AdminServer
-from router_daemon.assembly import make_broker, make_node, make_transport
+from router_daemon.assembly import make_broker, make_node, make_transport, reconfigure
 from router_daemon.config import Config
+from router_daemon.config.changes import Changes
 from router_daemon.config.tokens import admin_token
 from router_daemon.core.actions import Action
 from router_daemon.core.broker import Broker
 from router_daemon.core.events import Event
 from router_daemon.core.operating import Operator
+from router_daemon.core.settings import Settings
+from router_daemon.logs import configure_logging
 from router_daemon.operations.keeper import OperationsKeeper
+from router_daemon.reloading import Reloader
 from router_daemon.ring.node import Node
 from router_daemon.state import StateKeeper
 from router_daemon.transport import LINGER_S, Transport
@@ -67,13 +72,17 @@ class Loop:
     ) -> None:
         self.broker = broker
         self._transport = transport
-        self._batch_messages = batch_messages
-        self._batch_s = batch_s
+        self.configure(batch_messages=batch_messages, batch_s=batch_s)
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._again = False
+
+    def configure(self, *, batch_messages: int, batch_s: float) -> None:
+        """Set when a batch ends."""
+        self._batch_messages = batch_messages
+        self._batch_s = batch_s
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to look at the clock, and at what has come."""
@@ -155,12 +164,16 @@ class Loop:
 class Daemon:
     """One process: sockets, broker, admin HTTP, signals.
 
+    Args:
+        config: to begin with.
+        read: returns it as its sources have it at the time, for a reload; None: there is none.
+
     Raises:
         StartError: from `start`, where an address cannot be listened on, or the state's directory not written.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, read: Callable[[], Config] | None = None) -> None:
+        self.reloader = Reloader(config, read, self._apply)
         seed = config.routing.seed
         self.seed = secrets.randbits(32) if seed is None else seed
         self.broker = make_broker(config, self.seed)
@@ -169,8 +182,7 @@ class Daemon:
         self.loop = Loop(
             self.node or self.broker,
             self.transport,
-            batch_messages=config.limits.batch_messages,
-            batch_s=config.limits.batch_ms / 1000.0,
+            **_batches(config),
         )
         self.operator = Operator(self.broker)
         self.admin = AdminServer(
@@ -180,6 +192,7 @@ class Daemon:
             operator=self.operator,
             token=admin_token(config.admin),
             changed=self._changed,
+            reload=self.reloader.reload,
         )
         state = config.state
         self.state = StateKeeper(
@@ -194,6 +207,12 @@ class Daemon:
         )
         self._signals = 0
         self._drained = asyncio.Event()
+        self._reloads: set[asyncio.Task[None]] = set()
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.reloader.config
 
     async def run(self, *, signals: bool = True) -> int:
         """Serve until a signal, or until `stop` where several daemons share a process; return the exit code."""
@@ -220,6 +239,8 @@ class Daemon:
         await self.admin.start()
         for number in (signal.SIGTERM, signal.SIGINT) if signals else ():
             loop.add_signal_handler(number, self.stop)
+        if signals:
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         self.loop.start(loop)
         self.state.start()
         self.operations.start()
@@ -246,6 +267,21 @@ class Daemon:
             self.loop.broker.start_drain()
             self.loop.wake()  # others may have to be told
         self._drained.set()
+
+    def _hang_up(self) -> None:
+        """Reload, as SIGHUP says to daemons."""
+        task = asyncio.get_running_loop().create_task(self.reloader.reload_at_signal())
+        self._reloads.add(task)  # the loop itself does not keep it
+        task.add_done_callback(self._reloads.discard)
+
+    def _apply(self, found: Changes, settings: Settings) -> None:
+        """Have everything go on under another configuration."""
+        before, config = self.config, found.config
+        reconfigure(self.broker, self.node, before, config, settings, time.monotonic())
+        self.loop.configure(**_batches(config))
+        if config.log != before.log:
+            configure_logging(config.log.level, config.log.format)
+        self.loop.wake()
 
     async def _until_drained(self) -> None:
         """Wait for the first signal, then until nothing is open, the time is up, or a second signal comes."""
@@ -276,6 +312,10 @@ class Daemon:
         )
 
 
+def _batches(config: Config) -> dict[str, Any]:
+    return {"batch_messages": config.limits.batch_messages, "batch_s": config.limits.batch_ms / 1000.0}
+
+
 def notify_systemd(state: str) -> None:
     """Tell systemd (`Type=notify`), where it started us; see sd_notify(3)."""
     path = os.environ.get("NOTIFY_SOCKET")
@@ -285,18 +325,18 @@ def notify_systemd(state: str) -> None:
             notifier.sendall(state.encode())
 
 
-def run(config: Config) -> int:
-    """Run a daemon in this thread until a signal; return the exit code.
+def run(config: Config, read: Callable[[], Config] | None = None) -> int:
+    """Run a daemon in this thread until a signal; return the exit code. Arguments as of `Daemon`.
 
     Raises:
         StartError: it cannot listen.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_main(config))
+        return runner.run(_main(config, read))
 
 
-async def _main(config: Config) -> int:
-    return await Daemon(config).run()
+async def _main(config: Config, read: Callable[[], Config] | None) -> int:
+    return await Daemon(config, read).run()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -33,14 +33,15 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- run ---
 
-Daemon = Callable[[Callable[[Config], int]], None]
+Read = Callable[[], Config]
+Daemon = Callable[[Callable[[Config, Read], int]], None]
 
 
 @pytest.fixture
 def as_daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
     """Let a function stand for the daemon."""
 
-    def replace(run: Callable[[Config], int]) -> None:
+    def replace(run: Callable[[Config, Read], int]) -> None:
         module = ModuleType("router_daemon.daemon")
         module.run = run  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "router_daemon.daemon", module)
@@ -50,25 +51,28 @@ def as_daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
 
 def test_run_gives_the_daemon_its_configuration_and_returns_its_exit_code(as_daemon: Daemon, tmp_path: Path) -> None:
     seen: list[Config] = []
+    path = tmp_path / "router.toml"
 
-    def run(config: Config) -> int:
-        seen.append(config)
+    def run(config: Config, read: Read) -> int:
+        path.write_text("[routing]\nheads = 2\nthreshold = 0.1\n")
+        seen.extend((config, read()))
         return 7
 
     as_daemon(run)
-    path = tmp_path / "router.toml"
     path.write_text("[routing]\nheads = 1\nthreshold = 0.1\n[log]\nlevel = 'error'\n")
     flags = ["--frontend", "ipc://a", "--backend", "ipc://b", "--admin", "", "--log-level", "debug"]
     result = invoke("run", "--config", str(path), "--set", "routing.threshold=0.2", "--set", "log.format=json", *flags)
     assert result.exit_code == 7
-    (config,) = seen
+    config, again = seen
     assert (config.routing.heads, config.routing.threshold) == (1, 0.2)
+    assert (again.routing.heads, again.routing.threshold) == (2, 0.2), "read again, under the same flags"
+    assert (again.frontend, again.log.level) == (config.frontend, "debug")
     assert (config.frontend.bind, config.backend.bind, config.admin.bind) == ("ipc://a", "ipc://b", "")
     assert (config.log.level, config.log.format) == ("debug", "json")
 
 
 def test_run_that_cannot_start_is_one_line(as_daemon: Daemon) -> None:
-    def run(config: Config) -> int:
+    def run(config: Config, read: Read) -> int:
         raise StartError("tcp://127.0.0.1:5570 is in use")
 
     as_daemon(run)
@@ -83,7 +87,7 @@ def test_run_with_a_wrong_configuration_names_every_fault(as_daemon: Daemon) -> 
 
 
 def test_an_interrupted_command_ends_without_a_word(as_daemon: Daemon) -> None:
-    def run(config: Config) -> int:
+    def run(config: Config, read: Read) -> int:
         raise KeyboardInterrupt
 
     as_daemon(run)
@@ -289,6 +293,7 @@ def test_send_to_nobody_gives_up_soon(tmp_path: Path) -> None:
                 "run",
                 "check",
                 "backends",
+                "reload",
                 "explain",
                 "why",
                 "ring",

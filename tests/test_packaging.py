@@ -325,7 +325,7 @@ def placed_unit(installed: Path, tmp_path: Path) -> Path:
     (command,) = unit()["ExecStart"]
     program = command.split()[0]
     assert Path(program).is_absolute()
-    path.write_text(UNIT.read_text().replace(f"ExecStart={program} ", f"ExecStart={installed / 'router-daemon'} "))
+    path.write_text(UNIT.read_text().replace(f"={program} ", f"={installed / 'router-daemon'} "))
     return path
 
 
@@ -341,11 +341,11 @@ def test_systemd_finds_the_unit_little_exposed(placed_unit: Path) -> None:
 
 def test_the_unit_runs_the_daemon_as_its_life_cycle_is() -> None:
     keys = unit()
-    _, *arguments = keys["ExecStart"][0].split()
+    program, *arguments = keys["ExecStart"][0].split()
     assert arguments == ["run", "--config", "/etc/router-daemon/router-daemon.toml"]
+    assert keys["ExecReload"] == [f"{program} reload --config /etc/router-daemon/router-daemon.toml"]
     assert keys["Type"] == ["notify"]
     assert keys["KillSignal"] == ["SIGTERM"]
-    assert "ExecReload" not in keys  # nothing is read again
     assert keys["RestartPreventExitStatus"] == ["2"]  # a wrong configuration
 
 

@@ -1,8 +1,8 @@
-"""The admin HTTP server: /livez /readyz /metrics /backends /routes /explain /decisions /ring, and what `commands` has.
+"""The admin HTTP server: what may be read, what `commands` has, and POST /reload.
 
 Rules: handlers read the broker on the loop it lives on, so they see a consistent state; of many backends a part at a
 time, so that messages get their turn. What takes long (rendering) runs in a thread on a copy. Errors are JSON with one
-clear sentence. /livez and /readyz say one word.
+clear sentence. /livez and /readyz say one word. Who may change something: `writes`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import base64
 import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
@@ -26,9 +26,12 @@ from router_daemon.admin.ring import ring_view
 from router_daemon.core import views, whys
 from router_daemon.core.broker import Broker
 from router_daemon.core.operating import Operator
-from router_daemon.errors import StartError
+from router_daemon.errors import ConfigError, StartError
 from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
 from router_daemon.ring.node import Node
+
+if TYPE_CHECKING:
+    from router_daemon.reloading import Reloaded
 
 SHUTDOWN_S: Final = 1.0
 LINE_BYTES: Final = 131_072
@@ -57,6 +60,7 @@ class AdminServer:
         operator: Operator | None = None,
         token: str = "",
         changed: Callable[[], Awaitable[None]] | None = None,
+        reload: Callable[[], Awaitable[Reloaded]] | None = None,
     ) -> None:
         self._broker = broker
         self._operator = operator or Operator(broker)
@@ -65,6 +69,7 @@ class AdminServer:
             self._operator, self._gate, self._routes_view, _json, clock=clock, calendar=calendar, done=changed
         )
         self._node = node
+        self._reload = reload
         self._bind = bind
         self._clock = clock
         self._calendar = calendar
@@ -108,6 +113,8 @@ class AdminServer:
         app.router.add_get("/decisions/{id:.+}", self._why)
         app.router.add_get("/ring", self._ring)
         self._commands.add_to(app.router)
+        if self._reload is not None:
+            app.router.add_post("/reload", self._reloaded)
         return app
 
     async def _index(self, _: web.Request) -> web.Response:
@@ -180,6 +187,17 @@ class AdminServer:
         if not found:
             return await _json({"error": whys.nothing(self._broker, text, now)}, 404)
         return await _json({"decisions": found})
+
+    async def _reloaded(self, request: web.Request) -> web.Response:
+        assert self._reload is not None
+        objection = self._gate.objection(request.headers, request.content_type)
+        if objection is not None:
+            return await _json({"error": objection.why}, objection.status)
+        try:
+            reloaded = await self._reload()
+        except ConfigError as error:
+            return await _json({"error": str(error)}, 422)
+        return await _json(reloaded.view())
 
 
 def _cost(text: str | None) -> float | None:

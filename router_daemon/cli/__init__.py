@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +23,8 @@ import typer
 
 from router_daemon import __version__
 from router_daemon.cli import comparing, lab, operating, reproducing
-from router_daemon.cli.exits import USAGE, CommandError, reported
-from router_daemon.cli.options import Admin, AsJson, ConfigFile, admin_address, reachable
+from router_daemon.cli.exits import USAGE, CommandError, complain, reported
+from router_daemon.cli.options import Admin, AsJson, ConfigFile, Token, admin_address, admin_token, reachable
 from router_daemon.config import addresses, load_config
 from router_daemon.config.sources import Flag
 
@@ -81,7 +82,7 @@ def run(
 ) -> None:
     """Run the daemon.
 
-    SIGTERM and Ctrl-C let open messages finish, a second one does not wait.
+    SIGTERM and Ctrl-C let open messages finish, a second one does not wait. SIGHUP reads the configuration again.
 
     Exit code: 0 after a drain, 1 where it cannot start (a port is taken), 2 for a wrong configuration.
     """
@@ -92,7 +93,8 @@ def run(
         ("--log-level", "log.level", log_level),
     )
     flags = [Flag(option, key, text) for option, key, text in options if text is not None]
-    loaded = load_config(config, os.environ, overrides or (), flags)
+    read = partial(load_config, config, dict(os.environ), tuple(overrides or ()), flags)
+    loaded = read()
 
     from router_daemon.logs import configure_logging
 
@@ -100,7 +102,7 @@ def run(
 
     from router_daemon.daemon import run as run_daemon
 
-    raise typer.Exit(run_daemon(loaded))
+    raise typer.Exit(run_daemon(loaded, read))
 
 
 @app.command()
@@ -128,6 +130,24 @@ def check(
         print(effective_text(loaded), end="")
     else:
         print(f"ok: {config or 'the defaults'}")
+
+
+@app.command()
+@reported
+def reload(config: ConfigFile = None, admin: Admin = None, token: Token = None, as_json: AsJson = False) -> None:
+    """Have the running daemon read its configuration again.
+
+    It reads the file it was started with, under the same environment and flags. No message and no connection is lost.
+    Printed is what has changed; on stderr, what needs a restart to change. A wrong configuration changes nothing.
+
+    Exit code: 0, 1 where no daemon answers, 3 where it refuses the configuration, with a line for every fault.
+    """
+    from router_daemon.cli import asking, reloading
+
+    answer = asking.tell(admin_address(admin, config), "/reload", {}, admin_token(token, config))
+    print(json.dumps(answer, indent=2) if as_json else reloading.changed_text(answer))
+    for line in reloading.restart_lines(answer):
+        complain(line)
 
 
 @app.command()

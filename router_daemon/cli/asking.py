@@ -23,8 +23,9 @@ from router_daemon.logs import printable
 
 TIMEOUT_S: Final = 5.0
 ANSWER_BYTES: Final = 64 * 1024 * 1024
+ERROR_BYTES: Final = 65_536
 DETAIL_BYTES: Final = 500
-REFUSALS: Final = frozenset({400, 401, 403, 409, 413, 415})
+REFUSALS: Final = frozenset({400, 401, 403, 409, 413, 415, 422})
 
 Row = Mapping[str, Any]
 
@@ -52,7 +53,7 @@ def tell(
     """Have a daemon do something, and return the JSON object that it answers; `token`: "" for none.
 
     Raises:
-        CommandError: there is no daemon, or it refuses (400, 401, 403, 409, 413, 415).
+        CommandError: there is no daemon, or it refuses (400, 401, 403, 409, 413, 415, 422).
     """
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     url = f"http://{admin}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
@@ -69,11 +70,11 @@ def _answer(request: urllib.request.Request, place: str, refusals: Collection[in
             answer = json.loads(response.read(ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            body = error.read(DETAIL_BYTES)
+            body = error.read(ERROR_BYTES)
         said = _said(body)
         if error.code in refusals and said is not None:
             raise CommandError(REFUSED, said) from None
-        detail = body.decode(errors="replace").strip() if said is None else said
+        detail = body[:DETAIL_BYTES].decode(errors="replace").strip() if said is None else said
         raise CommandError(NO_DAEMON, f"{place} answered {error.code} {error.reason}: {detail}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +19,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from router_daemon.cli.exits import USAGE, CommandError, reported
-from router_daemon.cli.options import Admin, AsJson, ConfigFile, admin_address
+from router_daemon.cli.options import Admin, AsJson, ConfigFile, Token, admin_address, admin_token
 
 SECONDS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-Token = Annotated[
-    str | None,
-    typer.Option(metavar="TOKEN", help="Asked for where the admin room has one. [default: configured]"),
-]
 
 app = typer.Typer(
     name="route", help="Show the routes and the rollout, or lead it.", rich_markup_mode=None, no_args_is_help=False
@@ -153,14 +148,9 @@ def _tell(
     **more: str,
 ) -> None:
     from router_daemon.cli import asking
-    from router_daemon.config import load_config
-    from router_daemon.config.tokens import admin_token
 
     address = admin_address(admin, config)
-    known = admin_token(load_config(config, os.environ).admin) if token is None else token
-    if not known.isascii() or not known.isprintable():
-        raise CommandError(USAGE, "--token: must be printable ASCII")
-    _print(asking.tell(address, f"/routes/{what}", body, known, **more), as_json)
+    _print(asking.tell(address, f"/routes/{what}", body, admin_token(token, config), **more), as_json)
 
 
 def _print(answer: Mapping[str, Any], as_json: bool) -> None:

@@ -9,10 +9,14 @@ from typing import Annotated
 import typer
 
 from router_daemon.cli.exits import USAGE, CommandError
-from router_daemon.config import addresses, load_config
+from router_daemon.config import addresses, load_config, tokens
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file to read.")]
 Admin = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The daemon's admin room. [default: configured]")]
+Token = Annotated[
+    str | None,
+    typer.Option(metavar="TOKEN", help="Asked for where the admin room has one. [default: configured]"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the daemon's JSON answer.")]
 
 
@@ -27,6 +31,19 @@ def admin_address(flag: str | None, file: Path | None) -> str:
     if not address:
         raise CommandError(USAGE, "the admin room is switched off (admin.bind): say where it is with --admin HOST:PORT")
     return reachable("--admin", address)
+
+
+def admin_token(flag: str | None, file: Path | None) -> str:
+    """Return what the admin room asks for before it lets anybody write: the flag, else what is configured, else "".
+
+    Raises:
+        CommandError: no header can carry it.
+        ConfigError: the configuration is wrong.
+    """
+    token = tokens.admin_token(load_config(file, os.environ).admin) if flag is None else flag
+    if not token.isascii() or not token.isprintable():
+        raise CommandError(USAGE, "--token: must be printable ASCII")
+    return token
 
 
 def reachable(option: str, address: str) -> str:

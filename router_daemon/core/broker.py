@@ -18,8 +18,9 @@ from msgspec import UNSET
 
 from router_daemon.core.actions import Action, Deliver, Piece
 from router_daemon.core.backends import Backend
+from router_daemon.core.changes import Outlay, Rooms
 from router_daemon.core.choosing import Chooser
-from router_daemon.core.chores import Chores, Housekeeping, Look
+from router_daemon.core.chores import Changed, Chores, Housekeeping, Look
 from router_daemon.core.clients import Clients
 from router_daemon.core.counts import Counts
 from router_daemon.core.decisions import Decisions
@@ -90,8 +91,7 @@ class Broker:
         fallback: Policy | None = None,
         make_policy: Callable[[str], Policy | None] | None = None,
     ) -> None:
-        self.settings = settings
-        self.policy = policy
+        self.settings, self.policy = settings, policy
         self.counts = Counts(settings.label_values)
         self.routes = Routes(settings, self.counts, rng, make_policy if settings.policy_override else None)
         self.registry = Registry(settings, self.counts, self.routes.watch)
@@ -117,6 +117,8 @@ class Broker:
             settings, self.registry, self.dispatcher, self.routes, self.overrides, self.counts, emit, instance
         )
         self._chores = Chores(self.registry, self.routes, self.overrides, self._timers)
+        rooms = self.registry, self.routes, self.dispatcher, self.serving, self._settler, self._members, self._clients
+        self._rooms = Rooms(*rooms, self._chores)
         self.faults: list[tuple[str, Exception]] = []
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Send: self._clients.send,
@@ -143,6 +145,7 @@ class Broker:
             Claim: self._members.claim_due,
             Housekeeping: self._chores.keep_house,
             Look: self._chores.look,
+            Changed: self._rooms.serve_all,
         }
 
     # --- what the shell calls ---
@@ -150,6 +153,15 @@ class Broker:
     def start(self, now: float) -> None:
         """Schedule what recurs."""
         self._chores.start(now)
+
+    def configure(self, settings: Settings, outlay: Outlay, now: float) -> None:
+        """Take over other settings and routes while messages are open; see `changes`.
+
+        Raises:
+            ValueError: a setting differs that cannot change, or a route is missing; nothing has changed.
+        """
+        self._rooms.configure(settings, outlay, now)
+        self.settings, self.policy, self.rankings = settings, outlay.routes[0].policy, self.routes.stable.rankings
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in one event and return what is to be sent."""

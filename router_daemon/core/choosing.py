@@ -38,10 +38,14 @@ class Chooser:
         counts: Counts,
         timer: Callable[[], float],
     ) -> None:
-        self._settings = settings
+        self.configure(settings)
         self._registry = registry
         self._counts = counts
         self._timer = timer
+
+    def configure(self, settings: Settings) -> None:
+        """Take over other settings."""
+        self._settings = settings
 
     def decide(self, message: Message, now: float, by: Route | None = None) -> tuple[Ranking, Sequence[Candidate]]:
         """Return the ranking in force and the heads to send to now, timed as one decision; `by`: not its own route."""

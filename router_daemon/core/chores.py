@@ -27,6 +27,12 @@ class Look(Struct, eq=False):
     bucket: dict[Any, None] | None = None
 
 
+class Changed(Struct, eq=False):
+    """The moment to look again for those who wait, as settings have changed."""
+
+    bucket: dict[Any, None] | None = None
+
+
 class Chores:
     """Does them, and schedules the next time."""
 
@@ -35,12 +41,23 @@ class Chores:
         self._routes = routes
         self._overrides = overrides
         self._timers = timers
+        self._looks = False
 
     def start(self, now: float) -> None:
         """Schedule what recurs."""
         self._timers.schedule(Housekeeping(), now + HOUSEKEEPING_S, now)
         if self._routes.rollout is not None:
             self._routes.rollout.begin(now)
+        self._look_on(now)
+
+    def configure(self, now: float) -> None:
+        """Settings and routes have changed: look for those who wait, and how the rollout does that there is now."""
+        self._timers.schedule(Changed(), now, now)
+        self._look_on(now)
+
+    def _look_on(self, now: float) -> None:
+        if self._routes.rollout is not None and not self._looks:
+            self._looks = True
             self._timers.schedule(Look(), now + TICK_S, now)
 
     def keep_house(self, item: Housekeeping, now: float) -> None:
@@ -51,6 +68,8 @@ class Chores:
 
     def look(self, item: Look, now: float) -> None:
         """See how the rollout does."""
-        self._timers.schedule(item, now + TICK_S, now)
-        if self._routes.rollout is not None:
-            self._routes.rollout.tick(now)
+        rollout = self._routes.rollout
+        self._looks = rollout is not None
+        if rollout is not None:
+            self._timers.schedule(item, now + TICK_S, now)
+            rollout.tick(now)

@@ -49,18 +49,25 @@ class Clients:
         emit: Callable[[Action], None],
         instance: str,
     ) -> None:
-        self._settings = settings
         self._registry = registry
         self._dispatcher = dispatcher
         self._routes = routes
-        self._stable = routes.stable
-        self._rollout = routes.rollout
         self._overrides = overrides
         self._override_of = overrides.in_force
         self._counts = counts
         self._emit = emit
         self._name = instance.replace("%", "%%") + "%x"  # a third cheaper to fill in than an f-string
         self._number = 0
+        self._uncounted = CapabilityCounts(UNKNOWN)
+        self._by_peer: dict[Peer, Client] = {}
+        self.draining = False
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over other settings, and the routes as they are now; what is open stays as it was admitted."""
+        self._settings = settings
+        self._stable = self._routes.stable
+        self._rollout = self._routes.rollout
         self._unsaid = _UNSAID[settings.unsaid_idempotent]
         self._default_ttl_ms = settings.default_ttl_ms
         self._max_ttl_ms = settings.max_ttl_ms
@@ -69,9 +76,6 @@ class Clients:
         self._open_messages = settings.open_messages
         self._client_messages = settings.client_messages
         self._client_bytes = settings.client_bytes
-        self._uncounted = CapabilityCounts(UNKNOWN)
-        self._by_peer: dict[Peer, Client] = {}
-        self.draining = False
 
     def send(self, event: Send, now: float) -> None:
         """SEND: refuse it, or hand it to the dispatcher."""

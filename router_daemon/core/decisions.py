@@ -61,23 +61,19 @@ class Decisions:
         slow_s, slow_times: see the module's rules.
     """
 
-    __slots__ = (
-        "_every_s",
-        "_next",
-        "_on",
-        "critical",
-        "sample_at",
-        "shelf",
-        "slow_s",
-        "slow_times",
-    )
+    __slots__ = ("_every_s", "_next", "_on", "critical", "sample_at", "shelf", "slow_s", "slow_times")
 
     def __init__(self, settings: Settings) -> None:
+        self._next: dict[str, float] = {}  # kind of decision or code of a refusal -> when the next one is due
+        self.shelf = Shelf()
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over other settings; what is kept stays, as far as there is room."""
         why = settings.why
         on = self._on = why.entries > 0
         self._every_s = why.sample_every_s
-        self._next: dict[str, float] = {}  # kind of decision or code of a refusal -> when the next one is due
-        self.shelf = Shelf(why.entries, why.bytes)
+        self.shelf.configure(why.entries, why.bytes)
         self.sample_at = -inf if on else inf
         self.critical = CRITICAL if on else CRITICAL + 1
         self.slow_s = why.slow_s if on and why.slow_s is not None else inf

@@ -46,7 +46,6 @@ class Dispatcher:
         first_delivery_id: int,
         decisions: Decisions,
     ) -> None:
-        self._settings = settings
         self._registry = registry
         self.chooser = chooser
         self.decisions = decisions
@@ -60,6 +59,17 @@ class Dispatcher:
         self.health = Health(settings, registry, rng, self.places.watch)
         self.messages: dict[Message, None] = {}
         self.waiting = WaitingRoom(settings.queue_messages, settings.queue_bytes, settings.waiting.reserve)
+        self._settings = settings
+
+    def configure(self, settings: Settings) -> None:
+        """Take over other settings, here and in the rooms that the dispatcher alone has; open messages go on."""
+        self._settings = settings
+        self.chooser.configure(settings)
+        self.decisions.configure(settings)
+        self._patience.configure(settings)
+        self.places.configure(settings)
+        self.health.configure(settings)
+        self.waiting.configure(settings.queue_messages, settings.queue_bytes, settings.waiting.reserve)
 
     # --- from a message to its heads ---
 

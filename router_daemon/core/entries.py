@@ -190,13 +190,18 @@ class Shelf:
 
     __slots__ = ("_by_kind", "_bytes", "_most", "_most_bytes", "bytes", "entries", "kept", "passed_over")
 
-    def __init__(self, most: int, most_bytes: int) -> None:
-        self._most = most
-        self._most_bytes = most_bytes
+    def __init__(self, most: int = 0, most_bytes: int = 0) -> None:
         self._by_kind: dict[str, deque[tuple[Entry, int]]] = {kind: deque() for kind in KINDS}
         self._bytes = dict.fromkeys(KINDS, 0)
         self.entries = self.bytes = self.passed_over = 0
         self.kept = dict.fromkeys(KINDS, 0)
+        self.configure(most, most_bytes)
+
+    def configure(self, most: int, most_bytes: int) -> None:
+        """Set the limits; the oldest beyond them go."""
+        self._most = most
+        self._most_bytes = most_bytes
+        self._shrink()
 
     def put(self, entry: Entry) -> None:
         """Keep an entry; an older one may go for it, or itself where it is larger than all the room."""
@@ -206,6 +211,9 @@ class Shelf:
         self.bytes += size
         self.entries += 1
         self.kept[kind] += 1
+        self._shrink()
+
+    def _shrink(self) -> None:
         while self.entries > self._most:
             self._drop(max(self._by_kind.values(), key=len)[0][0].kept)
         while self.bytes > self._most_bytes:

@@ -30,10 +30,14 @@ class Health:
     def __init__(
         self, settings: Settings, registry: Registry, rng: Random, watch: Callable[[Backend, float], None]
     ) -> None:
-        self._settings = settings.ejection
         self._registry = registry
         self._rng = rng
         self._watch = watch
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over other settings; who is ejected stays so for as long as was set."""
+        self._settings = settings.ejection
         self._mask = (1 << settings.ejection.window) - 1
 
     def succeeded(self, delivery: Delivery, now: float) -> None:

@@ -65,7 +65,7 @@ class Membership:
         emit: Callable[[Action], None],
     ) -> None:
         self._counts = counts
-        self._settings = settings
+        self.configure(settings)
         self._registry = registry
         self._dispatcher = dispatcher
         self._serving = serving
@@ -74,6 +74,10 @@ class Membership:
         self._emit = emit
         self._claims: dict[str, Claim] = {}
         self.news = registry.news
+
+    def configure(self, settings: Settings) -> None:
+        """Take over other settings; who is registered stays."""
+        self._settings = settings
 
     # --- commands ---
 

@@ -25,6 +25,10 @@ class Patience:
     """Sets limits on deliveries."""
 
     def __init__(self, settings: Settings) -> None:
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over other settings; limits that were set stay."""
         self._waiting = settings.waiting
         self._samples = settings.retry.timeout_samples
         self._times = settings.retry.timeout_times

@@ -29,11 +29,15 @@ class Places:
     def __init__(
         self, settings: Settings, timers: Timers, emit: Callable[[Action], None], rng: Random, first_delivery_id: int
     ) -> None:
-        self._settings = settings
+        self.configure(settings)
         self._timers = timers
         self._emit = emit
         self._rng = rng
         self._next_id = first_delivery_id
+
+    def configure(self, settings: Settings) -> None:
+        """Take over other settings."""
+        self._settings = settings
 
     def deliver(self, message: Message, chosen: Sequence[Candidate], now: float) -> None:
         """Send a message to these backends."""

@@ -40,12 +40,16 @@ class Bucket:
     __slots__ = ("_at", "_messages", "_most", "_per_s", "_share", "tokens")
 
     def __init__(self, share: float, most: float, *, start: float = 0.0, per_s: float = 0.0) -> None:
-        self._share = share
-        self._most = most
-        self._per_s = per_s
+        self.configure(share, most, per_s=per_s)
         self.tokens = start
         self._messages = 0
         self._at: float | None = None
+
+    def configure(self, share: float, most: float, *, per_s: float = 0.0) -> None:
+        """Fill in another way from now on; whoever calls has looked, so that what was earned before stays earned."""
+        self._share = share
+        self._most = most
+        self._per_s = per_s
 
     def look(self, messages: int, now: float) -> float:
         """Take in what has come since the last look and return the tokens; `messages`: ever, of this capability."""
@@ -126,6 +130,19 @@ class Pool:
         twin.rate_notes = self.rate_notes.copy()
         twin.stale = self.stale.copy()
         return twin
+
+    def configure(self, settings: Settings, before: Settings, now: float) -> None:
+        """Take over other settings; what the budgets hold is theirs, up to what they may hold now."""
+        retry, hedge = settings.retry, settings.hedge
+        for bucket in (self.retries, self.hedges):
+            bucket.look(self.messages, now)
+        self.retries.configure(retry.share, retry.most, per_s=retry.per_s)
+        self.hedges.configure(hedge.share, hedge.most)
+        self.retries.tokens = min(self.retries.tokens, retry.most)
+        self.hedges.tokens = min(self.hedges.tokens, hedge.most)
+        self.hedge = hedge
+        if settings.exploration.share != before.exploration.share:
+            self.explore_from = self.messages + _explore_every(settings)
 
     def explored(self, settings: Settings, *, found: bool) -> None:
         """Note that a message has explored: the bucket, which holds one, is empty; or that it found nobody to try."""

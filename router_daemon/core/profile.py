@@ -37,14 +37,25 @@ class Profile:
     )
 
     def __init__(self, settings: ProfileSettings, counts: BackendCounts) -> None:
-        self._settings = settings
-        self._latency_alpha = settings.latency_alpha
-        self._success_alpha = settings.success_alpha
+        self._take(settings)
         self.counts = counts
         self.success = settings.initial_success
         self.cost: float | None = None
         self.version: str | None = None
         self.start_afresh()
+
+    def configure(self, settings: ProfileSettings) -> None:
+        """Take over other settings; what was measured stays, what was only assumed is assumed anew."""
+        assumed = self.success == self._settings.initial_success
+        self._take(settings)
+        if not self.samples:
+            self.success = settings.initial_success if assumed else self.success
+            self.start_afresh()
+
+    def _take(self, settings: ProfileSettings) -> None:
+        self._settings = settings
+        self._latency_alpha = settings.latency_alpha
+        self._success_alpha = settings.success_alpha
 
     def start_afresh(self) -> None:
         """Forget the latency; keep success and counters."""

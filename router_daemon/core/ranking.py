@@ -216,11 +216,15 @@ class RankingCache:
     def __init__(self, registry: Registry, policy: Policy, counts: Counts, rng: Random, *, ttl_s: float) -> None:
         self._rng = rng
         self._registry = registry
-        self._policy = policy
         self._counts = counts
+        self.hits = self.misses = self.expired = self.invalidated = 0
+        self.configure(policy, ttl_s)
+
+    def configure(self, policy: Policy, ttl_s: float) -> None:
+        """Rank by this policy from now on, for so long; nothing cached stays."""
+        self._policy = policy
         self.ttl_s = ttl_s
         self._rows: dict[str, list[Ranking | None]] = {}  # a look-up by text alone costs half of one by a pair
-        self.hits = self.misses = self.expired = self.invalidated = 0
         self._last_made: tuple[Ranking | None, str, int] = None, "", 0
 
     def get(self, capability: str, priority: int, now: float) -> Ranking:

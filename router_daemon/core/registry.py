@@ -113,7 +113,7 @@ class Registry:
         profile.start_afresh()
         record = self.unclaimed.backends.pop(info.name, None)
         group = self._counts.group(info.group or "")
-        failures_at = deque[float](maxlen=max(1, self.settings.ejection.failures))
+        failures_at = deque[float](maxlen=self.settings.ejection.remembered)
         backend = Backend(peer, delimited, info, profile, group, now, now, {}, {}, failures_at, progress_at=now)
         backend.queue_alpha = self.settings.profile.queue_alpha
         self.by_name[info.name] = backend

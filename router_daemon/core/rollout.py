@@ -88,7 +88,7 @@ class Rollout:
         self._salt = blake2b(f"{self._name}\0".encode(), digest_size=_HASH_BYTES)
         self.state = RUNNING
         self.reason = ""
-        self.percent = settings.stages[0] if settings.percent is None else settings.percent
+        self.percent = settings.first_percent
         self.began_at = 0.0
         self.windows = 0
         self.window_at = 0.0

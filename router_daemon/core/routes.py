@@ -27,6 +27,7 @@ PAUSE_MESSAGES: Final = 100
 FAULTS_IN_A_ROW: Final = 3
 BREAKER_S: Final = 30.0
 PROBATION: Final = -1.0
+FOR_GOOD: Final = 1 << 62
 FALLBACK: Final = "fallback"
 """The name of the route that stands in for others."""
 REASONS: Final = ("raised", "nonsense", "paused", "breaker")
@@ -178,6 +179,21 @@ class Route:
             if self.opened_at is not None:
                 self.opened_at = None
                 self.news.append(("route's breaker has closed", self.name, "its policy decides again"))
+
+    def configure(self, policy: Policy, ttl_s: float, budget_s: float) -> None:
+        """Take another policy, which is trusted anew, or go on with the same one; what was counted stays."""
+        if policy is not self.policy:
+            self.policy = policy
+            self.close()
+        self.rankings.configure(policy, ttl_s)
+        self.budget_s = PROBATION if self._faults_in_a_row else budget_s
+        self._budget_s = budget_s
+
+    def retire(self) -> None:
+        """Leave to who stands in what of this route's messages is still to be decided; its policy is asked no more."""
+        if self._stand_in is not None:
+            self.acting = self._stand_in
+        self.opened_at, self._left = None, FOR_GOOD
 
     def close(self) -> None:
         """Trust the policy again, at a person's word."""

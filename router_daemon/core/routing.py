@@ -11,16 +11,17 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from router_daemon.core.backends import Backend
 from router_daemon.core.counts import Counts
 from router_daemon.core.ranking import Observer, Policy, RankingCache
-from router_daemon.core.rollout import Rollout
+from router_daemon.core.rollout import DONE, ROLLED_BACK, Rollout
 from router_daemon.core.routes import FALLBACK, FewestOpen, Route
-from router_daemon.core.settings import Settings
+from router_daemon.core.settings import RolloutSettings, Settings
 from router_daemon.core.tally import Tally, of_everything
 
 if TYPE_CHECKING:
@@ -38,6 +39,19 @@ class RouteSpec(NamedTuple):
     name: str
     policy: Policy
     cache_ttl_s: float
+
+
+def check_named(settings: RolloutSettings, names: Container[str]) -> str:
+    """See that there are the routes which a rollout names; return that of its control group, "" where it has none.
+
+    Raises:
+        ValueError: one is not there.
+    """
+    control = (settings.control or CONTROL) if settings.control_percent else ""
+    missing = [name for name in (settings.candidate, control) if name and name not in names]
+    if missing:
+        raise ValueError(f"the rollout names routes that are not there: {', '.join(missing)}")
+    return control
 
 
 class Routes:
@@ -64,9 +78,9 @@ class Routes:
         self, settings: Settings, counts: Counts, rng: Random, make: Callable[[str], Policy | None] | None
     ) -> None:
         self._settings = settings
+        self._make = make
         self._counts = counts
         self._rng = rng
-        self._make = make
         self._registry: Registry | None = None
         self._observers: list[tuple[Policy, Observer]] = []
         self._watchers: list[tuple[Policy, Watcher]] = []
@@ -83,20 +97,74 @@ class Routes:
         self._registry = registry
         ttl_s = self._settings.cache_ttl_s
         self.fallback = self._route(RouteSpec(FALLBACK, fallback or FewestOpen(), ttl_s), None)
-        for spec in specs:
-            self.by_name[spec.name] = self._route(spec, self.fallback)
-        self.stable = next(iter(self.by_name.values()))
+        self._arrange(specs)
         if self._settings.rollout.candidate:
             self.rollout = self._rollout()
+
+    def configure(
+        self,
+        settings: Settings,
+        specs: Sequence[RouteSpec],
+        fallback: Policy,
+        make: Callable[[str], Policy | None] | None,
+        now: float,
+    ) -> None:
+        """Have other routes, the first of which is stable; one of a name that there is goes on.
+
+        A route whose spec has the very policy that it has keeps what that has learnt. What is open on a route that
+        is no more is decided by the fallback. The caller sees to it that those are there which the rollout names.
+        """
+        assert self._registry is not None
+        before, policies = self.by_name, {route.name: route.policy for route in self.by_name.values()}
+        self._settings, self._make = settings, make
+        self.fallback.configure(fallback, settings.cache_ttl_s, inf)
+        self._arrange(specs)
+        for route in before.values():
+            if route.name not in self.by_name:
+                route.retire()
+        drop_own(self._registry, self._policies())
+        changed = {name for name, route in self.by_name.items() if policies.get(name) is not route.policy}
+        self._go_on(changed, now)
+
+    def _go_on(self, changed: set[str], now: float) -> None:
+        """Begin, change or end the rollout, by the settings; one that they do not touch goes on as it was."""
+        before = self.rollout
+        if (
+            before is not None
+            and before.settings == self._settings.rollout
+            and all(route is self.by_name.get(route.name) and route.name not in changed for route in before.routes())
+        ):
+            return
+        self.rollout = None
+        for route in self.by_name.values():
+            if route.tally is not None:
+                route.tally.side = None
+        if not self._settings.rollout.candidate:
+            return
+        self.rollout = self._rollout()
+        if before is None:
+            self.rollout.begin(now)
+        else:
+            _take_over(self.rollout, before, self.rollout.candidate.name in changed, now)
+
+    def _arrange(self, specs: Sequence[RouteSpec]) -> None:
+        """Make or change the routes, so that there are these and no others."""
+        before, self.by_name = self.by_name, {}
+        for spec in specs:
+            route = before.get(spec.name)
+            if route is None:
+                route = self._route(spec, self.fallback)
+            else:
+                route.configure(spec.policy, spec.cache_ttl_s, self._settings.rollout.budget_s)
+            self.by_name[spec.name] = route
+        self.stable = next(iter(self.by_name.values()))
+        self._listen()
         if len(self.by_name) > 1:
             self._count_apart()
 
     def _rollout(self) -> Rollout:
         settings = self._settings.rollout
-        control = (settings.control or CONTROL) if settings.control_percent else ""
-        missing = [name for name in (settings.candidate, control) if name and name not in self.by_name]
-        if missing:
-            raise ValueError(f"the rollout names routes that are not there: {', '.join(missing)}")
+        control = check_named(settings, self.by_name)
         return Rollout(
             settings,
             self.stable,
@@ -109,12 +177,6 @@ class Routes:
         assert self._registry is not None
         policy = spec.policy
         rankings = RankingCache(self._registry, policy, self._counts, self._rng, ttl_s=spec.cache_ttl_s)
-        if policy.observe is not None:
-            self._observers.append((policy, policy.observe))
-        if policy.watch is not None:
-            self._watchers.append((policy, policy.watch))
-            for backend in self._registry.by_name.values():
-                policy.watch(backend, True)
         if stand_in is None:
             return Route(spec.name, policy, rankings, self.news)
         budget_s = self._settings.rollout.budget_s
@@ -133,10 +195,25 @@ class Routes:
         if policy is None:
             return None
         route = self.by_name[name] = self._route(RouteSpec(name, policy, self._settings.cache_ttl_s), self.fallback)
+        self._listen()
         self._count_apart()
         return route
 
     # --- what policies are told ---
+
+    def _policies(self) -> dict[Policy, None]:
+        return dict.fromkeys(route.policy for route in (self.fallback, *self.by_name.values()))
+
+    def _listen(self) -> None:
+        """Tell every policy in use what it wants to know, and those that are new to that who is there."""
+        assert self._registry is not None
+        policies = self._policies()
+        know = {policy for policy, _ in self._watchers}
+        self._observers = [(policy, policy.observe) for policy in policies if policy.observe is not None]
+        self._watchers = [(policy, policy.watch) for policy in policies if policy.watch is not None]
+        for policy, watch in self._watchers:
+            for backend in self._registry.by_name.values() if policy not in know else ():
+                self._introduce(policy, watch, backend, there=True)
 
     @property
     def observer(self) -> Observer | None:
@@ -153,10 +230,13 @@ class Routes:
     def watch(self, backend: Backend, there: bool) -> None:
         """Tell the policies who is there."""
         for policy, watch in self._watchers:
-            try:
-                watch(backend, there)
-            except Exception as fault:  # noqa: BLE001 - nor the registration
-                self._failed(policy, fault)
+            self._introduce(policy, watch, backend, there=there)
+
+    def _introduce(self, policy: Policy, watch: Watcher, backend: Backend, *, there: bool) -> None:
+        try:
+            watch(backend, there)
+        except Exception as fault:  # noqa: BLE001 - whatever a policy raises must not cost the registration
+            self._failed(policy, fault)
 
     def _failed(self, policy: Policy, fault: Exception) -> None:
         for route in self.by_name.values():
@@ -200,3 +280,31 @@ class Routes:
             "faults": dict(route.faults),
             "fallbacks": dict(route.fallbacks),
         }
+
+
+def drop_own(registry: Registry, keep: Container[Policy]) -> None:
+    """Drop what policies have kept of backends, but for those of `keep`."""
+    for backend in registry.by_name.values():
+        for service in backend.services.values():
+            for policy in [policy for policy in service.own if policy not in keep]:
+                del service.own[policy]
+
+
+def _take_over(rollout: Rollout, before: Rollout, other: bool, now: float) -> None:
+    """Let a rollout go on where it was under other settings, in a new window; one of another name begins.
+
+    What was rolled back stays so until a person says `resume`. A candidate that is another policy by now (`other`)
+    begins anew, as nothing is known of it; so it does where its first percentage was changed.
+    """
+    if not rollout.restore(before.snapshot(now), now):
+        rollout.begin(now)
+        return
+    rollout.history.extend(before.history)
+    rollout.news += before.news
+    settings = rollout.settings
+    if rollout.state == ROLLED_BACK:
+        return
+    if other or settings.percent != before.settings.percent:
+        rollout.set_percent(settings.first_percent, now)
+    elif rollout.state == DONE and any(stage > rollout.percent for stage in settings.stages):
+        rollout.set_percent(rollout.percent, now)

@@ -39,6 +39,10 @@ class Learning:
     __slots__ = ("alpha", "deviations", "initial_s", "known", "reference_alpha", "steady", "unknown_times")
 
     def __init__(self, settings: Settings) -> None:
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over other settings."""
         profile, hedge = settings.profile, settings.hedge
         self.alpha = profile.latency_alpha
         self.reference_alpha = profile.reference_alpha

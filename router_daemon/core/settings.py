@@ -167,6 +167,11 @@ class EjectionSettings:
     most_s: float = 10.0
     jitter: float = 0.2
 
+    @property
+    def remembered(self) -> int:
+        """How many failures' times are kept."""
+        return max(1, self.failures)
+
 
 @dataclass(frozen=True, slots=True)
 class WaitingSettings:
@@ -264,6 +269,11 @@ class RolloutSettings:
     window_s: float = 3600.0
     budget_s: float = 0.05
     fallback: str = "least_in_flight"
+
+    @property
+    def first_percent(self) -> float:
+        """Where the candidate begins."""
+        return self.stages[0] if self.percent is None else self.percent
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,12 +47,16 @@ class Settler:
         self._serving = serving
         self._places = dispatcher.places
         self._health = dispatcher.health
-        self._observe = observe
         self._counts = counts
         self._emit = emit
         self._learning = learning
-        self._slow_s = dispatcher.decisions.slow_s
-        self._slow_times = dispatcher.decisions.slow_times
+        self.configure(observe)
+
+    def configure(self, observe: Observer | None) -> None:
+        """Take over who is told of outcomes, and what the recorder of decisions calls slow."""
+        self._observe = observe
+        self._slow_s = self._dispatcher.decisions.slow_s
+        self._slow_times = self._dispatcher.decisions.slow_times
 
     # --- what backends answer ---
 

@@ -58,13 +58,17 @@ class WaitingRoom:
     """
 
     def __init__(self, max_messages: int, max_bytes: int, reserve: float) -> None:
-        self._max = (max_messages, max_bytes)
-        self._max_common = (max_messages - share_of(reserve, max_messages), max_bytes - share_of(reserve, max_bytes))
+        self.configure(max_messages, max_bytes, reserve)
         self._lines: dict[str, _Lines] = {}
         self.size = 0
         self.bytes = 0
         self.named = 0
         self.by_priority = [0] * (CRITICAL + 1)
+
+    def configure(self, max_messages: int, max_bytes: int, reserve: float) -> None:
+        """Set the limits; who waits already stays, even beyond them."""
+        self._max = (max_messages, max_bytes)
+        self._max_common = (max_messages - share_of(reserve, max_messages), max_bytes - share_of(reserve, max_bytes))
 
     def displaced_by(self, message: Message) -> list[Message] | None:
         """Return who has to leave for a message to come in, mostly nobody; None where it cannot."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from random import Random
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from router_daemon.core.ranking import Policy
 from router_daemon.core.settings import Settings
@@ -67,6 +70,32 @@ READS: Final[dict[str, dict[str, str]]] = dict.fromkeys(_MAKERS, _ALL) | {
 """What each policy reads of the settings, and a route may therefore set for itself: key, and where `Settings` has it.
 
 What describes measurements (`[profile]`, the rest of `[attention]`) is not among them: all routes read the same."""
+
+
+_SCORED: Final = ("weights", "threshold")
+_LIVE: Final = (*_SCORED, "profile", "attention")
+_MEASURED: Final = ("profile.initial_latency_s",)
+_EMBEDDED: Final = (*_LIVE, "ring_attention")
+HELD: Final[dict[str, tuple[str, ...]]] = dict.fromkeys(_MAKERS, ()) | {
+    "attention": _LIVE,
+    "paper": _SCORED,
+    "paper_no_reliability": _SCORED,
+    **dict.fromkeys(("p2c_peak_ewma", "prequal", "c3"), _MEASURED),
+    **dict.fromkeys(("ring", "ring_multi", "ring_greedy"), _EMBEDDED),
+}
+"""What each policy is made of, and holds: a test compares it with what each constructor reads."""
+
+
+def alike(name: str, settings: Settings, other_name: str, other: Settings) -> bool:
+    """Tell whether a policy made of one pair would be as one made of the other, but for what it has learnt."""
+    if name != other_name or any(attrgetter(path)(settings) != attrgetter(path)(other) for path in HELD[name]):
+        return False
+    mine, its = settings.ring_attention.projections, other.ring_attention.projections
+    return "ring_attention" not in HELD[name] or np.array_equal(_numbers(mine), _numbers(its))
+
+
+def _numbers(projections: Any) -> Any:
+    return np.zeros(0) if projections is None else np.asarray(projections)
 
 
 def make_policy(name: str, settings: Settings, rng: Random) -> Policy:

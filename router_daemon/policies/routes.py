@@ -3,18 +3,21 @@
 Rules:
 - A route's settings are those of the daemon but for the keys that it names, of those that its policy reads (`READS`).
 - `control`, where no route is named for it, is made like stable, and counted apart.
+- Over a change of settings a route keeps its policy, with what that has learnt, where it would be made alike (`alike`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any, NamedTuple
 
+from router_daemon.core.changes import Outlay
 from router_daemon.core.ranking import Policy
 from router_daemon.core.routing import CONTROL, RouteSpec
 from router_daemon.core.settings import RouteSettings, Settings
-from router_daemon.policies.base import NAMES, READS, make_policy
+from router_daemon.policies.base import NAMES, READS, alike, make_policy
 
 
 class Plan(NamedTuple):
@@ -29,6 +32,53 @@ class Plan(NamedTuple):
         return {"routes": self.routes, "fallback": self.fallback}
 
 
+class Kept(NamedTuple):
+    """Policies at work, and how they were made, for those to keep that would be made alike.
+
+    Attributes:
+        settings: of the daemon. policy: the name of the stable route's where `settings.routes` does not name that.
+        by_route: the policies. asked_for: those of them that are no configured routes, but were asked for by name.
+        fallback: the policy that stands in for others.
+    """
+
+    settings: Settings
+    policy: str
+    by_route: Mapping[str, Policy]
+    asked_for: frozenset[str]
+    fallback: Policy
+
+
+def plan_again(settings: Settings, rng: Random, *, policy: str, kept: Kept) -> Outlay:
+    """Return what a broker takes over with other settings; arguments and errors as of `plan_routes`."""
+    before, after = routes_of(kept.settings, kept.policy), routes_of(settings, policy)
+    if settings.policy_override:
+        asked_for = {name: RouteSettings(name) for name in kept.by_route if name in kept.asked_for}
+        before, after = before | asked_for, asked_for | after
+        after = {settings.rollout.stable: after.pop(settings.rollout.stable)} | after  # the first is stable
+    specs = []
+    for name, route in after.items():
+        mine, was = settings_of(route, settings), before.get(name)
+        same = was is not None and alike(was.policy, settings_of(was, kept.settings), route.policy, mine)
+        chosen = kept.by_route[name] if same else make_policy(route.policy, mine, rng)
+        specs.append(RouteSpec(name, chosen, mine.cache_ttl_s))
+    old, new = kept.settings.rollout.fallback, settings.rollout.fallback
+    same = alike(old, kept.settings, new, settings)
+    fallback = kept.fallback if same else make_policy(new, settings, rng)
+    make = (lambda name: named_policy(name, settings, rng)) if settings.policy_override else None
+    return Outlay(specs, fallback, make)
+
+
+def routes_of(settings: Settings, policy: str) -> dict[str, RouteSettings]:
+    """Return every route that is configured or follows from what is, stable first."""
+    rollout, routes = settings.rollout, dict(settings.routes)
+    stable = routes.pop(rollout.stable, RouteSettings(policy))
+    found = {rollout.stable: stable} | routes
+    alike_stable = rollout.control in ("", rollout.stable) and rollout.control_percent > 0.0
+    if rollout.candidate and alike_stable and CONTROL not in routes:
+        found[CONTROL] = stable
+    return found
+
+
 def plan_routes(settings: Settings, rng: Random, *, policy: str | Policy) -> Plan:
     """Return the policies of every route.
 
@@ -41,17 +91,12 @@ def plan_routes(settings: Settings, rng: Random, *, policy: str | Policy) -> Pla
         KeyError: a policy that does not exist; `config` has checked it before.
         ValueError: a key that a policy does not read.
     """
-    rollout, routes = settings.rollout, dict(settings.routes)
-    stable = routes.pop(rollout.stable, None)
-    if stable is not None:
+    rollout = settings.rollout
+    routes = routes_of(settings, policy if isinstance(policy, str) else policy.name)
+    stable = routes.pop(rollout.stable)
+    if isinstance(policy, str) or rollout.stable in settings.routes:
         policy = _policy(stable, settings, rng)
-    elif isinstance(policy, str):
-        policy = make_policy(policy, settings, rng)
     specs = [_spec(name, route, settings, rng) for name, route in routes.items()]
-    alike = rollout.control in ("", rollout.stable) and rollout.control_percent > 0.0
-    if rollout.candidate and alike and CONTROL not in routes:
-        like = stable or RouteSettings(policy.name)
-        specs.append(_spec(CONTROL, like, settings, rng))
     return Plan(policy, tuple(specs), make_policy(rollout.fallback, settings, rng))
 
 
