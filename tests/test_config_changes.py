@@ -23,6 +23,12 @@ def test_what_can_change_does_and_what_cannot_is_named() -> None:
     assert found.config.weights == new.weights
 
 
+def test_a_token_is_not_told() -> None:
+    """What has changed goes to the log and to whoever asked."""
+    old, new = (load_config(None, {}, [f"admin.token={letter * 32}"]) for letter in "ab")
+    assert changes(old, new).restart == (Change("admin.token", "(hidden)", "(hidden)"),)
+
+
 def test_nothing_differs_from_itself(tmp_path: Path) -> None:
     file = tmp_path / "all.toml"
     file.write_text('[routes.try]\npolicy = "ring"\ntau = 0.5\n[rollout]\ncandidate = "try"\n')

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
-from router_daemon.config import Config
+from router_daemon.config import Config, section_types
 from router_daemon.config.text import toml_value_text
 from router_daemon.errors import ConfigError
 
@@ -29,6 +29,7 @@ RESTART: Final = frozenset(
 and where it keeps profiles; `require_capability`, which decides what pools there are; which file means rollback; series
 of the metrics."""
 ABSENT: Final = "absent"
+HIDDEN: Final = "(hidden)"
 
 
 class Change(NamedTuple):
@@ -82,10 +83,15 @@ def _differences(old: Config, new: Config) -> tuple[Change, ...]:
     before, after = _flat(old), _flat(new)
     keys = list(dict.fromkeys((*before, *after)))
     pairs = ((key, before.get(key), after.get(key)) for key in keys)
-    return tuple(Change(key, _text(was), _text(now)) for key, was, now in pairs if was != now)
+    return tuple(Change(key, _text(key, was), _text(key, now)) for key, was, now in pairs if was != now)
 
 
-def _text(value: Any) -> str:
+def _text(key: str, value: Any) -> str:
+    """Return a value for people; one that no `repr` shows (a token) is hidden here, too: it goes to the log."""
+    section, _, name = key.partition(".")
+    field = section_types()[section].model_fields.get(name)
+    if field is not None and not field.repr:
+        return HIDDEN
     return ABSENT if value is None else toml_value_text(value)
 
 
