@@ -87,6 +87,7 @@ GROWS = {
     "windows",
     "_at",
     "tokens",
+    "told",
 }
 """What counts what has happened, what budgets hold, and the timers, which hold the moment of the change."""
 PLAIN = (bool, int, float, str, bytes, type(None))
