@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tools import FULL
 
 from router_daemon.core.actions import Deliver, DeliverHeader
 from router_daemon.core.events import Request
@@ -31,7 +32,7 @@ from router_daemon.lab.world import World
 
 DIGESTS: Final = Path(__file__).resolve().parent / "lab_ring_digests.json"
 MESSAGES = 60
-WORLDS = 40
+WORLDS = 40 if FULL else 20
 BATCH = 10
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 from command_line import process
 from conftest import Daemon, DaemonFactory, Room, free_port
+from tools import BOTH_ENGINES
 
 from router_daemon.cli import asking
 
@@ -96,7 +96,7 @@ def links_of(answer: dict[str, Any]) -> dict[str, list[str]]:
     return {row["name"]: row["links"] for row in answer["daemons"]}
 
 
-@pytest.mark.parametrize("engine", ["native", "libzmq"])
+@BOTH_ENGINES
 def test_a_message_finds_a_backend_of_another_daemon_and_its_answer_the_way_back(
     daemon: DaemonFactory, open_room: OpenRoom, engine: str
 ) -> None:
@@ -183,7 +183,7 @@ def way_to(answer: dict[str, Any], name: str) -> list[str]:
     return next((row["path"] for row in answer["daemons"] if row["name"] == name), [])
 
 
-@pytest.mark.parametrize("engine", ["native", "libzmq"])
+@BOTH_ENGINES
 def test_what_falls_into_a_black_hole_between_two_daemons_goes_the_other_way(
     daemon: DaemonFactory, open_room: OpenRoom, engine: str
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from tools import BOTH_ENGINES
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -89,7 +90,7 @@ def test_the_table_tells_before_during_and_after() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("engine", ["native", "libzmq"])
+@BOTH_ENGINES
 def test_a_short_run_answers_every_message_though_the_busiest_daemon_is_killed(engine: str) -> None:
     path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "ring_app", "--daemons", "6", "--shortcuts", "1", "--seconds", "4"]

@@ -1,6 +1,7 @@
-"""Programs from outside that some tests run: found, or the test says which one is missing.
+"""Programs from outside that some tests run: found, or the test says which one is missing; and what the full form adds.
 
 Rules:
+- `BOTH_ENGINES`: a long test that runs on libzmq, too, does so in the full form only.
 - A test asks `require_tool(name)`. Where the program is absent the test is skipped with one clear sentence; in the
   full form (`./scripts/test --full`, which sets ROUTER_DAEMON_FULL=1) it fails with the same sentence.
 - Each name stands in `TOOLS`, so that the full form can tell everything that is missing before it begins.
@@ -24,6 +25,11 @@ TOOLS: Final = {
     "systemd-analyze": "on Debian: apt-get install systemd",
 }
 """Name -> where it comes from."""
+FULL: Final = os.environ.get("ROUTER_DAEMON_FULL") == "1"
+BOTH_ENGINES: Final = pytest.mark.parametrize(
+    "engine",
+    ["native", pytest.param("libzmq", marks=pytest.mark.skipif(not FULL, reason="of the full form: --full"))],
+)
 
 
 def find_tool(name: str) -> str | None:
