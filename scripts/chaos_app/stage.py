@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from demo_app.processes import HOME, Child, free_ports
+from demo_app.processes import Child, free_ports
 
 from chaos_app.daemon_side import scrape
 from chaos_app.work import ID
@@ -193,18 +193,7 @@ class Stage:
     # --- all ---
 
     async def _start(self, name: str, command: list[str]) -> Child:
-        log = self.directory / f"{name}.log"
-        path = os.pathsep.join(filter(None, [HOME, os.environ.get("PYTHONPATH")]))
-        with log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                env=os.environ | {"PYTHONPATH": path},
-                start_new_session=True,
-            )
-        child = Child(name, process, log)
+        child = await Child.start(name, command, self.directory / f"{name}.log")
         self._children.append(child)
         return child
 

@@ -16,7 +16,7 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -77,6 +77,23 @@ class Child:
         self.process = process
         self.pid = process.pid
         self._log = log
+
+    @classmethod
+    async def start(
+        cls, name: str, command: Sequence[str], log: Path, *, stdin: int = asyncio.subprocess.PIPE
+    ) -> Child:
+        """Start a process in a session of its own that finds these packages; what it prints is added to `log`."""
+        path = os.pathsep.join(filter(None, [HOME, os.environ.get("PYTHONPATH")]))
+        with log.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=stdin,
+                stdout=output,
+                stderr=output,
+                env=os.environ | {"PYTHONPATH": path},
+                start_new_session=True,
+            )
+        return cls(name, process, log)
 
     @property
     def running(self) -> bool:
@@ -143,18 +160,7 @@ class Troupe:
             self.backends[spec.name] = await self._start(spec.name, command)
 
     async def _start(self, name: str, command: list[str]) -> Child:
-        log = self._directory / f"{name}.log"
-        path = os.pathsep.join(filter(None, [HOME, os.environ.get("PYTHONPATH")]))
-        with log.open("wb") as output:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                env=os.environ | {"PYTHONPATH": path},
-                start_new_session=True,
-            )
-        return Child(name, process, log)
+        return await Child.start(name, command, self._directory / f"{name}.log")
 
     async def watch(self, on_end: Callable[[Child], None]) -> None:
         """Call `on_end` for each child that ends, until cancelled."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import aiohttp
 from chaos_app.daemon_side import Page, scrape
-from demo_app.processes import HOME, Child, free_ports
+from demo_app.processes import Child, free_ports
 
 from ring_app.options import Options, Row
 from ring_app.plan import Plan, backend_name, daemon_name
@@ -223,18 +223,9 @@ class Stage:
         return [f"{count} times: {text}" for text, count in said.items()]
 
     async def _start(self, name: str, module: str, *arguments: str) -> Child:
+        command = [sys.executable, "-m", module, "--parent", str(os.getpid()), *arguments]
         log = self.directory / f"{name}.out"
-        path = os.pathsep.join(filter(None, [HOME, os.environ.get("PYTHONPATH")]))
-        with log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", module, "--parent", str(os.getpid()), *arguments),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=os.environ | {"PYTHONPATH": path},
-                start_new_session=True,
-            )
-        child = Child(name, process, log)
+        child = await Child.start(name, command, log, stdin=asyncio.subprocess.DEVNULL)
         self._children.append(child)
         return child
 
