@@ -113,7 +113,9 @@ CHECKS: Final = (
     ),
     Check("unknown-commands", "passes over commands that it does not know", "Messages", _SKIPPED),
     Check("other-version", "passes over commands of another version", "Messages", _SKIPPED),
-    Check("errors", "goes on after an ERROR", "A backend's ERROR", "It is no answer to a delivery and ends nothing"),
+    Check(
+        "errors", "goes on after an ERROR", "What a backend receives", "It is no answer to a delivery and ends nothing"
+    ),
     Check(
         "full-house",
         "answers all when all its places are taken",

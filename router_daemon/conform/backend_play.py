@@ -57,6 +57,8 @@ class BackendPlay(Play):
         peer: the connection of the registration in force.
         registration: the header of the newest REGISTER.
         pulse: the check that a silence of the backend fails now.
+        open: deliveries without their answer.
+        unwanted: ids that must not be answered, and the check that an answer fails.
     """
 
     def __init__(self, book: Book, timeout_s: float, capabilities: Mapping[str, str], *, can_end: bool) -> None:
@@ -69,6 +71,7 @@ class BackendPlay(Play):
         self.open: dict[int, Delivery] = {}
         self._answered: set[int] = set()
         self._dropped: set[int] = set()
+        self.unwanted: dict[int, str] = {}
         self._last_sign_s = math.inf
         self._draining = False
         self._heard = False
@@ -185,6 +188,9 @@ class BackendPlay(Play):
             self._error(message, "name_taken", "another connection holds the name", retry=True)
 
     def _on_other(self, message: Message) -> None:
+        if message.verb == "REGISTER" and message.fault is not None:
+            self._error(message, *message.fault, retry=False)
+            return
         if self.peer is None or message.peer != self.peer.peer:
             self._error(message, "not_registered", f"{message.verb} before REGISTER", retry=False)
             return
@@ -231,7 +237,9 @@ class BackendPlay(Play):
 
     def _on_stray(self, message: Message) -> None:
         """An answer to nothing that is open."""
-        if message.id in self._dropped:
+        if message.id in self.unwanted:
+            self.check(self.unwanted[message.id], False, f"nothing about delivery {message.id}", message)
+        elif message.id in self._dropped:
             expected = "nothing: the registration that got this DELIVER has ended"
             self.check("drop-unfinished", False, expected, message)
         elif message.id in self._answered:

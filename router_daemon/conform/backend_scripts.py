@@ -9,7 +9,7 @@ from router_daemon.conform.backend_play import HEARTBEAT_MS, BackendPlay
 from router_daemon.conform.backend_work import WORK
 from router_daemon.conform.bodies import NONE, SMALL, UNKNOWN_KEYS
 from router_daemon.conform.messages import Message
-from router_daemon.conform.play import Ended, Restart, Scenario, Script, Terminate, Unseen
+from router_daemon.conform.play import Broken, Ended, Restart, Scenario, Script, Terminate, Unseen
 
 RETRY_S: Final = (0.5, 2.5)
 """When a REGISTER that was refused may come again: about a second later."""
@@ -28,7 +28,10 @@ def is_register(message: Message) -> bool:
 def come(play: BackendPlay) -> Script[None]:
     """Refuse the first REGISTER, be silent at the second, take the third."""
     play.mood = "refuse"
-    first = yield from play.expect("register-first", "REGISTER", is_register)
+    first = yield from play.expect("register-first", "REGISTER", lambda message: message.verb == "REGISTER")
+    if not is_register(first):
+        play.mood = "accept"
+        raise Broken("register-header")
     play.mood = "mute"
     second = yield from play.expect("name-taken", "REGISTER again", is_register, RETRY_S[1])
     waited_s = second.at - first.at
@@ -51,7 +54,7 @@ def beat(play: BackendPlay) -> Script[None]:
     """Watch the heartbeats of a backend that has nothing to do."""
     yield from play.registered()
     seconds = WATCHED_BEATS * HEARTBEAT_MS / 1000
-    found = yield from play.pause(seconds)
+    found = yield from play.pause(seconds, "heartbeat")
     count = sum(message.verb == "HEARTBEAT" for message in found)
     expected = f"some {WATCHED_BEATS} HEARTBEATs in {seconds:g} s"
     play.check("heartbeat", count >= WATCHED_BEATS // 2, expected, f"{count} HEARTBEATs")
@@ -74,13 +77,13 @@ def forgotten(play: BackendPlay) -> Script[None]:
     slow = play.capability("slow")
     if slow is not None:
         play.deliver("slow", (b"%d" % (working_s * 1000),))
-        yield from play.pause(0.1)
+        yield from play.pause(0.1, "not-registered")
     play.forget()
     yield from play.expect("not-registered", "REGISTER after ERROR not_registered", is_register)
     play.book.passed("not-registered")
     if slow is None:
         play.offers("slow")
-    yield from play.pause(working_s + 0.5)
+    yield from play.pause(working_s + 0.5, "drop-unfinished")
     play.book.passed("drop-unfinished")
 
 
@@ -129,7 +132,7 @@ def drained(play: BackendPlay) -> Script[None]:
     yield from play.registered()
     body = (b"%d" % DRAIN_WORK_MS,)
     delivery = play.deliver("slow" if play.capability("slow") else "any", body)
-    yield from play.pause(0.1)
+    yield from play.pause(0.1, "drain")
     play.act(Terminate())
     said: list[str] = []
     until = play.now + play.timeout_s

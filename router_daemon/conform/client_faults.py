@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from router_daemon.conform.bodies import SMALL
 from router_daemon.conform.client_checks import WORK
-from router_daemon.conform.client_play import ClientPlay, Outcome
+from router_daemon.conform.client_play import ClientPlay, Outcome, is_send
 from router_daemon.conform.messages import Message, shown
 from router_daemon.conform.play import Scenario, Script
 
@@ -25,7 +25,7 @@ LATE_S: Final = 1.5
 
 def is_work(message: Message) -> bool:
     """Tell whether it is a SEND of a task, and not one that asks for the next."""
-    return message.verb == "SEND" and message.header.get("capability") == WORK
+    return is_send(message) and message.header["capability"] == WORK
 
 
 def refused(play: ClientPlay, ident: str, code: str, **extra: Any) -> Script[None]:
@@ -33,11 +33,8 @@ def refused(play: ClientPlay, ident: str, code: str, **extra: Any) -> Script[Non
     yield from play.task("send", SMALL)
     sent = yield from play.sent(ident)
     play.error(sent, code, **extra)
-    again = yield from play.collect(play.now + play.timeout_s, lambda message: message.verb == "SEND")
-    resent = [message for message in again if is_work(message)]
-    play.require(
-        "no-retry", not resent, f"no second SEND after {code!r} with retry: false", resent[0] if resent else ""
-    )
+    next_one = yield from play.expect(ident, "what came of the task", is_send)
+    play.require("no-retry", not is_work(next_one), f"no second SEND after {code!r} with retry: false", next_one)
     play.book.passed("no-retry")
     play.judge_outcome(ident, (yield from play.outcome(ident)), "error", (code.encode(),))
     play.book.passed(ident)
@@ -75,7 +72,7 @@ def complaint(play: ClientPlay) -> Script[None]:
     play.several(sent)
     about = {"id": None, "code": "bad_header", "detail": "conform: only a test", "retry": False, "last": False}
     play.say(sent, "ERROR", about)
-    yield from play.pause(QUIET_S)
+    yield from play.pause(QUIET_S, "complaint")
     play.reply(sent, SMALL)
     play.judge_outcome("complaint", (yield from play.outcome("complaint")), "reply", SMALL)
     play.book.passed("complaint")

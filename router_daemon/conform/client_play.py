@@ -102,13 +102,9 @@ class ClientPlay(Play):
         self.reply(asked, (verb.encode(), msgspec.msgpack.encode(header), *body))
 
     def sent(self, ident: str, expected: str = "the SEND of the task") -> Script[Message]:
-        """Return the SEND that the task asked for; the other one where the client cannot do such a task."""
-
-        def wanted(message: Message) -> bool:
-            return message.verb == "SEND"
-
-        found = yield from self.expect(ident, expected, wanted)
-        if found.header.get("capability") != TASK:
+        """Return the SEND that the task asked for."""
+        found = yield from self.expect(ident, expected, is_send)
+        if found.header["capability"] != TASK:
             return found
         self._supported(found)
         self.book.failed(ident, expected, str(Outcome(found)))
@@ -118,7 +114,7 @@ class ClientPlay(Play):
         """Return what the client says has come of the task."""
 
         def wanted(message: Message) -> bool:
-            return message.verb == "SEND" and message.header.get("capability") == TASK
+            return is_send(message) and message.header["capability"] == TASK
 
         found = self.asked  # it may have come while a script let time pass
         if found is None:
@@ -195,6 +191,11 @@ class ClientPlay(Play):
             self.asked = message
         elif self.asked is not None or not self._verb:
             self.reply(message, message.body)  # of a client that sends by itself
+
+
+def is_send(message: Message) -> bool:
+    """Tell whether it is a SEND that the daemon can read."""
+    return message.verb == "SEND" and message.fault is None
 
 
 def key_of(ident: Any) -> tuple[type, Any]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from router_daemon.conform.bodies import BIG, EMPTY, MANY, NONE, SMALL, UNKNOWN_KEYS
 from router_daemon.conform.client_faults import FAULTS
-from router_daemon.conform.client_play import ClientPlay
+from router_daemon.conform.client_play import ClientPlay, is_send
 from router_daemon.conform.messages import Message, shown, shown_body
 from router_daemon.conform.play import Scenario, Script
 
@@ -18,7 +18,7 @@ MOST_FRAMES: Final = 62
 
 def come(play: ClientPlay) -> Script[None]:
     """Wait for the first SEND."""
-    yield from play.expect("send-header", "a SEND", lambda message: message.verb == "SEND")
+    yield from play.expect("send-header", "a SEND", is_send)
     yield from play.ask()
 
 
@@ -93,7 +93,7 @@ def unknown_commands(play: ClientPlay) -> Script[None]:
         sent = yield from play.sent(ident)
         play.several(sent)
         play.say(sent, verb, play.reply_header(sent), (b"not this",), version=version)
-        yield from play.pause(QUIET_S)
+        yield from play.pause(QUIET_S, ident)
         play.reply(sent, SMALL)
         play.judge_outcome(ident, (yield from play.outcome(ident)), "reply", SMALL)
         play.book.passed(ident)
@@ -107,7 +107,7 @@ def foreign_answer(play: ClientPlay) -> Script[None]:
     foreign = {"id": "conform, of nobody"}
     play.say(sent, "PART", {**play.reply_header(sent), **foreign, "seq": 0}, (b"not this",))
     play.say(sent, "REPLY", play.reply_header(sent) | foreign, (b"not this",))
-    yield from play.pause(QUIET_S)
+    yield from play.pause(QUIET_S, "foreign-answer")
     play.reply(sent, SMALL)
     play.judge_outcome("foreign-answer", (yield from play.outcome("foreign-answer")), "reply", SMALL)
     play.book.passed("foreign-answer")
@@ -169,7 +169,7 @@ def reply_all(play: ClientPlay) -> Script[None]:
     play.several(sent)
     play.require("reply-all", sent.header.get("reply") == "all", "SEND with `reply: all`", sent)
     play.say(sent, "REPLY", play.reply_header(sent) | {"heads": 2, "last": False}, (b"from the first",))
-    early = yield from play.pause(QUIET_S)
+    early = yield from play.pause(QUIET_S, "reply-all")
     play.require("reply-all", not early, "nothing before the last answer", early[0] if early else "")
     play.error(sent, "failed", backend="conform-2", head=2, message="conform")
     outcome = yield from play.outcome("reply-all")
@@ -199,7 +199,7 @@ SCENARIOS: Final[Sequence[Scenario[ClientPlay]]] = (
     Scenario("foreign answer", ("foreign-answer",), foreign_answer),
     Scenario("after last", ("after-last",), after_last),
     Scenario("ping", ("ping", "other-header"), ping),
-    Scenario("pair", ("answers-by-id",), pair),
+    Scenario("pair", ("answers-by-id", "id-unique"), pair),
     Scenario("stream", ("stream",), stream),
     Scenario("post", ("accept",), post),
     Scenario("reply all", ("reply-all",), reply_all),

@@ -152,9 +152,13 @@ class Play(ABC):
         if not self.check(ident, good, expected, received):
             raise Broken(ident)
 
-    def pause(self, seconds: float) -> Script[list[Message]]:
-        """Let time pass; returns what came meanwhile."""
-        return (yield from self.collect(self.now + seconds, lambda _: False))
+    def pause(self, seconds: float, ident: str) -> Script[list[Message]]:
+        """Let time pass, for a check that a program fails by ending; returns what came meanwhile."""
+        try:
+            return (yield from self.collect(self.now + seconds, lambda _: False))
+        except Ended as ended:
+            self.book.failed(ident, "a program that goes on", str(ended))
+            raise
 
     def collect(self, until: float, last: Callable[[Message], bool]) -> Script[list[Message]]:
         """Return all that comes until a moment, or until a message that is the last one."""
