@@ -183,7 +183,7 @@ class FakeClient(FakePeer):
             wait_s = 0.05 if "tries again at once" in self.breaks else header.get("retry_after_ms", 100) / 1000
             del self.calls[ident]
             again = {key: value for key, value in call.header.items() if key != "id"}
-            self.after(wait_s, lambda: self.call(again, call.body, call.told) and None)
+            self.after(wait_s, lambda: self.call(again, call.body, call.told))
         elif not known and "knows all codes" in self.breaks:
             self.exit_code = 1
         elif call.pieces and "ends streams with REPLY" in self.breaks:

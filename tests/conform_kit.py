@@ -35,7 +35,7 @@ class FakePeer(ABC):
         self.now = 0.0
         self.out: list[list[bytes]] = []
         self.exit_code: int | None = None
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self.connect()
 
@@ -49,7 +49,7 @@ class FakePeer(ABC):
         """Send a message."""
         self.out.append([self.connection, b"CAR1." + verb.encode(), msgpack.packb(header), *body])
 
-    def after(self, seconds: float, do: Callable[[], None]) -> None:
+    def after(self, seconds: float, do: Callable[[], object]) -> None:
         """Do something later."""
         heapq.heappush(self._timers, (self.now + seconds, next(self._order), do))
 
