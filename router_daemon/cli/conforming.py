@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection, Sequence
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from router_daemon.cli.exits import USAGE, CommandError, reported
+from router_daemon.cli.exits import USAGE, CommandError, complain, reported
 from router_daemon.config import addresses
 
 if TYPE_CHECKING:
@@ -104,9 +106,15 @@ def _perform(play: Play, scenarios: Sequence[Scenario[Any]], address: str, comma
     from router_daemon.cli.playing import Stage, perform
 
     stage = Stage(address, command)
-    typer.echo(f"listening at {stage.address}", err=True)
-    perform(play, scenarios, stage)
+    complain(f"listening at {stage.address}")
+    perform(play, scenarios, stage, _progress() if sys.stderr.isatty() else lambda _: None)
     return stage.address
+
+
+def _progress() -> Callable[[str], None]:
+    """Return what tells which script is played, and after how many seconds."""
+    began_s = time.monotonic()
+    return lambda name: complain(f"{time.monotonic() - began_s:5.1f} s  {name}")
 
 
 def _address(option: str, text: str) -> str:

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import zmq
@@ -47,17 +47,25 @@ class Stage:
 
     def __init__(self, address: str, command: Sequence[str]) -> None:
         self._context: zmq.Context[Socket] = zmq.Context()
-        self._socket = self._open(address)
+        try:
+            self._socket = self._open(address)
+        except StartError:
+            self._context.destroy(0)
+            raise
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._child: subprocess.Popen[bytes] | None = None
         self._told_exit = False
         if command:
             self._start([part.replace("{address}", self.address) for part in command])
 
-    def perform(self, play: Play, scenarios: Sequence[Scenario[Any]]) -> None:
-        """Play until the last script is over."""
+    def perform(self, play: Play, scenarios: Sequence[Scenario[Any]], announce: Callable[[str], None]) -> None:
+        """Play until the last script is over; `announce` is told the name of each."""
+        scene = ""
         self._do(play.start(scenarios, time.monotonic()))
         while not play.finished:
+            if play.scene != scene:
+                scene = play.scene
+                announce(scene)
             for frames in self._received(play.deadline - time.monotonic()):
                 self._do(play.on_message(frames, time.monotonic()))
             if (code := self._exit_code()) is not None:
@@ -82,7 +90,7 @@ class Stage:
         try:
             socket.bind(address)
         except zmq.ZMQError as error:
-            socket.close()
+            socket.close(0)
             raise StartError(f"cannot listen at {address}: {error.strerror}") from None
         return socket
 
@@ -141,9 +149,11 @@ class Stage:
             os.killpg(self._child.pid, number)
 
 
-def perform(play: Play, scenarios: Sequence[Scenario[Any]], stage: Stage) -> None:
+def perform(
+    play: Play, scenarios: Sequence[Scenario[Any]], stage: Stage, announce: Callable[[str], None] = lambda _: None
+) -> None:
     """Play on a stage, and leave nothing of it behind."""
     try:
-        stage.perform(play, scenarios)
+        stage.perform(play, scenarios, announce)
     finally:
         stage.close()

@@ -78,6 +78,7 @@ class Play(ABC):
     Attributes:
         now: seconds, monotonic; moved by whoever calls.
         deadline: when `on_time` has something to do.
+        scene: the name of the script that is played.
         finished: the last script is over.
         broke_off: how the program ended, where it did so by a fault of its own before the last script was over.
     """
@@ -88,6 +89,7 @@ class Play(ABC):
         self.can_end: Final = can_end
         self.now = 0.0
         self.deadline = math.inf
+        self.scene = ""
         self.finished = False
         self.broke_off = ""
         self._reader = Reader(side)
@@ -191,6 +193,7 @@ class Play(ABC):
 
     def _perform(self, scenarios: Sequence[Scenario[Self]]) -> Script[None]:
         for at, scenario in enumerate(scenarios):
+            self.scene = scenario.name
             try:
                 yield from scenario.script(self)
             except Unseen as unseen:

@@ -122,11 +122,11 @@ export class Backend {
   }
 
   #onBye() {
+    this.#registered = false;
     if (this.#stopping) {
       this.#end();
       return;
     }
-    this.#registered = false;
     this.#drop();
     this.#after(RETRY_MS, () => this.#register());
   }
@@ -155,8 +155,9 @@ export class Backend {
   #end(error) {
     clearTimeout(this.#timer);
     this.#drop();
-    if (this.#registered) this.#link.send(pack("UNREGISTER", {}));
-    setTimeout(() => this.#link.close(), 10);
+    if (this.#registered) this.#link.send(pack("UNREGISTER", {})); // not after BYE
+    this.#registered = false;
+    this.#link.close(); // what was sent still leaves
     if (error) this.#finish.reject(error);
     else this.#finish.resolve();
   }

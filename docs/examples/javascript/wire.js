@@ -60,6 +60,7 @@ export class Link {
     if (!this.#sending) this.#flush();
   }
 
+  /** Close the socket; what it has been given still leaves, for a second. What waits here for its turn does not. */
   close() {
     this.#closed = true;
     this.#outbox = [];
