@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from typing import Any, Final
 
 import msgpack
 import pytest
-from test_docs import PROTOCOL, REPOSITORY, rows
+from command_line import invoke
+from test_docs import PROTOCOL, REPOSITORY, rows, section
 
 from router_daemon.conform import backend_checks, backend_scripts, client_checks, client_scripts, report
 from router_daemon.conform.checks import Book, Check
@@ -14,6 +17,7 @@ from router_daemon.conform.encodings import wide
 from router_daemon.conform.messages import SHOWN_BYTES, Reader, pack, shown, shown_body
 from router_daemon.core.types import Side
 
+CONFORM: Final = (REPOSITORY / "docs/conform.md").read_text()
 ALL = [*backend_checks.CHECKS, *client_checks.CHECKS]
 
 
@@ -52,10 +56,22 @@ def test_every_check_is_decided_by_a_script(checks: tuple[Check, ...], scenarios
     assert decided == {check.id for check in checks}
 
 
-def test_the_document_names_every_check_and_role() -> None:
-    text = (REPOSITORY / "docs/conform.md").read_text()
-    assert rows(text).keys() >= {check.id for check in ALL}
-    assert rows(text).keys() >= {f"conform.{role}" for role in backend_checks.ROLES}
+@pytest.mark.parametrize(("title", "module"), [("Of a backend", backend_checks), ("Of a client", client_checks)])
+def test_the_document_names_every_check(title: str, module: Any) -> None:
+    table = rows(section(CONFORM, "The checks", title))
+    assert table == {check.id: [check.title] for check in module.CHECKS}
+
+
+def test_the_document_names_every_role_and_task() -> None:
+    roles = rows(section(CONFORM, "A backend for it"))
+    assert roles == {f"conform.{role}": [does] for role, does in backend_checks.ROLES.items()}
+    asked_for = {"end", *re.findall(r"doing\(\"(\w+)\"\)", inspect.getsource(client_checks)), "send"}
+    assert rows(section(CONFORM, "A client for it")).keys() == asked_for
+
+
+def test_the_document_names_every_option() -> None:
+    options = set(re.findall(r"--[a-z]+", invoke("conform", "--help").stdout)) - {"--help"}
+    assert set(re.findall(r"`(--[a-z]+)", CONFORM)) >= options
 
 
 # --- the book ---
@@ -135,7 +151,7 @@ def test_messages_are_shown_shortened() -> None:
     lines = text.splitlines()
     assert lines[0] == 'CAR1.ACK {"id": 7}'
     assert lines[1] == "  [8] 43415231 2e41434b"
-    assert lines[3] == "  [0] "
+    assert lines[3] == "  [0]"
     assert lines[4].endswith("00000000 ...")
     assert len(lines[4]) < 4 * SHOWN_BYTES
     assert lines[-1] == "  and 59 more frames, 59 bytes"

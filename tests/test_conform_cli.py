@@ -119,7 +119,8 @@ def test_what_could_not_be_seen_fails_only_where_that_is_asked_for() -> None:
     assert invoke(*arguments, "--strict").exit_code == 1
 
 
-def test_the_program_and_what_it_started_are_gone_afterwards(tmp_path: Path) -> None:
+def test_the_program_and_what_it_started_are_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router_daemon.cli.playing.END_S", 0.1)
     pids = tmp_path / "pids"
     stubborn = (
         "import os, signal, subprocess, sys\n"

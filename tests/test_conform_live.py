@@ -26,7 +26,7 @@ EXAMPLES: Final = REPOSITORY / "docs/examples"
 JAVASCRIPT: Final = EXAMPLES / "javascript"
 SIDES: Final = ("backend", "client")
 QUICK: Final = {
-    "backend": ("body-frames", "body-empty", "big-id", "wide-encoding", "unknown-keys", "stream", "cancel", "restart"),
+    "backend": ("body-frames", "body-empty", "big-id", "wide-encoding", "unknown-keys", "stream", "cancel"),
     "client": (
         "body-frames",
         "body-empty",

@@ -48,7 +48,11 @@ REPOSITORY: Final = Path(__file__).resolve().parent.parent
 PROTOCOL: Final = (REPOSITORY / "docs/protocol.md").read_text()
 OPERATIONS: Final = (REPOSITORY / "docs/operations.md").read_text()
 PAPERS_PAGE: Final = (REPOSITORY / "docs/papers.md").read_text()
-DOCUMENTS: Final = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
+DOCUMENTS: Final = sorted(
+    path
+    for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
+    if "node_modules" not in path.relative_to(REPOSITORY).parts
+)
 
 
 def section(text: str, *titles: str) -> str:

@@ -91,7 +91,7 @@ class Stage:
             socket.bind(address)
         except zmq.ZMQError as error:
             socket.close(0)
-            raise StartError(f"cannot listen at {address}: {error.strerror}") from None
+            raise StartError(f"cannot listen at {address}: {zmq.strerror(error.errno or 0)}") from None
         return socket
 
     def _start(self, command: Sequence[str]) -> None:

@@ -114,7 +114,7 @@ CHECKS: Final = (
         "whether sending the same again may help and is safe",
         ASKING,
     ),
-    Check("retry-after", "waits before it sends again", "ERROR", "wait this long first", ASKING),
+    Check("retry-after", "waits before it sends again", "ERROR", "wait this long first", doing("retry")),
     Check(
         "unknown-code",
         "takes a code of a later version for an error",

@@ -82,7 +82,7 @@ def pack(verb: str, header: Mapping[str, Any], body: Sequence[bytes] = (), *, ve
 def shown(frames: Sequence[bytes]) -> str:
     """Return a message for a person: command and header in words, then each frame in hexadecimal, shortened."""
     lines = [f"{_text(frames[0]) if frames else 'no frames'} {_readable(_header(frames))}"[:SHOWN_CHARS]]
-    lines += [f"  [{len(frame)}] {hexadecimal(frame)}" for frame in frames[:SHOWN_FRAMES]]
+    lines += [f"  [{len(frame)}] {hexadecimal(frame)}".rstrip() for frame in frames[:SHOWN_FRAMES]]
     if len(frames) > SHOWN_FRAMES:
         rest = frames[SHOWN_FRAMES:]
         lines.append(f"  and {len(rest)} more frames, {sum(map(len, rest))} bytes")
@@ -98,7 +98,8 @@ def shown_body(body: Sequence[bytes]) -> str:
     """Return a body in a line: how many frames, how many bytes, how the first ones begin."""
     begin = ", ".join(f"[{len(frame)}] {hexadecimal(frame[:8])}".rstrip() for frame in body[:SHOWN_FRAMES])
     more = ", ..." if len(body) > SHOWN_FRAMES else ""
-    return f"a body of {len(body)} frames, {sum(map(len, body))} bytes{': ' if body else ''}{begin}{more}"
+    count = "1 frame" if len(body) == 1 else f"{len(body)} frames"
+    return f"a body of {count}, {sum(map(len, body))} bytes{': ' if body else ''}{begin}{more}"
 
 
 def _verb(frames: Sequence[bytes]) -> str:
