@@ -85,7 +85,8 @@ class FakeClient(FakePeer):
         except ValueError:  # lost, or no task
             self.exit_code = 1
             return
-        if UNSUPPORTED in self.breaks and verb not in (b"send", b"end"):
+        cannot = UNSUPPORTED in self.breaks and verb not in (b"send", b"end")
+        if cannot or (self.delimits and verb == b"cancel"):
             self.ask([b"unsupported"])
             return
         task = getattr(self, f"do_{verb.decode()}")
@@ -130,7 +131,8 @@ class FakeClient(FakePeer):
         ident = next(self.numbers)
 
         def told(outcome: list[bytes]) -> None:
-            self.send("FEEDBACK", {"id": "nobody" if "praises nobody" in self.breaks else ident, "score": 0.5})
+            if outcome[0] == b"reply":
+                self.send("FEEDBACK", {"id": "nobody" if "praises nobody" in self.breaks else ident, "score": 0.5})
             self.ask(outcome)
 
         self.call({"id": ident, **keys}, body, told)

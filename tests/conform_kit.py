@@ -32,6 +32,7 @@ class FakePeer(ABC):
 
     def __init__(self, breaks: frozenset[str]) -> None:
         self.breaks = breaks
+        self.delimits = "uses the delimiter" in breaks  # which is no break
         self.now = 0.0
         self.out: list[list[bytes]] = []
         self.exit_code: int | None = None
@@ -47,7 +48,8 @@ class FakePeer(ABC):
 
     def send(self, verb: str, header: Any, body: Sequence[bytes] = ()) -> None:
         """Send a message."""
-        self.out.append([self.connection, b"CAR1." + verb.encode(), msgpack.packb(header), *body])
+        delimiter = [b""] if self.delimits else []
+        self.out.append([self.connection, *delimiter, b"CAR1." + verb.encode(), msgpack.packb(header), *body])
 
     def after(self, seconds: float, do: Callable[[], object]) -> None:
         """Do something later."""
@@ -66,6 +68,9 @@ class FakePeer(ABC):
     def receive(self, frames: Sequence[bytes], now: float) -> None:
         """Take a message of the daemon."""
         self.now = now
+        if self.delimits:
+            assert frames[0] == b"", "the delimiter comes back"
+            frames = frames[1:]
         known = frames[0].startswith(b"CAR1.") or "takes any version" in self.breaks
         if not known or ("reads short maps only" in self.breaks and frames[1][0] & 0xF0 != 0x80):
             return

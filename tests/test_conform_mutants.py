@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+import msgpack
 import pytest
 from conform_backend_kit import FakeBackend
 from conform_client_kit import UNSUPPORTED, FakeClient
 from conform_kit import perform
+from fuzzing import look
+from hypothesis import given
+from hypothesis import strategies as st
 
-from router_daemon.conform import backend_scripts, client_scripts
+from router_daemon.conform import backend_scripts, client_scripts, report
 from router_daemon.conform.backend_play import backend_play
 from router_daemon.conform.checks import Book
 from router_daemon.conform.client_play import client_play
@@ -198,3 +202,42 @@ def test_of_one_check_only_its_scripts_are_played() -> None:
 
 def test_a_drain_that_nobody_announces_is_not_seen() -> None:
     assert unseen(backend("dies of SIGTERM")) == {"drain"}
+
+
+def test_a_peer_that_uses_the_delimiter_gets_it_back() -> None:
+    assert failed(backend("uses the delimiter")) == {}
+    assert unseen(backend("uses the delimiter")) == set()
+    book = client("uses the delimiter")
+    assert failed(book) == {}
+    assert unseen(book) == {
+        *("unknown-commands", "other-version", "after-last", "stream", "stream-error", "complaint", "reply-all"),
+        *("cancel", "cancel-crossed", "feedback"),
+    }
+    assert "delimiter" in book.finding("stream").note
+
+
+FRAMES: Final = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from(
+        [b"", b"\x80", *(f"CAR1.{verb}".encode() for verb in ("SEND", "REGISTER", "ACK", "PART", "CANCEL"))]
+    ),
+    st.dictionaries(
+        st.sampled_from(["id", "name", "capabilities", "capability", "slots", "code", "queue"]),
+        st.one_of(
+            st.none(), st.integers(0, 2**64 - 1), st.floats(), st.text(max_size=5), st.lists(st.text(max_size=3))
+        ),
+    ).map(msgpack.packb),
+)
+
+
+@look(200)
+@given(st.lists(st.lists(FRAMES, max_size=5), max_size=8), st.sampled_from(["backend", "client"]))
+def test_whatever_a_peer_sends_is_judged(messages: list[list[bytes]], side: str) -> None:
+    play: Any = backend_play(1.0, {}, can_end=False) if side == "backend" else client_play(1.0, can_end=False)
+    scenarios: Any = backend_scripts.SCENARIOS if side == "backend" else client_scripts.SCENARIOS
+    play.start(scenarios, 0.0)
+    for number, frames in enumerate(messages):
+        play.on_message([b"\x00peer", *frames], number * 0.1)
+    play.on_exit(1, 2.0)
+    assert play.finished
+    assert report.text(list(play.book))

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import zmq
 
+from router_daemon.config import addresses
 from router_daemon.conform.play import Action, Play, Restart, Scenario, Send, Terminate
 from router_daemon.errors import StartError
 
@@ -39,7 +40,7 @@ class Stage:
         command: of the program, `{address}` in it replaced; empty where it is started by somebody else.
 
     Attributes:
-        address: where it listens, with the port it got.
+        address: where it listens, with the port it got. reachable: where to connect to for that.
 
     Raises:
         StartError: the address cannot be listened at, or there is no such program.
@@ -53,10 +54,11 @@ class Stage:
             self._context.destroy(0)
             raise
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.reachable = addresses.reachable(self.address)
         self._child: subprocess.Popen[bytes] | None = None
         self._told_exit = False
         if command:
-            self._start([part.replace("{address}", self.address) for part in command])
+            self._start([part.replace("{address}", self.reachable) for part in command])
 
     def perform(self, play: Play, scenarios: Sequence[Scenario[Any]], announce: Callable[[str], None]) -> None:
         """Play until the last script is over; `announce` is told the name of each."""
@@ -99,7 +101,7 @@ class Stage:
             self._child = subprocess.Popen(  # noqa: S603 - what the user has typed
                 command,
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {"CAR_ADDRESS": self.address},
+                env=os.environ | {"CAR_ADDRESS": self.reachable},
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:

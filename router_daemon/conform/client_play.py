@@ -59,7 +59,6 @@ class ClientPlay(Play):
     def __init__(self, book: Book, timeout_s: float, *, can_end: bool) -> None:
         super().__init__(book, Side.CLIENT, timeout_s, can_end=can_end)
         self.asked: Message | None = None
-        self.answered: set[Any] = set()
         self._open: set[Any] = set()
         self._heard = 0
         self._verb = ""
@@ -159,7 +158,6 @@ class ClientPlay(Play):
     def settle(self, to: Message) -> None:
         """Note that a SEND has its last message."""
         self._open.discard(key_of(to.id))
-        self.answered.add(key_of(to.id))
 
     def reply_header(self, to: Message) -> dict[str, Any]:
         """Return the header of a REPLY."""

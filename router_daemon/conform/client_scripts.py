@@ -181,6 +181,7 @@ def feedback(play: ClientPlay) -> Script[None]:
     """FEEDBACK after a REPLY."""
     yield from play.task("feedback", SMALL)
     sent = yield from play.sent("feedback")
+    play.several(sent)
     play.reply(sent, SMALL)
     said = yield from play.expect("feedback", "FEEDBACK", lambda message: message.verb == "FEEDBACK")
     play.check("feedback", said.fault is None and said.id == sent.id, f"FEEDBACK about id {sent.id!r}", said)
