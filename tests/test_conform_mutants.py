@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_daemon.conform import backend_scripts, client_scripts, report
-from router_daemon.conform.backend_play import backend_play
+from router_daemon.conform.backend_play import BackendPlay, backend_play
 from router_daemon.conform.checks import Book
 from router_daemon.conform.client_play import client_play
-from router_daemon.conform.play import chosen
+from router_daemon.conform.play import KEPT_MESSAGES, Scenario, Script, chosen
 
 TIMEOUT_S: Final = 10.0
 
@@ -214,6 +214,20 @@ def test_a_peer_that_uses_the_delimiter_gets_it_back() -> None:
         *("cancel", "cancel-crossed", "feedback"),
     }
     assert "delimiter" in book.finding("stream").note
+
+
+def test_a_peer_that_floods_fills_no_memory() -> None:
+    kept: list[int] = []
+
+    def flooded(play: BackendPlay) -> Script[None]:
+        kept.append(len((yield from play.pause(10.0, "heartbeat"))))
+
+    play = backend_play(TIMEOUT_S, {}, can_end=False)
+    play.start([Scenario("flooded", ("heartbeat",), flooded)], 0.0)
+    for number in range(1, 1_001):
+        play.on_message([b"\x00peer", b"CAR1.HEARTBEAT", b"\x80"], number / 100)
+    assert play.finished
+    assert kept == [KEPT_MESSAGES]
 
 
 FRAMES: Final = st.one_of(

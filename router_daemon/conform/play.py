@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Final, Generic, NamedTuple, Self, TypeAlias, TypeVar
 
 from router_daemon.conform.checks import Book
 from router_daemon.conform.messages import Message, Reader, pack, shown
 from router_daemon.core.types import Side
+
+KEPT_MESSAGES: Final = 256
+"""Of what comes while a script waits."""
 
 T = TypeVar("T")
 P = TypeVar("P", bound="Play")
@@ -163,15 +167,15 @@ class Play(ABC):
             raise
 
     def collect(self, until: float, last: Callable[[Message], bool]) -> Script[list[Message]]:
-        """Return all that comes until a moment, or until a message that is the last one."""
-        found: list[Message] = []
+        """Return what comes until a moment, or until a message that is the last one; of a flood the latest of it."""
+        found: deque[Message] = deque(maxlen=KEPT_MESSAGES)
         while self.now < until:
             message = yield until
             if message is not None:
                 found.append(message)
                 if last(message):
                     break
-        return found
+        return list(found)
 
     def expect(
         self, ident: str, expected: str, wanted: Callable[[Message], bool], within_s: float | None = None
