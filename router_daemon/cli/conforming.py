@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 BROKEN: Final = 1
 TIMEOUT_S: Final = 10.0
+BY_HAND_S: Final = 60.0
+"""For the first message of a program that is started by hand."""
 
 
 @reported
@@ -48,8 +50,11 @@ def conform(
     ] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="ID", help="This check only; may be repeated.")] = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="S", min=0.1, help="How long to wait for what has to come.")
-    ] = TIMEOUT_S,
+        float | None,
+        typer.Option(
+            "--timeout", metavar="S", min=0.1, help=f"How long to wait for what has to come. [default: {TIMEOUT_S:g}]"
+        ),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="A check that could not be made is a failure.")] = False,
     file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the findings there, too.")] = None,
     list_checks: Annotated[bool, typer.Option("--list", help="Name the checks, with what each stands on.")] = False,
@@ -69,12 +74,15 @@ def conform(
         raise CommandError(USAGE, "conform takes either --backend ADDR or --client ADDR")
     option, address = ("--backend", backend) if backend is not None else ("--client", client)
     assert address is not None
-    play, scenarios = _cast(backend is not None, timeout_s, _roles(capabilities or ()), can_end=run is not None)
+    first_s = (timeout_s or BY_HAND_S) if run is None else 0.0
+    play, scenarios = _cast(
+        backend is not None, timeout_s or TIMEOUT_S, _roles(capabilities or ()), can_end=run is not None
+    )
     wanted = _wanted(only or (), [finding.check.id for finding in play.book])
     from router_daemon.conform import report
     from router_daemon.conform.play import chosen
 
-    where = _perform(play, chosen(scenarios, wanted), _address(option, address), _command(run))
+    where = _perform(play, chosen(scenarios, wanted), _address(option, address), _command(run), first_s)
     findings = [finding for finding in play.book if not wanted or finding.check.id in wanted]
     print(report.text(findings))
     if file is not None:
@@ -101,13 +109,15 @@ def _cast(
     return client_play(timeout_s, can_end=can_end), CLIENT_SCENARIOS
 
 
-def _perform(play: Play, scenarios: Sequence[Scenario[Any]], address: str, command: Sequence[str]) -> str:
+def _perform(
+    play: Play, scenarios: Sequence[Scenario[Any]], address: str, command: Sequence[str], first_s: float
+) -> str:
     """Play it through; return where it was."""
     from router_daemon.cli.playing import Stage, perform
 
     stage = Stage(address, command)
     complain(f"listening at {stage.address}")
-    perform(play, scenarios, stage, _progress() if sys.stderr.isatty() else lambda _: None)
+    perform(play, scenarios, stage, first_s, _progress() if sys.stderr.isatty() else lambda _: None)
     return stage.address
 
 

@@ -74,6 +74,12 @@ class Stage:
                 self._do(play.on_exit(code, time.monotonic()))
             self._do(play.on_time(time.monotonic()))
 
+    def await_first(self, seconds: float) -> None:
+        """Return once something came, or nothing in so many seconds: for a program that somebody starts by hand."""
+        until = time.monotonic() + seconds
+        while not self._socket.poll(int(LOOK_S * 1000)) and time.monotonic() < until:
+            pass
+
     def close(self) -> None:
         """End the program and close the socket."""
         if self._child is not None:
@@ -152,10 +158,11 @@ class Stage:
 
 
 def perform(
-    play: Play, scenarios: Sequence[Scenario[Any]], stage: Stage, announce: Callable[[str], None] = lambda _: None
+    play: Play, scenarios: Sequence[Scenario[Any]], stage: Stage, first_s: float, announce: Callable[[str], None]
 ) -> None:
-    """Play on a stage, and leave nothing of it behind."""
+    """Play on a stage, once something has come or after `first_s`, and leave nothing of it behind."""
     try:
+        stage.await_first(first_s)
         stage.perform(play, scenarios, announce)
     finally:
         stage.close()
