@@ -400,6 +400,16 @@ def test_what_was_rolled_back_stays_so() -> None:
     change(fixture, routes={"candidate": RouteSettings("round_robin")})
     change(fixture, rollout=replace(fixture.settings.rollout, percent=50.0))
     assert rollout_of(fixture.broker).state == ROLLED_BACK
+
+
+def test_what_has_happened_to_a_rollout_is_told_once_after_a_change() -> None:
+    """It was listed twice: from what the old rollout had kept, and again from its history."""
+    fixture = with_rollout()
+    rollout_of(fixture.broker).roll_back(fixture.clock.now)
+    before = rollout_of(fixture.broker).view(fixture.clock.now)["history"]
+    change(fixture, rollout=replace(fixture.broker.settings.rollout, max_p99_ratio=2.0))
+    assert rollout_of(fixture.broker).view(fixture.clock.now)["history"] == before
+    assert [what for what, *_ in fixture.broker.routes.take_news()] == ["rollout rolled back"]
     assert rollout_of(fixture.broker).shares()["candidate"] == 0.0
 
 

@@ -299,7 +299,6 @@ def _take_over(rollout: Rollout, before: Rollout, other: bool, now: float) -> No
     if not rollout.restore(before.snapshot(now), now):
         rollout.begin(now)
         return
-    rollout.history.extend(before.history)
     rollout.news += before.news
     settings = rollout.settings
     if rollout.state == ROLLED_BACK:
