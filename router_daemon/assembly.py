@@ -140,7 +140,7 @@ def make_broker(config: Config, seed: int) -> Broker:
         rng=rng,
         timer=time.perf_counter,
         instance=secrets.token_hex(8),
-        first_delivery_id=_microseconds(),
+        first_delivery_id=microseconds(),
         make_policy=lambda name: named_policy(name, settings, rng),
         **plan.extras(),
     )
@@ -199,12 +199,12 @@ def make_node(config: Config, broker: Broker) -> Node | None:
         keep_results=ring.keep_results,
         keep_bytes=ring.keep_bytes,
     )
-    node = Node(broker, settings, instance=_microseconds(), secret=secrets.token_bytes(8), version=__version__)
+    node = Node(broker, settings, instance=microseconds(), secret=secrets.token_bytes(8), version=__version__)
     _lay_out(node)
     return node
 
 
-def _microseconds() -> int:
+def microseconds() -> int:
     """Return those since 1970: above every number of an earlier process, as long as none made a million a second."""
     return time.time_ns() // 1000
 

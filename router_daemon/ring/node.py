@@ -50,14 +50,14 @@ class Node:
 
     Attributes:
         counts, links, floods, topology, reach, abroad, outbound, home: its parts, for people to look at.
-        routes: the broker's.
+        routes, overrides: the broker's.
         faults: of ours, for the shell to log and clear: the kind of what was at hand, and what was raised.
     """
 
     def __init__(
         self, broker: Broker, settings: RingSettings, *, instance: int, secret: bytes = b"", version: str = ""
     ) -> None:
-        self.broker, self.routes = broker, broker.routes
+        self.broker, self.routes, self.overrides = broker, broker.routes, broker.overrides
         self.settings = settings
         self.instance = instance
         self.counts = RingCounts()
