@@ -27,6 +27,7 @@ from router_daemon.core import views, whys
 from router_daemon.core.broker import Broker
 from router_daemon.core.chronicle import MOST_AT_ONCE, Chronicle
 from router_daemon.core.operating import Operator
+from router_daemon.core.placement import UnknownRouteError
 from router_daemon.errors import ConfigError, StartError
 from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
 from router_daemon.ring.node import Node
@@ -174,9 +175,14 @@ class AdminServer:
             embedding = _embedding(request.query.get("embedding"))
         except ValueError as error:
             return await _json({"error": f"embedding must be finite numbers between commas, or float32: {error}"}, 400)
-        view = views.explain(
-            self._broker, capability, int(priority), self._clock(), max_cost=max_cost, embedding=embedding
-        )
+        asked = {name: request.query.get(name) for name in ("route", "key")}
+        now = self._clock()
+        try:
+            view = views.explain(
+                self._broker, capability, int(priority), now, max_cost=max_cost, embedding=embedding, **asked
+            )
+        except UnknownRouteError as error:
+            return await _json({"error": str(error)}, 404)
         return await _json(view)
 
     async def _decisions(self, request: web.Request) -> web.Response:

@@ -71,6 +71,7 @@ class Rollout:
         twin: the control group's route is as stable's, so that both are one side of the comparison.
 
     Attributes:
+        name: what keys are hashed with.
         state: `running`, `rolled back` or `done`. reason: why it was rolled back.
         percent: the candidate's, while it runs. stage: how many stages have been begun.
         history: of what happened, the newest last; news: the same, for the shell to log and clear. told: how often
@@ -84,8 +85,8 @@ class Rollout:
         self.settings = settings
         self.stable, self.candidate, self.control = stable, candidate, control
         self._twin = twin
-        self._name = settings.name or candidate.name
-        self._salt = blake2b(f"{self._name}\0".encode(), digest_size=_HASH_BYTES)
+        self.name = settings.name or candidate.name
+        self._salt = blake2b(f"{self.name}\0".encode(), digest_size=_HASH_BYTES)
         self.state = RUNNING
         self.reason = ""
         self.percent = settings.first_percent
@@ -312,7 +313,7 @@ class Rollout:
         """Return what must survive a restart, as plain data with ages instead of times."""
         return {
             "format": FORMAT,
-            "name": self._name,
+            "name": self.name,
             "candidate": self.candidate.name,
             "state": self.state,
             "reason": self.reason,
@@ -326,7 +327,7 @@ class Rollout:
 
     def restore(self, kept: dict[str, Any], now: float) -> bool:
         """Go on as an earlier process left off, with a new window; False where that was another rollout."""
-        if (kept.get("format"), kept.get("name"), kept.get("candidate")) != (FORMAT, self._name, self.candidate.name):
+        if (kept.get("format"), kept.get("name"), kept.get("candidate")) != (FORMAT, self.name, self.candidate.name):
             return False
         self.state, self.reason, self.percent = kept["state"], kept["reason"], kept["percent"]
         self.began_at = now - kept["stage_age_s"]
@@ -350,7 +351,7 @@ class Rollout:
             for of, found in self.evidence().items()
         }
         return {
-            "name": self._name,
+            "name": self.name,
             "state": self.state,
             "reason": self.reason or None,
             "candidate": self.candidate.name,
