@@ -76,6 +76,7 @@ class Snapshot:
         self.backends = _backends(broker)
         self.routes = [_route(route) for route in broker.routes.by_name.values()]
         self.rollout = None if broker.routes.rollout is None else _rollout(broker.routes.rollout)
+        self.to_be_retired = broker.routes.retirement.named(broker.routes.rollout)
         self.feedback_ignored = counts.feedback_ignored
         self.ring = None if node is None else RingSnapshot(node)
 
@@ -348,6 +349,14 @@ def _routes(snapshot: Snapshot) -> Iterator[Metric]:
     )
     opened = ((r["name"], r["open"]) for r in routes)
     yield gauges("router_route_breaker_open", "1 while the fallback decides for a route.", "route", opened)
+    retire = GaugeMetricFamily(
+        "router_route_to_be_retired",
+        "1 for a route that is named for retirement, by cause; /routes says why.",
+        labels=["route", "cause"],
+    )
+    for each in snapshot.to_be_retired:
+        retire.add_metric([each.route, each.cause], 1.0)
+    yield retire
     yield counter(
         "router_feedback_ignored",
         "FEEDBACK about no answered message of its connection's last 1,024.",

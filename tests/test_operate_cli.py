@@ -91,6 +91,13 @@ def test_route_shows_routes_and_rollout(served: Callable[..., Served]) -> None:
     assert "the stage waits for 1000 answers of candidate in this window" in lines
 
 
+def test_route_names_what_is_to_be_retired_and_why(served: Callable[..., Served]) -> None:
+    room = served()
+    room.broker.broker.routes.review(room.broker.clock.now)
+    why = "the rollout does not refer to it, and messages may not name it (routing.allow_policy)"
+    assert f"to be retired: baseline: {why}" in room.says()[1].splitlines()
+
+
 def test_explain_says_which_route_a_key_takes_and_shows_another(served: Callable[..., Served]) -> None:
     room = served()
     room.broker.broker.overrides.set("c", "a", 60.0, room.broker.clock.now)
