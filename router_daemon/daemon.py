@@ -199,6 +199,7 @@ class Daemon:
             changed=self._changed,
             reload=self.reloader.reload,
             chronicle=self.chronicle,
+            loaded=self.reloader.loaded,
         )
         state = config.state
         self.state = StateKeeper(

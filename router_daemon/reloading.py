@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import structlog
 from router_daemon.assembly import make_settings
 from router_daemon.config import Config
 from router_daemon.config.changes import Change, Changes, changes
+from router_daemon.config.loaded import Loaded
 from router_daemon.core.settings import Settings
 from router_daemon.errors import ConfigError
 
@@ -52,11 +54,12 @@ class Reloader:
         note: told what came of it: (what, of whom, in detail).
 
     Attributes:
-        config: in force.
+        config: in force. loaded: what monitoring is told of it.
     """
 
     def __init__(self, config: Config, read: Callable[[], Config] | None, apply: Apply, note: Note) -> None:
         self.config = config
+        self.loaded = Loaded(config, time.time())
         self._note = note
         self._read = read
         self._apply = apply
@@ -75,9 +78,11 @@ class Reloader:
             except ConfigError as error:
                 faults = str(error).splitlines()
                 _log.error("reload refused, the configuration stays as it was", faults=faults)
+                self.loaded.refused()
                 self._note("reload refused", "", "; ".join(faults))
                 raise
             self.config = found.config
+            self.loaded.took(found.config, len(found.restart), time.time())
         for change in found.restart:
             _log.warning("needs a restart", **change._asdict())
         changed = [str(change) for change in found.changed]

@@ -23,6 +23,7 @@ from router_daemon.admin.commands import BODY_BYTES, Commands
 from router_daemon.admin.decisions import wanted_of
 from router_daemon.admin.gate import Gate
 from router_daemon.admin.ring import ring_view
+from router_daemon.config.loaded import Loaded
 from router_daemon.core import views, whys
 from router_daemon.core.broker import Broker
 from router_daemon.core.chronicle import MOST_AT_ONCE, Chronicle
@@ -30,6 +31,7 @@ from router_daemon.core.operating import Operator
 from router_daemon.core.placement import UnknownRouteError
 from router_daemon.errors import ConfigError, StartError
 from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
+from router_daemon.operating_metrics import Operations
 from router_daemon.ring.node import Node
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class AdminServer:
         clock: seconds, the broker's. calendar: seconds since 1970.
         node: where the broker is one of a ring.
         operator: does what the pages that write are asked. token: for those, "" for none. changed: awaited after each.
-        chronicle: of what has happened.
+        chronicle: of what has happened. loaded: what is known of the configuration.
     """
 
     def __init__(
@@ -66,10 +68,12 @@ class AdminServer:
         changed: Callable[[], Awaitable[None]] | None = None,
         reload: Callable[[], Awaitable[Reloaded]] | None = None,
         chronicle: Chronicle | None = None,
+        loaded: Loaded | None = None,
     ) -> None:
         self._broker = broker
         self._chronicle = chronicle or Chronicle()
         self._operator = operator or Operator(broker)
+        self._operations = Operations(self._operator, self._chronicle, loaded)
         self._gate = Gate(bind, token)
         self._commands = Commands(
             self._operator, self._gate, self._routes_view, _json, clock=clock, calendar=calendar, done=changed
@@ -138,7 +142,7 @@ class AdminServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        snapshot = Snapshot(self._broker, self._clock(), self._node)
+        snapshot = Snapshot(self._broker, self._clock(), self._node, self._operations)
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(None, lambda: render(snapshot, openmetrics=openmetrics))
         return web.Response(body=body, headers={"Content-Type": OPENMETRICS if openmetrics else TEXT})

@@ -144,8 +144,7 @@ class OperationsKeeper:
 
     def _apply(self, kept: Kept) -> None:
         now, wall = self._clock(), self._wall()
-        for act in kept.acts:
-            self._operator.remember(Act(act.at, act.what, act.detail, act.by))
+        self._operator.recall(Act(act.at, act.what, act.detail, act.by) for act in kept.acts)
         overrides = [
             {"capability": each.capability, "backend": each.backend, "left_s": each.until - wall}
             for each in kept.overrides
