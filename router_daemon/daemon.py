@@ -284,7 +284,7 @@ class Daemon:
     def _apply(self, found: Changes, settings: Settings) -> None:
         """Have everything go on under another configuration."""
         before, config = self.config, found.config
-        reconfigure(self.broker, self.node, before, config, settings, time.monotonic())
+        reconfigure(self.broker, before, config, settings, time.monotonic())
         self.loop.configure(**_batches(config))
         if config.log != before.log:
             configure_logging(config.log.level, config.log.format)

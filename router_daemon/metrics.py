@@ -1,8 +1,8 @@
 """Counts -> Prometheus. Everything is copied on the loop (`Snapshot`) and rendered elsewhere.
 
 Rules: a name, its type and its labels stand in one place, here (of the ring: `ring_metrics`; of people:
-`operating_metrics`); the core's counts know nothing of Prometheus. What a bounded table does not name is under the label
-value `other`, a capability that nobody ever offered under `unknown`.
+`operating_metrics`); the core's counts know nothing of Prometheus. What a bounded table does not name is under the
+label value `other`, a capability that nobody ever offered under `unknown`.
 """
 
 from __future__ import annotations

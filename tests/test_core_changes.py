@@ -289,9 +289,27 @@ def test_a_new_policy_that_climbs_knows_the_ring() -> None:
     broker = make_broker(before, 1)
     node = make_node(before, broker)
     assert node is not None
-    assembly.reconfigure(broker, node, before, after, make_settings(after), 1000.0)
+    assembly.reconfigure(broker, before, after, make_settings(after), 1000.0)
     assert isinstance(broker.policy, RingGreedy)
     assert isinstance(broker.policy.layout, RingLayout)
+
+
+def test_so_does_one_that_a_message_asks_for_and_one_that_stands_in() -> None:
+    """They took all backends for one ring by their names."""
+    keys = ["ring.name=a", "ring.listen=tcp://127.0.0.1:5599", "routing.allow_policy=true"]
+    config = load_config(None, {}, [*keys, "rollout.fallback=ring_greedy"])
+    broker = make_broker(config, 1)
+    node = make_node(config, broker)
+    assert node is not None
+    policies = [broker.routes.fallback.policy]
+    found = broker.routes.named("ring_greedy")
+    assert found is not None
+    policies.append(found.policy)
+    assembly.reconfigure(broker, config, config, make_settings(config), 1000.0)
+    assert broker.routes.by_name["ring_greedy"].policy is found.policy
+    for policy in policies:
+        assert isinstance(policy, RingGreedy)
+        assert isinstance(policy.layout, RingLayout)
 
 
 # --- what is open ---

@@ -70,6 +70,8 @@ class Routes:
         fallback: who decides where a policy fails.
         rollout: None where there is none. retirement: names the routes that are to be retired.
         news: for the shell to log and to clear: (what, route, detail).
+        prepare: called with every policy before it decides anything, for what the shell gives it; None: nothing. It is
+            called again with each change of routes.
     """
 
     stable: Route
@@ -88,6 +90,7 @@ class Routes:
         self.by_name: dict[str, Route] = {}
         self.rollout: Rollout | None = None
         self.retirement = Retirement()
+        self.prepare: Callable[[Policy], None] | None = None
         self.news: list[tuple[str, str, str]] = []
 
     def open(self, registry: Registry, specs: Sequence[RouteSpec], fallback: Policy | None) -> None:
@@ -223,6 +226,9 @@ class Routes:
         """Tell every policy in use what it wants to know, and those that are new to that who is there."""
         assert self._registry is not None
         policies = self._policies()
+        if self.prepare is not None:
+            for policy in policies:
+                self.prepare(policy)
         know = {policy for policy, _ in self._watchers}
         self._observers = [(policy, policy.observe) for policy in policies if policy.observe is not None]
         self._watchers = [(policy, policy.watch) for policy in policies if policy.watch is not None]
