@@ -70,6 +70,7 @@ class Rollout:
         history: of what happened, the newest last; news: the same, for the shell to log and clear. told: how often
             something happened, ever.
         verdicts: how often the guard stopped the candidate, by what.
+        elsewhere: it is rolled back as another daemon said so.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Rollout:
         self._salt = blake2b(f"{self.name}\0".encode(), digest_size=_HASH_BYTES)
         self.state = RUNNING
         self.reason = ""
+        self.elsewhere = False
         self.percent = settings.first_percent
         self.began_at = 0.0
         self.windows = 0
@@ -180,8 +182,8 @@ class Rollout:
         self._roll_back(detail, now)
         self._retire(self.candidate, "stopped", detail, now)
 
-    def _roll_back(self, reason: str, now: float) -> None:
-        self.state, self.reason = ROLLED_BACK, reason
+    def _roll_back(self, reason: str, now: float, *, elsewhere: bool = False) -> None:
+        self.state, self.reason, self.elsewhere = ROLLED_BACK, reason, elsewhere
         self._share()
         self._new_window(now)
 
@@ -303,6 +305,12 @@ class Rollout:
         self._tell("rollout rolled back", self.candidate, why, now)
         self._roll_back(why, now)
 
+    def stop_elsewhere(self, daemon: str, now: float) -> None:
+        """Roll back as another daemon has stopped the rollout of this name."""
+        why = f"daemon {daemon} has stopped it"
+        self._tell("rollout rolled back", self.candidate, why, now)
+        self._roll_back(why, now, elsewhere=True)
+
     def resume(self, now: float) -> None:
         """Begin again, at the first stage, after it was stopped or rolled back."""
         self.candidate.close()
@@ -318,6 +326,7 @@ class Rollout:
             "candidate": self.candidate.name,
             "state": self.state,
             "reason": self.reason,
+            "elsewhere": self.elsewhere,
             "percent": self.percent,
             "stage_age_s": now - self.began_at,
             "windows": self.windows,
@@ -331,6 +340,7 @@ class Rollout:
         if (kept.get("format"), kept.get("name"), kept.get("candidate")) != (FORMAT, self.name, self.candidate.name):
             return False
         self.state, self.reason, self.percent = kept["state"], kept["reason"], kept["percent"]
+        self.elsewhere = kept.get("elsewhere", False)
         self.began_at = now - kept["stage_age_s"]
         self.windows = kept["windows"]
         self.verdicts.update(kept["verdicts"])
