@@ -68,7 +68,7 @@ def operating_families(operating: OperatingSnapshot) -> Iterator[Metric]:
 def _config(at: float, number: float, ok: float, waiting: int) -> Iterator[Metric]:
     shown = (
         ("loaded_timestamp_seconds", "When the configuration in force was read, in seconds since 1970.", at),
-        ("hash", "A number that daemons with the same configuration share.", number),
+        ("hash", "A number that daemons share whose configurations differ in addresses and names at most.", number),
         ("last_reload_ok", "0 where the last reload was refused.", ok),
         ("waiting_for_restart", "Keys of the configuration that need a restart to take effect.", waiting),
     )

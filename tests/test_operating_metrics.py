@@ -106,8 +106,18 @@ def test_what_is_in_force_and_how_the_last_reload_went() -> None:
     assert (found["router_reloads_total", "ok"], found["router_reloads_total", "refused"]) == (1, 1)
 
 
-@pytest.mark.parametrize(("setting", "same"), [("admin.token=0123456789abcdef", True), ("retry.most=3", False)])
-def test_the_hash_is_of_everything_but_the_token(setting: str, same: bool) -> None:
+@pytest.mark.parametrize(
+    ("setting", "same"),
+    [
+        ("admin.token=0123456789abcdef", True),
+        ("frontend.bind=ipc:///elsewhere", True),
+        ("backend.heartbeat_ms=500", False),
+        ("rollout.rollback_file=/run/stop", True),
+        ("rollout.confidence=0.9", False),
+        ("retry.most=3", False),
+    ],
+)
+def test_the_hash_is_of_what_a_daemon_does_and_not_of_where_it_is(setting: str, same: bool) -> None:
     plain = fingerprint(load_config(None, {}, []))
     assert plain == fingerprint(load_config(None, {}, []))
     assert (plain == fingerprint(load_config(None, {}, [setting]))) is same

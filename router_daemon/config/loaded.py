@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 
 from router_daemon.config import Config
 
 OUTCOMES: Final = ("ok", "refused")
 _HASH_BYTES: Final = 6
 """48 bits are exact in the floats of /metrics."""
+_OWN: Final[Any] = {
+    **dict.fromkeys(("admin", "ring", "state"), True),
+    "frontend": {"bind"},
+    "backend": {"bind"},
+    "rollout": {"rollback_file"},
+}
+"""What says where a daemon is and who, in which daemons that do the same differ; the token is in it."""
 
 
 class Loaded:
@@ -45,7 +52,7 @@ class Loaded:
 
 
 def fingerprint(config: Config) -> int:
-    """Return a number that two configurations share if they are the same; nothing of it is told by the token."""
-    plain = config.model_dump(mode="json", exclude={"admin": {"token"}})
+    """Return a number that is the same for daemons that do the same; see `_OWN` for what is left out."""
+    plain = config.model_dump(mode="json", exclude=_OWN)
     text = json.dumps(plain, sort_keys=True)
     return int.from_bytes(blake2b(text.encode(), digest_size=_HASH_BYTES).digest(), "big")
