@@ -30,6 +30,8 @@ from router_daemon.ring_metrics import RingSnapshot, ring_families
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 HEADS: Final = (0.0, 1.0, 2.0, 3.0, 5.0)
+LIMITS: Final = ("open_messages", "queue_messages", "queue_bytes", "client_messages", "client_bytes", "backends")
+"""Those of the configuration that something measured is to be held against."""
 
 
 class Snapshot:
@@ -55,6 +57,7 @@ class Snapshot:
         self.deliveries = [(b.label, seen(b.outcomes), seen(b.failures)) for b in counts.backends.values()]
         self.lost_messages = [(c.label, c.lost) for c in counts.capabilities.values()]
         self.ejections = [(b.label, b.ejections) for b in counts.backends.values()]
+        self.losses = [(b.label, b.losses) for b in counts.backends.values()]
         self.decisions = {"hit": Series(counts.decision_hit), "miss": Series(counts.decision_miss)}
         self.heads = by_number(HEADS, counts.heads)
         self.cache = {
@@ -67,8 +70,12 @@ class Snapshot:
         self.stray_answers = dict(counts.stray_answers)
         self.lost_answers = dict(counts.lost_answers)
         self.label_overflow = counts.label_overflow
+        self.faults = counts.faults
         self.in_flight = broker.open_messages
+        self.draining = broker.draining
+        self.limits = {limit: getattr(broker.settings, limit) for limit in LIMITS}
         self.waiting = broker.dispatcher.waiting.size
+        self.waiting_bytes = broker.dispatcher.waiting.bytes
         self.waiting_by_priority = list(enumerate(broker.dispatcher.waiting.by_priority))[1:]
         self.waiting_seconds = [(p, Series(histogram)) for p, histogram in enumerate(counts.waiting_seconds)][1:]
         pools = broker.registry.pools()  # one without a name where capability is not required; else those with series
@@ -194,6 +201,9 @@ def _waiting(snapshot: Snapshot) -> Iterator[Metric]:
         "priority",
         ((str(priority), count) for priority, count in snapshot.waiting_by_priority),
     )
+    yield gauge("router_waiting_bytes", "Bodies of the messages that wait, in bytes.", snapshot.waiting_bytes)
+    limits = ((name, float(limit)) for name, limit in snapshot.limits.items())
+    yield gauges("router_limit", "Limits of the configuration, by name.", "limit", limits)
     yield histogram(
         "router_waiting_seconds",
         "How long messages that waited have waited until they were sent to a backend.",
@@ -267,6 +277,12 @@ def _deliveries(snapshot: Snapshot) -> Iterator[Metric]:
         ["backend"],
         (([label], n) for label, n in snapshot.ejections),
     )
+    yield counter(
+        "router_backend_losses",
+        "How often the backend went without saying so: it fell silent, or its connection ended.",
+        ["backend"],
+        (([label], n) for label, n in snapshot.losses),
+    )
 
 
 def _decisions(snapshot: Snapshot) -> Iterator[Metric]:
@@ -306,6 +322,10 @@ def _protocol(snapshot: Snapshot) -> Iterator[Metric]:
         [],
         [([], snapshot.label_overflow)],
     )
+    yield counter(
+        "router_faults", "Faults of the daemon itself, each with a traceback in the log.", [], [([], snapshot.faults)]
+    )
+    yield gauge("router_draining", "1 from the first signal on: new messages are refused.", float(snapshot.draining))
     info = GaugeMetricFamily("router_build_info", "Constant 1.", labels=["version", "python", "libzmq"])
     info.add_metric([__version__, platform.python_version(), zmq.zmq_version()], 1.0)
     yield info

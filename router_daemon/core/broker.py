@@ -178,6 +178,7 @@ class Broker:
             try:
                 handlers[type(event)](event, now)
             except Exception as fault:  # noqa: BLE001 - kept for the shell to log; `check` fails for it
+                self.counts.faults += 1
                 self.faults.append((type(event).__name__, fault))
                 if isinstance(event, Send):
                     self._clients.abandon(event, actions[before:], now)
@@ -190,6 +191,7 @@ class Broker:
             try:
                 self._due[type(item)](item, now)
             except Exception as fault:  # noqa: BLE001 - kept for the shell to log; `check` fails for it
+                self.counts.faults += 1
                 self.faults.append((type(item).__name__, fault))
                 if isinstance(item, Message) and not item.ended:
                     self._clients.give_up(item, now)
@@ -349,8 +351,7 @@ class Broker:
         backend = self.registry.by_peer.get(peer)
         if backend is not None and delivery_id in backend.open:
             return backend.open[delivery_id]
-        others = (other.open.get(delivery_id) for other in self.registry.by_name.values())
-        return next(filter(None, others), None)
+        return next(filter(None, (other.open.get(delivery_id) for other in self.registry.by_name.values())), None)
 
     def _delivery_due(self, delivery: Delivery, now: float) -> None:
         self._settler.delivery_due(delivery, now)

@@ -228,6 +228,7 @@ class Node:
         try:
             act(argument, self._now)
         except Exception as fault:  # noqa: BLE001 - kept for the shell to log; `check` fails for it
+            self.broker.counts.faults += 1
             self.faults.append((what, fault))
         self._follow()
 
