@@ -75,9 +75,8 @@ def failing(mutate: Mutation, directory: Path) -> set[str]:
     (directory / RULES.name).write_text(yaml.safe_dump({"groups": changed}))
     (directory / TESTS.name).write_text(TESTS.read_text())
     assert promtool("check", "rules", directory / RULES.name).returncode == 0
-    return set(
-        re.findall(r'expr: "ALERTS\{alertname=\\"(\w+)', promtool("test", "rules", directory / TESTS.name).stdout)
-    )
+    done = promtool("test", "rules", directory / TESTS.name)
+    return set(re.findall(r'expr: "ALERTS\{alertname=\\"(\w+)', done.stdout + done.stderr))
 
 
 @pytest.mark.skipif(not FULL, reason="of the full form: --full")
