@@ -47,3 +47,18 @@ def families_in(page: str) -> set[str]:
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE):
         found |= {name + end for end in ("_bucket", "_count", "_sum")} if kind == "histogram" else {name}
     return found
+
+
+def dashboard_queries(dashboard: dict[str, Any]) -> dict[str, str]:
+    """Return every query of a dashboard by where it stands: title of the panel or annotation, and its letter."""
+    found = {
+        f"{panel['title']} {target['refId']}": target["expr"]
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", ())
+    }
+    return found | {event["name"]: event["expr"] for event in dashboard["annotations"]["list"]}
+
+
+def without_thresholds(expr: str) -> str:
+    """Return an alert's expression with every comparison met by anything: what is left tells whether there is data."""
+    return re.sub(r"(>=?|==|<) *(?:[0-9.]+)(?: \* 0\.001)?", "> bool -1 >= 0", expr)
