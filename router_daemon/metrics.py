@@ -8,7 +8,7 @@ ever offered under `unknown`.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import zmq
@@ -37,7 +37,9 @@ LIMITS: Final = ("open_messages", "queue_messages", "queue_bytes", "client_messa
 class Snapshot:
     """A consistent copy of what broker and ring count at `now`; cheap, and made on the loop."""
 
-    def __init__(self, broker: Broker, now: float, node: Node | None = None) -> None:
+    def __init__(
+        self, broker: Broker, now: float, node: Node | None = None, traces: Mapping[str, int] | None = None
+    ) -> None:
         counts = broker.counts
         caches = [route.rankings for route in (*broker.routes.by_name.values(), broker.routes.fallback)]
         self.outcomes = [(c.label, seen(c.outcomes)) for c in counts.capabilities.values()]
@@ -84,6 +86,7 @@ class Snapshot:
         self.routes = [_route(route) for route in broker.routes.by_name.values()]
         self.rollout = None if broker.routes.rollout is None else _rollout(broker.routes.rollout)
         self.feedback_ignored = counts.feedback_ignored
+        self.traces = None if traces is None else dict(traces)
         self.ring = None if node is None else RingSnapshot(node)
 
 
@@ -151,6 +154,8 @@ class _Collector:
         yield from _decisions(snapshot)
         yield from _protocol(snapshot)
         yield from _routes(snapshot)
+        if snapshot.traces is not None:
+            yield _traces(snapshot.traces)
         if snapshot.ring is not None:
             yield from ring_families(snapshot.ring)
 
@@ -329,6 +334,15 @@ def _protocol(snapshot: Snapshot) -> Iterator[Metric]:
     info = GaugeMetricFamily("router_build_info", "Constant 1.", labels=["version", "python", "libzmq"])
     info.add_metric([__version__, platform.python_version(), zmq.zmq_version()], 1.0)
     yield info
+
+
+def _traces(traces: dict[str, int]) -> Metric:
+    return counter(
+        "router_traces",
+        "Traced messages by what became of their spans: exported, failed (not taken in time), dropped (a full queue).",
+        ["result"],
+        (([result], n) for result, n in traces.items()),
+    )
 
 
 def _routes(snapshot: Snapshot) -> Iterator[Metric]:

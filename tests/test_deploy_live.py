@@ -112,7 +112,7 @@ async def prometheus(directory: Path, targets: Iterable[str]) -> AsyncIterator[S
         "--log.level=warn",
     ]
     with (directory / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: ASYNC220 - at once
     try:
         async with aiohttp.ClientSession() as session:
             server = Server(session, address)

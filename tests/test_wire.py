@@ -221,7 +221,11 @@ GOLDEN_OUT: list[tuple[Any, bytes, bytes]] = [
     ),
     (
         actions.Deliver(
-            PEER, False, actions.DeliverHeader(1, "m1", "c", 2, 5, 2, 2, 2, embedding=b"\0\0\0\0", traceparent="00", tracestate="v=1")
+            PEER,
+            False,
+            actions.DeliverHeader(
+                1, "m1", "c", 2, 5, 2, 2, 2, embedding=b"\0\0\0\0", traceparent="00", tracestate="v=1"
+            ),
         ),
         b"CAR1.DELIVER",
         b"\x8b\xa2id\x01\xa7message\xa2m1\xaacapability\xa1c\xa8priority\x02\xa6ttl_ms\x05\xa7attempt\x02\xa4head\x02"

@@ -1,6 +1,7 @@
-"""The spans of a message that has ended: of itself, of its decisions, of its deliveries. Plain data, by the core's clock.
+"""The spans of a message that has ended: of itself, of its decisions, of its deliveries. Plain data.
 
 Rules:
+- Times are those of the core's clock.
 - They are made of what is kept of any message (`entries`), so that nothing is measured for them.
 - A decision's span is the time in which somebody was wanted: from the message's coming (or the end of the head before)
   until it was sent. That is the wait for a place, or the pause before a retry; choosing itself takes microseconds.
@@ -85,9 +86,7 @@ def _message(entry: Entry, own: int, parent: int | None) -> Span:
     error = "" if entry.outcome in NO_FAULT else entry.reason or entry.outcome
     if error:
         attributes["error.type"] = entry.outcome
-    return Span(
-        "router.message", "server", own, parent, entry.accepted_at, entry.ended_at, attributes, None, error
-    )
+    return Span("router.message", "server", own, parent, entry.accepted_at, entry.ended_at, attributes, None, error)
 
 
 def _decision(entry: Entry, group: list[Sent], before: list[Sent], own: int, parent: int) -> Span:
