@@ -52,7 +52,6 @@ NOTHING: Final = {
     "Fallback and faults A": "the policies do no wrong here",
     "Fallback and faults B": "the policies do no wrong here",
     "Lost B": "no client goes while its answer is on its way",
-    "Traces A": "there is no [tracing]",
     "Trouble G": "no message was undeliverable",
     "Trouble H": "no neighbour has broken the protocol",
     "alert RouterDaemonLatencyHigh": "it compares with the day before",
@@ -133,7 +132,7 @@ async def until(done: Callable[[], Coroutine[Any, Any, bool]], process: subproce
 
 
 def start_ring(start: DaemonFactory) -> tuple[dict[str, Daemon], dict[str, str]]:
-    """Start two daemons, the first with a rollout; return them, and where they are scraped."""
+    """Start two daemons, the first with a rollout and a collector that is not there; return them and their targets."""
     place = f"tcp://127.0.0.1:{free_port()}"
     admins = {name: f"127.0.0.1:{free_port()}" for name in "ab"}
     sections: dict[str, Any] = {"admin": {"bind": admins["b"]}, "ring": {"name": "b", "listen": place, "echo_ms": 100}}
@@ -142,6 +141,7 @@ def start_ring(start: DaemonFactory) -> tuple[dict[str, Daemon], dict[str, str]]
         "admin": {"bind": admins["a"]},
         "ring": {"name": "a", "listen": f"tcp://127.0.0.1:{free_port()}", "neighbours": [place], "echo_ms": 100},
         "routes.next": {"policy": "ring"},
+        "tracing": {"endpoint": f"http://127.0.0.1:{free_port()}/v1/traces", "ratio": 0.1, "timeout_ms": 100},
         "rollout": {"candidate": "next", "percent": 30.0, "stages": [100.0], "control_percent": 10.0},
     }
     return {"a": start(**sections), "b": far}, admins

@@ -130,6 +130,12 @@ def test_every_alert_says_how_urgent_it_is_and_where_help_is() -> None:
         assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
 
 
+def test_the_table_of_alerts_is_that_of_the_rules() -> None:
+    text = (REPOSITORY / "docs/monitoring.md").read_text()
+    table = re.findall(r"^\| `(RouterDaemon\w+)` \| (\w+) \| .* \|(?: (\w+))? \|$", text, re.MULTILINE)
+    assert table == [(rule["alert"], rule["labels"]["severity"], rule.get("for", "")) for rule in rules("alert")]
+
+
 def test_every_alert_is_in_the_runbook_and_nothing_else() -> None:
     titles = re.findall(r"^#+ (RouterDaemon\w+)$", (REPOSITORY / "docs/runbook.md").read_text(), re.MULTILINE)
     assert sorted(titles) == sorted(alert_names())

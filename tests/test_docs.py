@@ -353,7 +353,7 @@ def test_the_session_s_bytes_decode() -> None:
 
 
 def rendered_metrics() -> list[str]:
-    """Return /metrics after a little of everything: of a daemon in a ring, and of one with a rollout."""
+    """Return /metrics after a little of everything: of a daemon in a ring that traces, and of one with a rollout."""
     broker = make_broker()
     for _ in session(broker):
         pass
@@ -363,7 +363,7 @@ def rendered_metrics() -> list[str]:
     node.counts.errors["not_greeted"] += 1
     rollout = with_candidate("a")
     send_and_answer(rollout, 1)
-    both = (Snapshot(broker, 4.0, node), Snapshot(rollout.broker, rollout.clock.now))
+    both = (Snapshot(broker, 4.0, node, {"exported": 1}), Snapshot(rollout.broker, rollout.clock.now))
     return [render(snapshot, openmetrics=False).decode() for snapshot in both]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
 from typing import Any, Final
 
@@ -291,6 +293,17 @@ def _run(make: Callable[[Settings], Decisions], entries: int) -> tuple[list[Acti
                 actions += broker.nack(delivery) if rng.random() < 0.2 else broker.ack(delivery)
     actions += broker.stop()
     return actions, [(entry.name, entry.kept) for entry in broker.broker.decisions.shelf]
+
+
+def test_every_attribute_is_described() -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs/monitoring.md").read_text()
+    book = Book("a", "b", heads=2)
+    [first] = only(book.broker.send("c", traceparent=GIVEN), Deliver)
+    [second] = only(book.broker.nack(first), Deliver)
+    book.broker.part(second, b"piece")
+    book.broker.ack(second)
+    names = {name for span in book.spans() for name in span.attributes}
+    assert names == set(re.findall(r"`(router\.\w+|error\.type)`", text))  # the names of spans are among them
 
 
 # --- the parent that backends see ---
