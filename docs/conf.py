@@ -50,7 +50,7 @@ NAVIGATION = {
 }
 """Caption -> pages, without their ending."""
 COMING = {"monitoring", "deploy", "page", "top-and-bench", "conform"}
-"""Pages that are being written: they are left out for as long as they are not there."""
+"""Pages that are being written: they are left out, and links to them are plain text, for as long as they are not there."""
 
 project = "router-daemon"
 author = "the authors of router-daemon"
@@ -68,14 +68,21 @@ html_show_sourcelink = False
 html_static_path: list[str] = []
 
 
+def missing() -> set[str]:
+    """Return the pages that are still to come."""
+    return {name for name in COMING if not (HERE / f"{name}.md").exists()}
+
+
 def pages() -> dict[str, list[str]]:
     """Return the navigation without the pages that are still to come."""
-    missing = {name for name in COMING if not (HERE / f"{name}.md").exists()}
-    return {caption: [name for name in names if name not in missing] for caption, names in NAVIGATION.items()}
+    left_out = missing()
+    return {caption: [name for name in names if name not in left_out] for caption, names in NAVIGATION.items()}
 
 
-def add_navigation(_app: Any, page: str, source: list[str]) -> None:
-    """Append the navigation to the site's first page: as text of its own it would be noise to whoever reads that file."""
+def adapt(_app: Any, page: str, source: list[str]) -> None:
+    """Append the navigation to the site's first page, where it would be noise to whoever reads that file."""
+    for name in missing():
+        source[0] = re.sub(rf"\[([^]]*)\]\((?:\.\./)*{name}\.md(?:#[^)]*)?\)", r"\1", source[0])
     if page == "index":
         for caption, names in pages().items():
             source[0] += "\n".join(["\n```{toctree}", f":caption: {caption}", ":hidden:", "", *names, "```\n"])
@@ -83,4 +90,4 @@ def add_navigation(_app: Any, page: str, source: list[str]) -> None:
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
-    app.connect("source-read", add_navigation)
+    app.connect("source-read", adapt)

@@ -37,7 +37,8 @@ REPOSITORY: Final = Path(__file__).resolve().parent.parent
 STEP_S: Final = 40.0
 """The longest that one block may take."""
 END_S: Final = 10.0
-PORTS: Final = ("5570", "5571", "5572", "9575")
+PORTS: Final = ("5570", "5571", "5572", "9575", "6555", "6570", "6571")
+"""Those that pages speak of: the daemon's, and those of other programs."""
 KINDS: Final = ("terminal", "output", "file", "shown")
 FENCE: Final = re.compile(
     r"^(?:<!-- (?P<kind>\w+)(?:: (?P<detail>[^\n]*))? -->\n)?^(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=fence)$",
