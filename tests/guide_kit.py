@@ -179,14 +179,21 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.stdout.close()
 
 
-def follow(page: Path, directory: Path) -> Path:
+def follow(page: Path, directory: Path, before: str = "") -> Path:
     """Do what a page says, from its first block to its last; return the directory in which it was done.
+
+    Args:
+        page: the document.
+        directory: empty.
+        before: typed first, where the page begins in a place that it does not set up itself.
 
     Raises:
         AssertionError: a command failed, or printed something else than the page shows.
     """
     steps = [block for block in blocks(page) if block.kind != "shown"]
     with terminal(directory) as typed:
+        if before:
+            _type(typed, Block("terminal", "", "sh", before, 0), None, f"before {page.name}")
         for block, following in zip(steps, [*steps[1:], None], strict=True):
             place = f"{page.name}:{block.line}"
             if block.kind == "file":
