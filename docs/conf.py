@@ -50,7 +50,7 @@ NAVIGATION = {
 }
 """Caption -> pages, without their ending."""
 COMING = {"monitoring", "deploy", "page", "top-and-bench", "conform"}
-"""Pages that are being written: they are left out, and links to them are plain text, for as long as they are not there."""
+"""Pages that are being written: for as long as they are not there they are left out, and links to them are text."""
 
 project = "router-daemon"
 author = "the authors of router-daemon"
@@ -65,6 +65,7 @@ html_theme = "furo"
 html_title = project
 html_copy_source = False
 html_show_sourcelink = False
+exclude_patterns = ["examples"]  # programs, which pages offer to download
 html_static_path: list[str] = []
 
 

@@ -68,7 +68,9 @@ def loaded_from_elsewhere(page: Path) -> list[str]:
         return IN_STYLES.findall(text)
     parser = Loads()
     parser.feed(text)
-    return parser.found + [found for style in re.findall(r"(?s)<style.*?</style>", text) for found in IN_STYLES.findall(style)]
+    return parser.found + [
+        found for style in re.findall(r"(?s)<style.*?</style>", text) for found in IN_STYLES.findall(style)
+    ]
 
 
 def outside_requests(site: Path) -> Iterator[str]:

@@ -44,7 +44,7 @@ class MdpWorker:
         """Return the next command that is no heartbeat, with what follows it; keep alive meanwhile."""
         deadline_s = time.monotonic() + timeout_s
         while (left_s := deadline_s - time.monotonic()) > 0:
-            if not self.socket.poll(min(left_s * 1000, BEAT_MS)):
+            if not self.socket.poll(int(min(left_s * 1000, BEAT_MS))):
                 self.say(self.heartbeat)
                 continue
             frames = self.socket.recv_multipart()
@@ -63,9 +63,9 @@ class Bridged:
         self.workers = f"tcp://127.0.0.1:{free_port()}"
         self.client = room.client()
         self.opened: list[MdpWorker] = []
+        options = ["--daemon", room.daemon.backend, "--workers", self.workers, "--heartbeat-ms", str(BEAT_MS)]
         self.process = subprocess.Popen(
-            [sys.executable, str(BRIDGE), "--daemon", room.daemon.backend, "--workers", self.workers]
-            + ["--heartbeat-ms", str(BEAT_MS)],
+            [sys.executable, str(BRIDGE), *options],
             env=environ(),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

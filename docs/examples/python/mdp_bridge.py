@@ -1,14 +1,14 @@
-"""Lets workers of the Majordomo Protocol serve behind router-daemon, unchanged: they connect here instead of to their broker.
+"""Lets workers of the Majordomo Protocol serve behind router-daemon, unchanged: they connect here, not to their broker.
 
     python docs/examples/python/mdp_bridge.py --workers tcp://127.0.0.1:5555
 
-It speaks MDP/0.1 (ZeroMQ RFC 7) and MDP/0.2 (RFC 18) to workers, and CAR/1 to the daemon. Each worker becomes a backend of its
-own, `SERVICE-1`, `SERVICE-2`, ..., with one slot and the capability SERVICE.
+It speaks MDP/0.1 (ZeroMQ RFC 7) and MDP/0.2 (RFC 18) to workers, and CAR/1 to the daemon. Each worker becomes a backend
+of its own, `SERVICE-1`, `SERVICE-2`, ..., with one slot and the capability SERVICE.
 
-- A worker has one request at a time. MDP has no CANCEL, so where nobody wants the answer any more the worker goes on, and its
-  place stays taken until it is done.
-- An idle worker that is silent for three heartbeats is gone. A busy one is not: most MDP workers send no heartbeats while
-  they work. It is gone where it is silent for three heartbeats beyond the time that its message had.
+- A worker has one request at a time. MDP has no CANCEL, so where nobody wants the answer any more the worker goes on,
+  and its place stays taken until it is done.
+- An idle worker that is silent for three heartbeats is gone. A busy one is not: most MDP workers send none while they
+  work. It is gone where it is silent for three heartbeats beyond the time that its message had.
 - What a worker that goes had to do is lost for the daemon, which gives it to another one where that is allowed.
 - A peer that says anything but READY first, or READY twice, gets DISCONNECT, as the RFC wants, and should begin again.
 """
