@@ -60,10 +60,12 @@ extensions = ["myst_parser"]
 myst_heading_anchors = 6
 highlight_language = "none"  # of blocks that do not say
 nitpicky = True
+smartquotes = False  # "--config" is no dash
 
 html_theme = "furo"
 html_title = project
 html_copy_source = False
+html_show_copyright = False
 html_show_sourcelink = False
 exclude_patterns = ["examples"]  # programs, which pages offer to download
 html_static_path: list[str] = []

