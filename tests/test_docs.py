@@ -59,9 +59,13 @@ PAPERS_PAGE: Final = (REPOSITORY / "docs/papers.md").read_text()
 SITE_HOME: Final = REPOSITORY / "docs"
 SITE: Final = runpy.run_path(str(SITE_HOME / "conf.py"))
 BUILD: Final = runpy.run_path(str(REPOSITORY / "scripts/build_docs.py"))
-COMING_COMMANDS: Final = {"top", "bench", "conform", "drain", "undrain"}
+COMING_COMMANDS: Final = {"top", "bench", "drain", "undrain"}
 """Commands that are being written."""
-DOCUMENTS: Final = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
+DOCUMENTS: Final = sorted(
+    path
+    for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
+    if "node_modules" not in path.relative_to(REPOSITORY).parts
+)
 
 
 def section(text: str, *titles: str) -> str:
@@ -297,7 +301,14 @@ def session(broker: Broker) -> Iterator[Step]:
         (1.00390625, "backend", sent("ACK", {"id": delivery}, b"HELLO")),
         (2.0, "client", sent("SEND", {"id": 8, "capability": "lower"}, b"hello")),
         (3.0, "client", sent("PING", {})),
-        (4.0, "backend", sent("UNREGISTER", {})),
+        (4.0, "client", sent("SEND", {"id": 9, "capability": "upper", "ttl_ms": 5000}, b"two", b"frames")),
+        (4.0078125, "backend", sent("PART", {"id": delivery + 1}, b"TWO")),
+        (4.015625, "backend", sent("PART", {"id": delivery + 1}, b"FRAMES", b"")),
+        (4.03125, "backend", sent("ACK", {"id": delivery + 1, "queue": 0})),
+        (5.0, "client", sent("SEND", {"id": 10, "capability": "upper", "ttl_ms": 5000})),
+        (5.25, "client", sent("CANCEL", {"id": 10})),
+        (5.2578125, "backend", sent("NACK", {"id": delivery + 2, "code": "cancelled"})),
+        (6.0, "backend", sent("DRAIN", {})),
     ]
     for now, who, frames in script:
         yield Step(who, "daemon", frames)
@@ -313,10 +324,11 @@ def step_text(step: Step) -> str:
     verb, header, *body = step.frames
     readable = json.dumps(msgpack.unpackb(header))
     lines = [f"{step.sender} -> {step.receiver}   {verb.decode()} {readable} {' '.join(map(ascii, body))}".rstrip()]
-    for frame in step.frames:
-        size = f"    [{len(frame)}]".ljust(10)
+    names = ["command", "header", *["body"] * len(body)]
+    for name, frame in zip(names, step.frames, strict=True):
+        size = f"    {name:7} [{len(frame)}]".ljust(18)
         pieces = [frame[at : at + LINE_BYTES].hex(" ", -4) for at in range(0, len(frame), LINE_BYTES)]
-        lines.append(size + ("\n" + " " * len(size)).join(pieces))
+        lines.append((size + ("\n" + " " * len(size)).join(pieces)).rstrip())
     return "\n".join(lines) + "\n"
 
 
@@ -336,7 +348,7 @@ def shown_steps() -> list[Step]:
         sender, receiver = re.findall(r"client|backend|daemon", title)[:2]
         frames: list[bytes] = []
         for line in lines:
-            if found := re.match(r" +\[\d+\] +", line):
+            if found := re.match(r" +\w+ +\[\d+\] *", line):
                 frames.append(bytes.fromhex(line[found.end() :]))
             else:
                 frames[-1] += bytes.fromhex(line)
@@ -358,7 +370,8 @@ def test_the_session_s_bytes_decode() -> None:
             assert type(event).__name__.upper() == verbs[-1]
         else:
             assert isinstance(msgpack.unpackb(frames[1]), dict)
-    answers = ["REGISTERED", "HEARTBEAT", "DELIVER", "REPLY", "ERROR", "PONG", "BYE"]
+    answers = ["REGISTERED", "HEARTBEAT", "DELIVER", "REPLY", "ERROR", "PONG"]
+    answers += ["DELIVER", "PART", "PART", "REPLY", "DELIVER", "ERROR", "CANCEL", "BYE"]
     assert [verb for verb, step in zip(verbs, shown_steps(), strict=True) if step.sender == "daemon"] == answers
 
 
