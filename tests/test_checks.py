@@ -101,7 +101,9 @@ def test_what_else_failed_is_named_and_decides_the_exit_code(tmp_path: Path) -> 
 
 def test_a_check_beside_the_tests_runs_while_they_do(tmp_path: Path) -> None:
     """It ends only once the test has begun, and the test only once it has."""
-    (tmp_path / "beside.py").write_text("word = open('begun').read()\nopen('there', 'w').write(word)\nprint('seen by both')\n")
+    (tmp_path / "beside.py").write_text(
+        "word = open('begun').read()\nopen('there', 'w').write(word)\nprint('seen by both')\n"
+    )
     os.mkfifo(tmp_path / "begun")
     os.mkfifo(tmp_path / "there")
     test = "def test_two():\n    open('begun', 'w').write('word')\n    assert open('there').read() == 'word'\n"
