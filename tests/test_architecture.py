@@ -40,9 +40,9 @@ IMPURE = {
 }
 SHELL = (
     *("transport", "native", "dialling", "links", "zmq_links", "metrics", "admin", "state", "operations"),
-    *("journal", "fleet"),
+    *("journal", "fleet", "tracing"),
 )
-MAY_KNOW = {("admin", "metrics"), ("native", "transport"), ("transport", "zmq_links")} | {
+MAY_KNOW = {("admin", "metrics"), ("tracing", "transport"), ("native", "transport"), ("transport", "zmq_links")} | {
     (links, other) for links in ("links", "zmq_links") for other in ("native", "transport", "dialling")
 }
 SDK = ("client", "backend", "sdk")
@@ -60,11 +60,13 @@ DAEMON_SIDE = (
     "metrics",
     "ring_metrics",
     "operating_metrics",
+    "route_metrics",
     "families",
     "news",
     "admin",
     "state",
     "operations",
+    "tracing",
     "daemon",
     "config",
     "conform",
@@ -170,6 +172,7 @@ def test_nobody_below_the_daemon_knows_the_ring_but_who_speaks_for_it() -> None:
         "ring_metrics",
         "assembly",
         "daemon",
+        "tracing",
         "cli",
         "lab",
         "testing",

