@@ -103,6 +103,7 @@ class Node:
             "ask all": lambda _, now: self.outbound.ask(0.0, now),
             "refresh": self._refresh,
         }
+        relayed = links.greeted(lambda message, _: self.relay.take(message))
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             messages.Opened: links.opened,
             messages.Hello: links.hello,
