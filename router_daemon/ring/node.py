@@ -114,9 +114,7 @@ class Node:
             messages.Links: links.greeted(self.reach.hear_links),
             messages.Roster: links.greeted(self.reach.hear_roster),
             messages.Profiles: links.greeted(self.reach.hear_profiles),
-            **dict.fromkeys(
-                (Forward, Result, RingCancel, Ask), links.greeted(lambda message, _: self.relay.take(message))
-            ),
+            **dict.fromkeys((Forward, Result, RingCancel, Ask), relayed),
             Gone: self._gone,
             Malformed: self._malformed,
             Undelivered: self._undelivered,
