@@ -36,6 +36,7 @@ NAVIGATION = {
     "The protocol": [
         "protocol",
         "conform",
+        "examples/javascript/README",
     ],
     "How it decides": [
         "routing-policies",
@@ -49,7 +50,7 @@ NAVIGATION = {
     ],
 }
 """Caption -> pages, without their ending."""
-COMING = {"monitoring", "deploy", "page", "top-and-bench", "conform"}
+COMING = {"deploy", "page", "top-and-bench"}
 """Pages that are being written: for as long as they are not there they are left out, and links to them are text."""
 
 project = "router-daemon"
@@ -67,7 +68,7 @@ html_title = project
 html_copy_source = False
 html_show_copyright = False
 html_show_sourcelink = False
-exclude_patterns = ["examples"]  # programs, which pages offer to download
+exclude_patterns = ["**/node_modules"]
 html_static_path: list[str] = []
 
 
