@@ -68,7 +68,7 @@ html_title = project
 html_copy_source = False
 html_show_copyright = False
 html_show_sourcelink = False
-exclude_patterns = ["**/node_modules"]
+exclude_patterns = ["examples/*/node_modules"]
 html_static_path: list[str] = []
 
 
