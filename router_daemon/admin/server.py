@@ -11,7 +11,7 @@ import asyncio
 import base64
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -53,6 +53,7 @@ class AdminServer:
         node: where the broker is one of a ring.
         operator: does what the pages that write are asked. token: for those, "" for none. changed: awaited after each.
         chronicle: of what has happened. loaded: what is known of the configuration.
+        traces: what became of traced messages, by result; None where none are.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class AdminServer:
         operator: Operator | None = None,
         token: str = "",
         changed: Callable[[], Awaitable[None]] | None = None,
+        traces: Mapping[str, int] | None = None,
         reload: Callable[[], Awaitable[Reloaded]] | None = None,
         chronicle: Chronicle | None = None,
         loaded: Loaded | None = None,
@@ -79,6 +81,7 @@ class AdminServer:
             self._operator, self._gate, self._routes_view, _json, clock=clock, calendar=calendar, done=changed
         )
         self._node = node
+        self._traces = traces
         self._reload = reload
         self._bind = bind
         self._clock = clock
@@ -142,7 +145,7 @@ class AdminServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        snapshot = Snapshot(self._broker, self._clock(), self._node, self._operations)
+        snapshot = Snapshot(self._broker, self._clock(), self._node, self._operations, self._traces)
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(None, lambda: render(snapshot, openmetrics=openmetrics))
         return web.Response(body=body, headers={"Content-Type": OPENMETRICS if openmetrics else TEXT})
