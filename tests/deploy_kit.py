@@ -35,8 +35,9 @@ from router_daemon.config import Config, load_config
 KUBERNETES: Final = REPOSITORY / "deploy/kubernetes"
 OVERLAYS: Final = ("base", "overlays/shared", "overlays/ring", "overlays/sidecar")
 SHARED: Final = ("base", "overlays/shared", "overlays/ring")
-MOUNTS: Final = ("/etc/router-daemon", "/var/lib/router-daemon")
+MOUNTS: Final = ("/etc/router-daemon", "/var/lib/router-daemon", "/opt")
 Object = dict[str, Any]
+_opener: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 # --- manifests ---
@@ -245,11 +246,16 @@ class Pod:
         """Return where what listens on that port of a container listens here."""
         return f"127.0.0.1:{self.ports[port]}"
 
+    def page(self, path: str) -> str:
+        """Return a page of the daemon."""
+        with _opener.open(f"http://{self.address('9575')}{path}", timeout=5) as response:
+            content: bytes = response.read()
+        return content.decode()
+
     def get(self, path: str) -> int:
         """Return the status of a page of the daemon; 0 where nobody answers."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"http://{self.address('9575')}{path}", timeout=5) as response:
+            with _opener.open(f"http://{self.address('9575')}{path}", timeout=5) as response:
                 return int(response.status)
         except urllib.error.HTTPError as error:
             with error:
