@@ -59,9 +59,8 @@ USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; port = os.environ['ROUTER_DAEMON__ADMIN__BIND'].rpartition(':')[2]; u.build_opener(u.ProxyHandler({})).open(f'http://127.0.0.1:{port}/livez', timeout=2)"]
 
-# No init before it: as process 1 it handles its signals itself, and it starts no processes that it would have to wait
-# for. `router-daemon serve`, which does, waits for those it has started; where they leave children behind, run it with
-# an init (docker run --init). SIGTERM drains within limits.drain_timeout_s (10), which is all that `docker stop` waits by
-# itself: --stop-timeout 15.
+# No init (tini) before it: as process 1 the daemon handles its signals itself and starts no processes, and `router-daemon
+# serve`, which does, waits for what they leave behind. SIGTERM drains within limits.drain_timeout_s (10), which is all
+# that `docker stop` waits by itself: --stop-timeout 15.
 ENTRYPOINT ["router-daemon"]
 CMD ["run", "--config", "/etc/router-daemon/router-daemon.toml"]

@@ -1,10 +1,10 @@
 """Memory and CPU of an idle daemon, and of one with many connections: what docs/deploy.md sizes containers by.
 
-    python scripts/measure_memory.py [--clients N] [--backends N] [--engine native|libzmq]
+    python scripts/measure_memory.py [--clients N] [--backends N] [--seconds N] [--engine native|libzmq]
 
 Starts a daemon with the defaults on free ports, reads the memory that is its own (USS: what would be free if it ended)
 and its resident set, opens connections (a client says PING once; a backend REGISTER, and HEARTBEAT every second), and
-reads both again. CPU is the share of one core over five seconds in which nothing else is said. A peer is one DEALER
+reads both again. CPU is the share of one core over some seconds in which nothing else is said. A peer is one DEALER
 socket. Needs twice as many open files as connections (`ulimit -n`).
 """
 
@@ -26,7 +26,6 @@ import zmq
 
 MIB: Final = 1024 * 1024
 START_S: Final = 30.0
-WATCHED_S: Final = 5
 
 
 def free_addresses() -> list[str]:
@@ -99,7 +98,7 @@ class Peers:
         self._context.destroy(linger=0)
 
 
-def cpu_share(process: psutil.Process, peers: Peers) -> float:
+def cpu_share(process: psutil.Process, peers: Peers, seconds: int) -> float:
     """Return what share of one core the daemon takes while nothing but heartbeats comes."""
 
     def used_s() -> float:
@@ -107,21 +106,21 @@ def cpu_share(process: psutil.Process, peers: Peers) -> float:
         return float(times.user + times.system)
 
     before, began = used_s(), time.monotonic()
-    for second in range(WATCHED_S):
+    for second in range(seconds):
         peers.beat()
         time.sleep(max(0.0, began + second + 1 - time.monotonic()))
     return (used_s() - before) / (time.monotonic() - began)
 
 
-def measure(clients: int, backends: int, front: str, back: str, process: psutil.Process) -> None:
+def measure(clients: int, backends: int, seconds: int, front: str, back: str, process: psutil.Process) -> None:
     """Open the connections one kind after the other, and tell what each adds."""
     with contextlib.closing(Peers(clients + backends)) as peers:
         peers.add_clients(f"tcp://{front}", 1)
-        idle = told("idle", process, cpu_share(process, peers))
+        idle = told("idle", process, cpu_share(process, peers, seconds))
         peers.add_clients(f"tcp://{front}", clients)
-        with_clients = told(f"{clients} clients", process, cpu_share(process, peers))
+        with_clients = told(f"{clients} clients", process, cpu_share(process, peers, seconds))
         peers.add_backends(f"tcp://{back}", backends)
-        with_both = told(f"{clients} clients, {backends} backends", process, cpu_share(process, peers))
+        with_both = told(f"{clients} clients, {backends} backends", process, cpu_share(process, peers, seconds))
     for what, count, more in (
         ("client", clients, with_clients - idle),
         ("backend", backends, with_both - with_clients),
@@ -135,13 +134,14 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--backends", type=int, default=1000)
+    parser.add_argument("--seconds", type=int, default=5, help="for how long the CPU is watched each time")
     parser.add_argument("--engine", choices=("native", "libzmq"), default="native")
     options = parser.parse_args(arguments)
     front, back, admin = free_addresses()
     process = start(front, back, admin, options.engine)
     try:
         print(f"Python {sys.version.split()[0]}, {os.uname().machine}, engine {options.engine}", flush=True)
-        measure(options.clients, options.backends, front, back, process)
+        measure(options.clients, options.backends, options.seconds, front, back, process)
     finally:
         process.terminate()
         process.wait(30)

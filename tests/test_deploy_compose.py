@@ -125,10 +125,6 @@ def test_grace_periods_have_room_for_a_drain() -> None:
         assert int(services()[name]["stop_grace_period"].removesuffix("s")) > needed_s, name
 
 
-def test_backends_that_start_processes_have_an_init() -> None:
-    assert all(services()[name]["init"] is True for name in BACKENDS)
-
-
 def test_what_the_services_run_is_what_the_command_line_takes() -> None:
     ran = {name: accepted(recipe_of(name).command) for name in ("router-daemon", *BACKENDS)}
     assert ran == {"router-daemon": "run"} | dict.fromkeys(BACKENDS, "serve")

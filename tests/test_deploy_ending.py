@@ -6,14 +6,18 @@ the sidecars from the last to the first. A process that is not gone within the g
 
 from __future__ import annotations
 
+import re
 import subprocess
+import sys
 from contextlib import closing
 from typing import Any, Final
 
 import pytest
 import zmq
+from command_line import environ
 from conftest import STOP_S
 from deploy_kit import Object, Pod, container_of, container_recipe, daemon_of, pod_spec
+from packaging_kit import REPOSITORY
 from peers import RawBackend, RawClient, Stopwatch
 from tools import FULL
 
@@ -133,3 +137,16 @@ def test_a_daemon_that_was_killed_starts_again_on_its_volume(pod: Pod, zmq_conte
         pod.until(lambda: pod.get("/readyz") == 200)
         assert peers.client.pending() == []  # connected again, and asked
     assert shut(second) == 0, pod.printed()
+
+
+def test_what_the_sizes_were_measured_with_runs() -> None:
+    script = REPOSITORY / "scripts/measure_memory.py"
+    options = ["--clients", "3", "--backends", "2", "--seconds", "1"]
+    command = [sys.executable, str(script), *options]
+    said = subprocess.run(command, env=environ(), capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 0, said.stderr
+    measured = re.findall(
+        r"^(.+?) +USS +(\d+\.\d) MiB  RSS +(\d+\.\d) MiB  CPU +\d+\.\d % of a core$", said.stdout, re.MULTILINE
+    )
+    assert [label for label, _, _ in measured] == ["idle", "3 clients", "3 clients, 2 backends"]
+    assert all(10 < float(uss) < float(rss) for _, uss, rss in measured)
