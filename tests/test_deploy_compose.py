@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 from conftest import STOP_S
-from deploy_kit import Pod, Recipe, accepted, image_recipe
+from container_kit import Pod, Recipe, accepted, image_recipe
 from packaging_kit import REPOSITORY, image_config, output
 from tools import require_tool
 

@@ -16,7 +16,7 @@ import pytest
 import zmq
 from command_line import environ
 from conftest import STOP_S
-from deploy_kit import Object, Pod, container_of, container_recipe, daemon_of, pod_spec
+from container_kit import Object, Pod, container_of, container_recipe, daemon_of, pod_spec
 from packaging_kit import REPOSITORY
 from peers import RawBackend, RawClient, Stopwatch
 from tools import FULL

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 import yaml
 from command_line import invoke
-from deploy_kit import (
+from container_kit import (
     KUBERNETES,
     OVERLAYS,
     SHARED,

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import STOP_S
-from deploy_kit import Pod, image_recipe
+from container_kit import Pod, image_recipe
 from packaging_kit import (
     DEFAULTS,
     REPOSITORY,

@@ -37,10 +37,11 @@ from router_daemon.core.serving import Serving
 from router_daemon.core.settings import Settings
 from router_daemon.core.settle import Settler
 from router_daemon.core.timers import Timers
-from router_daemon.core.types import Peer
+from router_daemon.core.types import Peer, RingPeer
 from router_daemon.errors import RETRY
 
 CLAIM_S: Final = 0.1
+LEFT: Final = "left"
 
 
 class Claim(Struct, eq=False):
@@ -147,9 +148,11 @@ class Membership:
         """Tell a backend that it is not registered any more."""
         self._emit(Bye(backend.peer, backend.delimited, EmptyHeader()))
 
-    def leave(self, backend: Backend, now: float, *, why: str = "left") -> None:
+    def leave(self, backend: Backend, now: float, *, why: str = LEFT) -> None:
         """Take a backend out; what is open there goes to other heads; a claim for its name is granted."""
         self.news.append((f"backend {why}", backend.name))
+        if why != LEFT and not isinstance(backend.peer, RingPeer):  # of those, their own daemon knows it
+            backend.profile.counts.losses += 1
         self._timers.cancel(backend)
         pools = backend.pools
         self._registry.remove(backend, now)
