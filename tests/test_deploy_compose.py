@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import yaml
 from conftest import STOP_S
 from container_kit import Pod, Recipe, accepted, image_recipe
@@ -182,6 +183,7 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
 # --- tried ---
 
 
+@pytest.mark.timeout(180)  # seven processes
 def test_the_services_find_each_other_and_the_load_is_answered(pod: Pod) -> None:
     """Every command of ours runs as Docker would run it; the load comes more often, to be seen sooner."""
     daemon = pod.start(recipe_of("router-daemon"))

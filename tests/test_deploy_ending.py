@@ -102,6 +102,7 @@ def test_a_backend_that_never_answers_costs_its_messages_but_not_the_grace_perio
     assert {answer.header["id"] for answer in answers} == set(sent)
 
 
+@pytest.mark.timeout(180)  # the pod's processes, and what they start
 def test_sidecars_start_before_the_application_and_end_after_it(pod: Pod) -> None:
     """The pod of overlays/sidecar, with its own commands: nothing of the application's is refused to its last moment."""
     overlay = "overlays/sidecar"
