@@ -148,3 +148,11 @@ def test_it_runs_as_process_1_on_a_read_only_file_system_without_capabilities(po
     assert outer.wait(STOP_S) == 0, pod.printed()
     assert (tmp_path / "var/lib/router-daemon/profiles.json").exists()
     assert "Traceback" not in pod.printed()
+
+
+def test_few_open_files_of_the_runtime_are_no_limit_while_it_may_have_more(pod: Pod) -> None:
+    process = pod.start(image_recipe(), "sh", "-c", 'ulimit -Sn 100 && ulimit -Hn 4000 && exec "$@"', "sh")
+    pod.until(lambda: pod.get("/readyz") == 200)
+    assert psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE) == (4000, 4000)
+    process.terminate()
+    assert process.wait(STOP_S) == 0, pod.printed()
