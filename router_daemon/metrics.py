@@ -74,6 +74,7 @@ class Snapshot:
         pools = broker.registry.pools()  # one without a name where capability is not required; else those with series
         self.pools = [_pool(p, now) for p in pools if not p.capability or p.capability in counts.capabilities]
         self.backends = _backends(broker)
+        self.drained = len(broker.registry.drains.since)
         self.routes = [_route(route) for route in broker.routes.by_name.values()]
         self.rollout = None if broker.routes.rollout is None else _rollout(broker.routes.rollout)
         self.feedback_ignored = counts.feedback_ignored
@@ -261,6 +262,7 @@ def _deliveries(snapshot: Snapshot) -> Iterator[Metric]:
     )
     for name, help_text, column in shown:
         yield gauges(name, help_text, "backend", ((row[0], float(row[column])) for row in snapshot.backends))
+    yield gauge("router_backends_drained", "Names of backends that a person has drained.", snapshot.drained)
     yield counter(
         "router_backend_ejections",
         "How often the backend began to get nothing because it fails.",

@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 
 from router_daemon import __version__
-from router_daemon.cli import comparing, lab, operating, reproducing
+from router_daemon.cli import comparing, draining, lab, operating, reproducing
 from router_daemon.cli.exits import USAGE, CommandError, complain, reported
 from router_daemon.cli.options import Admin, AsJson, ConfigFile, Token, admin_address, admin_token, reachable
 from router_daemon.config import addresses, load_config
@@ -336,6 +336,8 @@ def serve(
     serving.serve(name, list(dict.fromkeys(capability)), command, address, slots, prefetch)
 
 
+app.command()(draining.drain)
+app.command()(draining.undrain)
 app.add_typer(operating.app)
 app.command()(lab.simulate)
 app.command()(lab.guard)
