@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import threading
@@ -13,17 +12,17 @@ from typing import Any, Final
 
 import pytest
 import structlog
+from admin_kit import Served
 from command_line import invoke
 from conftest import free_port
 from rollout_kit import rollout_of, send_and_answer, with_candidate
 
-from router_daemon.admin.server import AdminServer
 from router_daemon.cli import routing
 from router_daemon.cli.exits import CommandError
 from router_daemon.cli.operating import seconds_of
 from router_daemon.core.actions import Deliver
 from router_daemon.core.rollout import ROLLED_BACK
-from router_daemon.testing import BrokerFixture, only
+from router_daemon.testing import only
 
 TOKEN: Final = "a-token-of-some-length"
 
@@ -32,36 +31,6 @@ TOKEN: Final = "a-token-of-some-length"
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("ROUTER_DAEMON__")]:
         monkeypatch.delenv(name)
-
-
-class Served:
-    """A broker with a candidate behind a real admin server, on a thread of its own."""
-
-    def __init__(self, broker: BrokerFixture, token: str) -> None:
-        self.broker = broker
-        self.address = f"127.0.0.1:{free_port()}"
-        self._loop = asyncio.new_event_loop()
-        self._server = AdminServer(broker.broker, self.address, clock=broker.clock, token=token)
-        self._thread = threading.Thread(target=self._loop.run_forever)
-
-    def start(self) -> None:
-        self._loop.run_until_complete(self._server.start())
-        self._thread.start()
-
-    def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    def says(self, *arguments: str) -> tuple[int, str]:
-        """Return exit code and output of `router-daemon route ...`."""
-        return self.told("route", *arguments)
-
-    def told(self, *arguments: str) -> tuple[int, str]:
-        """Return exit code and output of any command."""
-        result = invoke(*arguments, "--admin", self.address)
-        return result.exit_code, result.stdout + result.stderr
 
 
 @pytest.fixture

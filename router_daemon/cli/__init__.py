@@ -25,6 +25,7 @@ from router_daemon import __version__
 from router_daemon.cli import comparing, draining, lab, operating, reproducing
 from router_daemon.cli.exits import USAGE, CommandError, complain, reported
 from router_daemon.cli.options import Admin, AsJson, ConfigFile, Token, admin_address, admin_token, reachable
+from router_daemon.cli.top import command as topping
 from router_daemon.config import addresses, load_config
 from router_daemon.config.sources import Flag
 
@@ -338,6 +339,7 @@ def serve(
 
 app.command()(draining.drain)
 app.command()(draining.undrain)
+app.command()(topping.top)
 app.add_typer(operating.app)
 app.command()(lab.simulate)
 app.command()(lab.guard)
