@@ -27,7 +27,7 @@ from router_daemon.testing import BrokerFixture
 
 HOSTILE: Final = "evil\x1b[2J[red]x[/]"
 HARMLESS: Final = "evil\\x1b[2J[red]x[/]"
-LOOKS: Final = 2000
+LOOKS: Final = 500
 Act = Callable[[Top, "Pilot[None]"], Awaitable[None]]
 
 

@@ -121,6 +121,7 @@ class Top(App[None]):
 
     def on_mount(self) -> None:
         """Begin to read."""
+        self.query_one(Tabs).can_focus = False  # keys are the table's
         self.query_one(Grid).focus()
         self._head("asking ...")
         self._reader.start()
@@ -261,7 +262,6 @@ class Top(App[None]):
         current = event.tab.id == event.tabs.active  # else it is old news: a key was faster
         if current and event.tab.id in self._tables and event.tab.id != self._view:
             self._show(str(event.tab.id))
-        self.query_one(Grid).focus()
 
     def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
         """A title was clicked."""
@@ -291,7 +291,7 @@ class Top(App[None]):
         """Ask for a text."""
         field = self.query_one("#filter", Input)
         field.display = True
-        field.focus()
+        self.screen.set_focus(field)  # at once: the next key is for it
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while it is typed."""
