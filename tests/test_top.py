@@ -20,7 +20,7 @@ from router_daemon.cli.top.cells import Cell, Column, Line, Table, arranged, bar
 from router_daemon.cli.top.command import VIEWS, printed
 from router_daemon.cli.top.figures import WINDOW_S, Figures, quantile_of
 from router_daemon.cli.top.reader import IDLE_TIMES, Reader, pause_s
-from router_daemon.cli.top.reading import START, Reading, read, samples_of
+from router_daemon.cli.top.reading import START, Labels, Reading, Samples, read, samples_of
 from router_daemon.core.actions import Deliver
 from router_daemon.core.operating import Operator
 from router_daemon.testing import BrokerFixture, only
@@ -31,9 +31,11 @@ ANSWERED: Final = (("capability", "c"), ("outcome", "answered"))
 EXPIRED: Final = (("capability", "c"), ("outcome", "expired"))
 
 
-def reading(at: float, *, acked: int = 0, started: float = 1.0, ring: Any = None, **samples: Any) -> Reading:
+def reading(
+    at: float, *, acked: int = 0, started: float = 1.0, ring: Any = None, samples: Samples | None = None
+) -> Reading:
     rows = [{"name": "a", "state": "up", "deliveries": {"acked": acked}, "failures": {"timeout": acked // 10}}]
-    return Reading(at, {"backends": rows}, {}, ring or {}, {START: {(): started}, **samples}, 0.01)
+    return Reading(at, {"backends": rows}, {}, ring or {}, {START: {(): started}, **(samples or {})}, 0.01)
 
 
 def figures_of(*readings: Reading) -> Figures:
@@ -52,10 +54,10 @@ def cells_of(table: Table, key: str) -> dict[str, str]:
 
 
 def test_rates_are_differences_over_the_time_between() -> None:
-    before = {ANSWERED: 100.0, EXPIRED: 1.0}
-    figures = figures_of(reading(10.0, acked=100, **{MESSAGES: before}))
+    before: dict[Labels, float] = {ANSWERED: 100.0, EXPIRED: 1.0}
+    figures = figures_of(reading(10.0, acked=100, samples={MESSAGES: before}))
     assert (figures.rate(MESSAGES), figures.backend_rates("a")) == (None, (None, None))
-    figures.take(reading(12.0, acked=140, **{MESSAGES: {ANSWERED: 120.0, EXPIRED: 3.0}}))
+    figures.take(reading(12.0, acked=140, samples={MESSAGES: {ANSWERED: 120.0, EXPIRED: 3.0}}))
     assert figures.rate(MESSAGES) == pytest.approx(11.0)
     assert figures.rate(MESSAGES, outcome="answered") == pytest.approx(10.0)
     assert figures.rate(MESSAGES, capability="other") == 0.0
@@ -64,31 +66,31 @@ def test_rates_are_differences_over_the_time_between() -> None:
 
 
 def test_a_series_that_is_new_began_at_zero() -> None:
-    figures = figures_of(reading(0.0, **{MESSAGES: {}}), reading(1.0, **{MESSAGES: {ANSWERED: 7.0}}))
+    figures = figures_of(reading(0.0, samples={MESSAGES: {}}), reading(1.0, samples={MESSAGES: {ANSWERED: 7.0}}))
     assert figures.rate(MESSAGES) == pytest.approx(7.0)
 
 
 def test_the_window_is_bounded() -> None:
     figures = Figures()
     for second in range(100):
-        figures.take(reading(float(second), **{MESSAGES: {ANSWERED: float(second * second)}}))
+        figures.take(reading(float(second), samples={MESSAGES: {ANSWERED: float(second * second)}}))
         assert figures.seconds <= WINDOW_S
     assert figures.rate(MESSAGES) == pytest.approx((99**2 - 94**2) / 5.0)
 
 
 def test_a_daemon_that_was_started_anew_has_no_rates_yet() -> None:
-    figures = figures_of(reading(0.0, **{MESSAGES: {ANSWERED: 50.0}}))
-    figures.take(reading(1.0, started=2.0, **{MESSAGES: {ANSWERED: 60.0}}))
+    figures = figures_of(reading(0.0, samples={MESSAGES: {ANSWERED: 50.0}}))
+    figures.take(reading(1.0, started=2.0, samples={MESSAGES: {ANSWERED: 60.0}}))
     assert figures.rate(MESSAGES) is None
-    figures.take(reading(2.0, started=2.0, **{MESSAGES: {ANSWERED: 63.0}}))
+    figures.take(reading(2.0, started=2.0, samples={MESSAGES: {ANSWERED: 63.0}}))
     assert figures.rate(MESSAGES) == pytest.approx(3.0)
     figures.forget()
     assert (figures.rate(MESSAGES), figures.value(START)) == (None, None)
 
 
 def test_a_counter_that_went_back_has_no_rate() -> None:
-    figures = figures_of(reading(0.0, acked=50, **{MESSAGES: {ANSWERED: 50.0}}))
-    figures.take(reading(1.0, acked=3, **{MESSAGES: {ANSWERED: 3.0}}))
+    figures = figures_of(reading(0.0, acked=50, samples={MESSAGES: {ANSWERED: 50.0}}))
+    figures.take(reading(1.0, acked=3, samples={MESSAGES: {ANSWERED: 3.0}}))
     assert (figures.rate(MESSAGES), figures.backend_rates("a")) == (None, (None, None))
 
 
@@ -112,7 +114,9 @@ def test_quantiles_are_of_what_came_in_the_window() -> None:
         bounds = ("0.001", "0.01", "+Inf")
         return {"s_bucket": {(("le", bound),): count for bound, count in zip(bounds, counts, strict=True)}}
 
-    figures = figures_of(reading(0.0, **buckets(1000.0, 1000.0, 1000.0)), reading(1.0, **buckets(1000, 1010, 1010)))
+    figures = figures_of(
+        reading(0.0, samples=buckets(1000.0, 1000.0, 1000.0)), reading(1.0, samples=buckets(1000, 1010, 1010))
+    )
     assert figures.quantile(0.5, "s") == pytest.approx(0.0055)
     assert figures.quantile(0.5, "another") is None
 
@@ -322,7 +326,7 @@ def test_once_prints_a_table_for_pipes(served: Served) -> None:
 
 def test_once_filters_and_sorts(served: Served) -> None:
     def names(**options: Any) -> list[str]:
-        asked = {"sort": "", "reverse": False, "wanted": ""} | options
+        asked: dict[str, Any] = {"sort": "", "reverse": False, "wanted": ""} | options
         text_ = printed(served.address, "backends", every_s=0.2, pause=lambda _: None, **asked)
         return [line.split()[0] for line in text_.split("\n\n")[1].splitlines()[1:]]
 
@@ -343,11 +347,11 @@ def test_what_the_command_line_refuses() -> None:
 
 
 def test_what_a_daemon_does_not_have_is_said(served: Served) -> None:
-    said = {"reverse": False, "wanted": "", "every_s": 0.2, "pause": lambda _: None}
+    said: dict[str, Any] = {"reverse": False, "wanted": "", "every_s": 0.2, "pause": lambda _: None}
     with pytest.raises(CommandError, match="in no ring"):
-        printed(served.address, "links", "", **said)  # type: ignore[arg-type]
+        printed(served.address, "links", "", **said)
     with pytest.raises(CommandError, match="has the columns NAME, STATE"):
-        printed(served.address, "backends", "colour", **said)  # type: ignore[arg-type]
+        printed(served.address, "backends", "colour", **said)
 
 
 def test_without_textual_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

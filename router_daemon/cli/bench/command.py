@@ -89,8 +89,6 @@ def bench(
         plans.check(plan)
     except ValueError as error:
         raise CommandError(USAGE, str(error)) from None
-    if json_ is not None:
-        _writable(json_)
     raise typer.Exit(_run(plan, json_, quiet=quiet))
 
 
@@ -113,6 +111,8 @@ def _run(plan: plans.Plan, file: Path | None, *, quiet: bool) -> int:
     from router_daemon.cli.bench import report, workers
     from router_daemon.cli.bench.progress import shown
 
+    if file is not None:
+        _writable(file)
     _ping(plan.frontend)
     with shown(plan, quiet=quiet) as progress:
         outcome = workers.run(plan, progress)

@@ -27,7 +27,8 @@ MOST_BYTES: Final = 64 * 1024 * 1024
 MOST_WORK_S: Final = 600.0
 OPEN_CONCURRENCY: Final = 1000
 CLOSED_CONCURRENCY: Final = 8
-UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+UNITS: Final = {"us": 1e6, "ms": 1e3, "s": 1.0}
+"""How many of each are a second."""
 TIME: Final = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(us|ms|s)"
 
 
@@ -168,7 +169,7 @@ def work_of(text: str) -> Work:
 
 
 def _seconds(number: str, unit: str) -> float:
-    return float(number) * UNITS[unit]
+    return float(number) / UNITS[unit]
 
 
 def shares(whole: int, parts: int) -> list[int]:

@@ -42,8 +42,8 @@ def doubts(plan: Plan, outcome: Outcome) -> list[str]:
     lag, answered = summary(outcome.lag), summary(outcome.answered)
     if lag and answered and lag.p99_ms > max(LAG_MS, LAG_SHARE * answered.p50_ms) and outcome.client_cpu < BUSY:
         found.append(
-            f"the clients were late themselves: 1 % of their timers rang {lag.p99_ms:.1f} ms late or more, which is in the "
-            "latencies; too much load for so few --processes, or the machine has other work"
+            f"the clients were late themselves: 1 % of their timers rang {lag.p99_ms:.1f} ms late or more, which is in "
+            "the latencies; too much load for so few --processes, or the machine has other work"
         )
     if plan.rate is not None:
         found += _late(plan, outcome)
@@ -91,9 +91,8 @@ def _head(plan: Plan, outcome: Outcome) -> str:
     over = f"{plan.clients} clients in {plan.processes} process{'es' if plan.processes > 1 else ''}"
     lines = [f"{plan.capability}: {outcome.seconds:.1f} s measured after {plan.warmup_s:g} s; {over}, {loop}; {what}"]
     if plan.backends:
-        lines.append(
-            f"{plan.backends} built-in backends of {plan.slots} slots, work {plan.work}, {100 * plan.failing:g} % fail"
-        )
+        many = f"{plan.backends} built-in backend{'s' if plan.backends > 1 else ''} of {plan.slots} slots"
+        lines.append(f"{many}, work {plan.work}, {100 * plan.failing:g} % fail")
     total = outcome.codes.total()
     answered = outcome.codes["answered"]
     rate = outcome.ended / outcome.seconds if outcome.seconds else 0.0

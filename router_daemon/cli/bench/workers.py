@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
@@ -134,7 +135,11 @@ def _children(what: str, job: Callable[..., None], plan: Plan, parts: Sequence[A
             ours, theirs = context.Pipe()
             name = f"bench {what} {number + 1}"
             process = context.Process(target=job, args=(theirs, plan, part, number), name=name, daemon=True)
-            process.start()
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: it imports for a while before `_prepare`
+            try:
+                process.start()
+            finally:
+                signal.signal(signal.SIGINT, before)
             theirs.close()
             children.append(Child(process, ours))
         yield children
@@ -218,22 +223,38 @@ def _be_clients(pipe: Connection, plan: Plan, part: tuple[int, float | None], nu
 
 
 async def _clients(pipe: Connection, load: Load) -> None:
-    pipe.send("ready")
-    begin = await asyncio.to_thread(pipe.recv)
+    begin = await _begin(pipe)
+    if begin is None:
+        return
     stopping = asyncio.create_task(_on_word(pipe, load.stop))
     telling = asyncio.create_task(_tell(pipe, load.measured))
     await load.run(begin)
     for task in (stopping, telling):
         task.cancel()
     await asyncio.wait((stopping, telling))
-    pipe.send((load.measured, load.window_s))
+    _say(pipe, (load.measured, load.window_s))
+
+
+async def _begin(pipe: Connection) -> float | None:
+    """Say that this process is ready, and return when to begin; None where the parent will not say so any more."""
+    _say(pipe, "ready")
+    try:
+        moment: float = await asyncio.to_thread(pipe.recv)
+    except EOFError:
+        return None
+    return moment
+
+
+def _say(pipe: Connection, what: Any) -> None:
+    with contextlib.suppress(OSError):  # the parent has ended, or does not want to know
+        pipe.send(what)
 
 
 async def _tell(pipe: Connection, measured: Measured) -> None:
     while True:
         await asyncio.sleep(TICK_S)
         answered = measured.codes["answered"]
-        pipe.send((answered, measured.codes.total() - answered))
+        _say(pipe, (answered, measured.codes.total() - answered))
 
 
 async def _on_word(pipe: Connection, stop: Callable[[], None]) -> None:
@@ -259,11 +280,13 @@ async def _backends(pipe: Connection, plan: Plan, echoes: Echoes) -> None:
     try:
         await echoes.start()
     except (RouterError, TimeoutError) as error:
-        pipe.send(Unable(REFUSED if isinstance(error, RouterError) else NO_DAEMON, reason_of(error)))
+        _say(pipe, Unable(REFUSED if isinstance(error, RouterError) else NO_DAEMON, reason_of(error)))
         return
-    pipe.send("ready")
-    begin = await asyncio.to_thread(pipe.recv) + plan.warmup_s
-    await asyncio.sleep(max(0.0, begin - time.monotonic()))
+    begin = await _begin(pipe)
+    if begin is None:
+        await echoes.stop()
+        return
+    await asyncio.sleep(max(0.0, begin + plan.warmup_s - time.monotonic()))
     began, cpu = time.monotonic(), time.process_time()
     over = asyncio.Event()
     word = asyncio.create_task(_on_word(pipe, over.set))
@@ -271,4 +294,4 @@ async def _backends(pipe: Connection, plan: Plan, echoes: Echoes) -> None:
     await word
     busy = (time.process_time() - cpu) / max(1e-3, time.monotonic() - began)
     await echoes.stop()
-    pipe.send(busy)
+    _say(pipe, busy)
