@@ -303,6 +303,7 @@ def test_send_to_nobody_gives_up_soon(tmp_path: Path) -> None:
                 "simulate",
                 "guard",
                 "compare",
+                "conform",
                 "reproduce",
                 "top",
                 "bench",

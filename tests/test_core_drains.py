@@ -155,7 +155,8 @@ def test_another_version_that_came_meanwhile_is_measured_anew_at_the_end() -> No
     broker.register("a", "c", version="2")
     broker.broker.take_news()
     undrain(broker, "a")
-    assert broker.broker.take_news() == [("backend has version '2', before '1': measured anew", "a")]
+    told = [("backend undrained by a person", "a"), ("backend has version '2', before '1': measured anew", "a")]
+    assert broker.broker.take_news() == told
 
 
 def test_who_came_while_drained_starts_slowly_at_the_end() -> None:

@@ -369,6 +369,7 @@ def test_the_unit_allows_what_libzmq_aborts_without() -> None:
 SCRIPTS: Final = (
     "scripts/test",
     "scripts/demo",
+    "scripts/docs",
     "scripts/bench_broker",
     "scripts/bench_prefetch",
     "scripts/chaos",

@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 from router_daemon import __version__
-from router_daemon.cli import comparing, draining, lab, operating, reproducing
+from router_daemon.cli import comparing, conforming, draining, lab, operating, reproducing
 from router_daemon.cli.bench import command as benching
 from router_daemon.cli.exits import USAGE, CommandError, complain, reported
 from router_daemon.cli.options import Admin, AsJson, ConfigFile, Mode, Token, admin_address, admin_token, socket_address
@@ -173,16 +173,20 @@ def explain(
     embedding: Annotated[
         str | None, typer.Option(metavar="E", help="Its embedding: numbers between commas, or a file (.npy, JSON).")
     ] = None,
+    route: Annotated[
+        str | None, typer.Option(metavar="R", help="On this route. [default: its key's, or stable]")
+    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="K", help="Its key: which route it takes, and why.")] = None,
     config: ConfigFile = None,
     admin: Admin = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how a message would be routed now.
 
-    Whether it would be sent, wait or be refused, what mode auto would do and why, and every candidate: why the running
-    daemon would or would not send to it, its score term by term, and what was measured of it.
+    On which route, whether it would be sent, wait or be refused, what mode auto would do and why, and every candidate:
+    why the running daemon would or would not send to it, its score term by term, and what was measured of it.
 
-    Exit code: 0, 1 where no daemon answers, 3 where it would refuse the message (no such capability).
+    Exit code: 0, 1 where no daemon answers, 3 where it would refuse the message (no such capability, no such route).
     """
     wanted = name or capability
     if wanted is None or (name and capability):
@@ -190,7 +194,8 @@ def explain(
 
     from router_daemon.cli import asking, embeddings, explaining
 
-    query: dict[str, str | float] = {} if max_cost is None else {"max_cost": max_cost}
+    said = {"max_cost": max_cost, "route": route, "key": key}
+    query: dict[str, str | float] = {name: value for name, value in said.items() if value is not None}
     if embedding is not None:
         query["embedding"] = embeddings.packed(embeddings.read(embedding))
     answer = asking.fetch(admin_address(admin, config), "/explain", capability=wanted, priority=priority, **query)
@@ -331,6 +336,7 @@ app.command()(draining.drain)
 app.command()(draining.undrain)
 app.command()(topping.top)
 app.command()(benching.bench)
+app.command()(conforming.conform)
 app.add_typer(operating.app)
 app.command()(lab.simulate)
 app.command()(lab.guard)

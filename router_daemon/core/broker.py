@@ -73,6 +73,7 @@ class Broker:
         routes: beside `stable`; those that `settings.rollout` names must be among them.
         fallback: the policy that decides where another one fails.
         make_policy: by name, for messages that ask for one; None, or where it returns None: there is none.
+        decisions: what records them, where it is to do more than that; see `traces`.
 
     Attributes:
         faults: of ours, for the shell to log and clear: the kind of what was at hand, and what was raised.
@@ -90,6 +91,7 @@ class Broker:
         routes: Sequence[RouteSpec] = (),
         fallback: Policy | None = None,
         make_policy: Callable[[str], Policy | None] | None = None,
+        decisions: Decisions | None = None,
     ) -> None:
         self.settings, self.policy = settings, policy
         self.counts = Counts(settings.label_values)
@@ -102,7 +104,7 @@ class Broker:
         self._timers = Timers()
         self._actions: list[Action] = []
         emit = self._actions.append
-        self.decisions = Decisions(settings)
+        self.decisions = decisions or Decisions(settings)
         chooser = Chooser(settings, self.registry, self.counts, timer)
         self.dispatcher = Dispatcher(
             settings, self.registry, chooser, self._timers, self.counts, emit, rng, first_delivery_id, self.decisions
@@ -129,7 +131,7 @@ class Broker:
             Cancel: self._clients.cancel,
             Feedback: self._clients.feedback,
             Ping: self._clients.ping,
-            Register: self._register,
+            Register: self.members.register,
             Update: self._member(self.members.update),
             Heartbeat: self._member(self.members.heartbeat),
             Drain: self._member(self.members.drain),
@@ -178,6 +180,7 @@ class Broker:
             try:
                 handlers[type(event)](event, now)
             except Exception as fault:  # noqa: BLE001 - kept for the shell to log; `check` fails for it
+                self.counts.faults += 1
                 self.faults.append((type(event).__name__, fault))
                 if isinstance(event, Send):
                     self._clients.abandon(event, actions[before:], now)
@@ -190,6 +193,7 @@ class Broker:
             try:
                 self._due[type(item)](item, now)
             except Exception as fault:  # noqa: BLE001 - kept for the shell to log; `check` fails for it
+                self.counts.faults += 1
                 self.faults.append((type(item).__name__, fault))
                 if isinstance(item, Message) and not item.ended:
                     self._clients.give_up(item, now)
@@ -284,9 +288,6 @@ class Broker:
 
     # --- backends ---
 
-    def _register(self, event: Register, now: float) -> None:
-        self.members.register(event, now)
-
     def _ack(self, event: Ack, now: float) -> None:
         backend = self.registry.by_peer.get(event.peer)
         if backend is None:
@@ -349,8 +350,7 @@ class Broker:
         backend = self.registry.by_peer.get(peer)
         if backend is not None and delivery_id in backend.open:
             return backend.open[delivery_id]
-        others = (other.open.get(delivery_id) for other in self.registry.by_name.values())
-        return next(filter(None, others), None)
+        return next(filter(None, (other.open.get(delivery_id) for other in self.registry.by_name.values())), None)
 
     def _delivery_due(self, delivery: Delivery, now: float) -> None:
         self._settler.delivery_due(delivery, now)

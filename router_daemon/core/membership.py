@@ -40,10 +40,11 @@ from router_daemon.core.serving import Serving
 from router_daemon.core.settings import Settings
 from router_daemon.core.settle import Settler
 from router_daemon.core.timers import Timers
-from router_daemon.core.types import Peer
+from router_daemon.core.types import Peer, RingPeer
 from router_daemon.errors import RETRY
 
 CLAIM_S: Final = 0.1
+LEFT: Final = "left"
 
 
 class Claim(Struct, eq=False):
@@ -151,6 +152,7 @@ class Membership:
         drains, backend = self._registry.drains, self._registry.by_name.get(name)
         if not (drains.set(name, now) if drained else drains.clear(name)):
             return False
+        self.news.append(("backend drained by a person" if drained else "backend undrained by a person", name))
         if backend is not None:
             self._registry.set_drained(backend, drained, now)
             self._dispatcher.health.let_in_where_needed(now)
@@ -161,7 +163,8 @@ class Membership:
     def restore_drains(self, kept: Mapping[str, float], now: float) -> None:
         """Take in what an earlier process had: who was drained, and for how long (seconds)."""
         for name, for_s in kept.items():
-            self.set_drained(name, True, now)
+            if self.set_drained(name, True, now):
+                self.news.pop()  # it was told when it was done
             self._registry.drains.since[name] = now - for_s
 
     # --- what happens to backends ---
@@ -176,9 +179,11 @@ class Membership:
         """Tell a backend that it is not registered any more."""
         self._emit(Bye(backend.peer, backend.delimited, EmptyHeader()))
 
-    def leave(self, backend: Backend, now: float, *, why: str = "left") -> None:
+    def leave(self, backend: Backend, now: float, *, why: str = LEFT) -> None:
         """Take a backend out; what is open there goes to other heads; a claim for its name is granted."""
         self.news.append((f"backend {why}", backend.name))
+        if why != LEFT and not isinstance(backend.peer, RingPeer):  # of those, their own daemon knows it
+            backend.profile.counts.losses += 1
         self._timers.cancel(backend)
         pools = backend.pools
         self._registry.remove(backend, now)
