@@ -78,7 +78,14 @@ class AdminServer:
         self._operations = Operations(self._operator, self._chronicle, loaded)
         self._gate = Gate(bind, token)
         self._commands = Commands(
-            self._operator, self._gate, self._routes_view, _json, clock=clock, calendar=calendar, done=changed
+            self._operator,
+            self._gate,
+            self._routes_view,
+            self._drained_view,
+            _json,
+            clock=clock,
+            calendar=calendar,
+            done=changed,
         )
         self._node = node
         self._traces = traces
@@ -120,6 +127,7 @@ class AdminServer:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/backends", self._backends)
+        app.router.add_get("/backends/drain", self._drained)
         app.router.add_get("/routes", self._routes)
         app.router.add_get("/explain", self._explain)
         app.router.add_get("/decisions", self._decisions)
@@ -155,13 +163,19 @@ class AdminServer:
         for part in views.backend_parts(self._broker, self._clock()):
             rows += part
             await asyncio.sleep(0)
-        return await _json({"backends": rows})
+        return await _json({"backends": rows} | self._drained_view())
+
+    async def _drained(self, _: web.Request) -> web.Response:
+        return await _json(self._drained_view())
 
     async def _ring(self, _: web.Request) -> web.Response:
         return await _json({} if self._node is None else ring_view(self._node, self._clock()))
 
     async def _routes(self, _: web.Request) -> web.Response:
         return await _json(self._routes_view())
+
+    def _drained_view(self) -> dict[str, Any]:
+        return {"drained": views.drained(self._broker, self._clock())}
 
     def _routes_view(self) -> dict[str, Any]:
         return views.routes(self._broker, self._clock()) | self._operator.view()

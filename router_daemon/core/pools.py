@@ -131,6 +131,19 @@ class Pool:
         twin.stale = self.stale.copy()
         return twin
 
+    def check(self) -> None:
+        """Assert that the sums are those of the members."""
+        members = self.members.values()
+        assert all(self in backend.pools for backend in members)
+        assert self.slots == sum(backend.info.slots for backend in members)
+        assert self.places == sum(backend.places for backend in members)
+        assert self.free == sum(backend.free for backend in members)
+        assert abs(self.busy - sum(len(backend.open) + backend.other for backend in members)) < 1e-6 * (1 + self.busy)
+        assert self.warm == sum(backend.info.slots for backend in members if backend.warm)
+        assert self.costly == sum(backend.cost is not None for backend in members)
+        assert self.ejected == sum(backend.ejected for backend in members)
+        assert all(backend.ejected and backend in members for backend in self.trials)
+
     def configure(self, settings: Settings, before: Settings, now: float) -> None:
         """Take over other settings; what the budgets hold is theirs, up to what they may hold now."""
         retry, hedge = settings.retry, settings.hedge
