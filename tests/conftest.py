@@ -28,7 +28,7 @@ from contract import Message
 from peers import RawBackend, RawClient, RawPeer, unique
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
-START_S: Final = 20.0
+START_S: Final = 45.0
 STOP_S: Final = 15.0
 RESERVED: Final = 100  # ports: far more than one test draws before its daemons listen
 _reserved: Final[deque[socket.socket]] = deque()

@@ -380,13 +380,18 @@ class Registry:
 
 
 def _check_sums(pool: Pool) -> None:
-    members = pool.members.values()
-    assert all(pool in backend.pools for backend in members)
-    assert pool.slots == sum(backend.info.slots for backend in members)
-    assert pool.places == sum(backend.places for backend in members)
-    assert pool.free == sum(backend.free for backend in members)
-    assert abs(pool.busy - sum(len(backend.open) + backend.other for backend in members)) < 1e-6 * (1 + pool.busy)
-    assert pool.warm == sum(backend.info.slots for backend in members if backend.warm)
-    assert pool.costly == sum(backend.cost is not None for backend in members)
-    assert pool.ejected == sum(backend.ejected for backend in members)
-    assert all(backend.ejected and backend in members for backend in pool.trials)
+    slots = places = free = warm = costly = ejected = 0
+    busy = 0.0
+    for backend in pool.members.values():  # once for all: tests do this after every step
+        assert pool in backend.pools
+        slots += backend.info.slots
+        places += backend.places
+        free += backend.free
+        busy += len(backend.open) + backend.other
+        warm += backend.info.slots if backend.warm else 0
+        costly += backend.cost is not None
+        ejected += backend.ejected
+    assert (pool.slots, pool.places, pool.free) == (slots, places, free)
+    assert (pool.warm, pool.costly, pool.ejected) == (warm, costly, ejected)
+    assert abs(pool.busy - busy) < 1e-6 * (1 + pool.busy)
+    assert all(backend.ejected and pool.members.get(backend.name) is backend for backend in pool.trials)
