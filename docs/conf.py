@@ -50,7 +50,7 @@ NAVIGATION = {
     ],
 }
 """Caption -> pages, without their ending."""
-COMING = {"deploy", "page", "top-and-bench"}
+COMING = {"page"}
 """Pages that are being written: for as long as they are not there they are left out, and links to them are text."""
 
 project = "router-daemon"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from container_kit import Pod
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
-START_S: Final = 20.0
+START_S: Final = 45.0
 STOP_S: Final = 15.0
 RESERVED: Final = 100  # ports: far more than one test draws before its daemons listen
 _reserved: Final[deque[socket.socket]] = deque()
