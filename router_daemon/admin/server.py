@@ -19,9 +19,12 @@ import numpy as np
 from aiohttp import web
 
 from router_daemon import __version__
+from router_daemon.admin.assets import Assets, wants_page
 from router_daemon.admin.commands import BODY_BYTES, Commands
 from router_daemon.admin.decisions import wanted_of
 from router_daemon.admin.gate import Gate
+from router_daemon.admin.happenings import Happenings
+from router_daemon.admin.live import Live
 from router_daemon.admin.ring import ring_view
 from router_daemon.core import views, whys
 from router_daemon.core.broker import Broker
@@ -68,6 +71,8 @@ class AdminServer:
         self._commands = Commands(
             self._operator, self._gate, self._routes_view, _json, clock=clock, calendar=calendar, done=changed
         )
+        self._happenings = Happenings(broker, self._operator)
+        self._live = Live(broker, self._happenings, clock, calendar)
         self._node = node
         self._reload = reload
         self._bind = bind
@@ -93,15 +98,20 @@ class AdminServer:
         except OSError as error:
             await self.stop()
             raise StartError(f"cannot listen on {self._bind} (admin): {error.strerror}") from None
+        self._live.start()
 
     async def stop(self) -> None:
         """Stop listening."""
         if self._runner is not None:
+            await self._live.stop()
             await self._runner.cleanup()
             self._runner = None
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=BODY_BYTES)
+        self._assets = Assets()
+        self._assets.add_to(app.router)
+        self._live.add_to(app.router)
         app.router.add_get("/", self._index)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -117,9 +127,12 @@ class AdminServer:
             app.router.add_post("/reload", self._reloaded)
         return app
 
-    async def _index(self, _: web.Request) -> web.Response:
-        pages = ["/metrics", "/backends", "/routes", "/explain", "/decisions", "/ring", "/livez", "/readyz"]
-        return await _json({"router-daemon": __version__, "see": pages})
+    async def _index(self, request: web.Request) -> web.Response:
+        if wants_page(request.headers.get("Accept", "")):
+            return self._assets.index(request)
+        pages = ["/metrics", "/backends", "/routes", "/explain", "/decisions", "/ring", "/snapshot"]
+        pages += ["/livez", "/readyz"]
+        return await _json({"router-daemon": __version__, "see": pages, "stream": "/events"})
 
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -196,7 +209,10 @@ class AdminServer:
         try:
             reloaded = await self._reload()
         except ConfigError as error:
+            self._happenings.reloaded(self._calendar(), f"reload refused: {error}".splitlines()[0], well=False)
             return await _json({"error": str(error)}, 422)
+        changed = ", ".join(change.key for change in reloaded.changed) or "nothing"
+        self._happenings.reloaded(self._calendar(), f"reloaded, changed: {changed}", well=True)
         return await _json(reloaded.view())
 
 

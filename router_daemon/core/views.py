@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import UNSET
 
@@ -128,11 +128,10 @@ def explain(
     """
     cache, settings = broker.rankings, broker.settings
     state, cached = cache.peek(capability, priority, now)
-    in_force = cached if cached is not None and state == "hit" else cache.preview(capability, priority, now)
     request = Request(0, capability, priority, mode="auto", max_cost=UNSET if max_cost is None else max_cost)
     if embedding is not None:
         request.embedding = embedding
-    outlook = Outlook(broker, request, in_force.detached(), now)
+    outlook = _outlook(broker, request, now)
     shown = outlook.rows[:MOST_SHOWN]
     draining = [] if len(shown) == MOST_SHOWN else _draining(broker, capability, now)
     return {
@@ -156,12 +155,41 @@ def explain(
     }
 
 
+class Weight(NamedTuple):
+    """What one backend weighs for one kind of message: its attention weight, and its place among the heads, or None."""
+
+    weight: float
+    head: int | None
+
+
+def weights(broker: Broker, capability: str, priority: int, now: float) -> dict[str, Weight]:
+    """Return what each backend weighs for a message of that kind, by name: what `explain` says, and nothing more."""
+    outlook = _outlook(broker, Request(0, capability, priority, mode="auto"), now)
+    return {
+        candidate.backend.name: Weight(_weight(outlook, candidate), outlook.heads.get(candidate.backend.name))
+        for candidate in outlook.rows
+    }
+
+
+def _outlook(broker: Broker, request: Request, now: float) -> Outlook:
+    cache = broker.rankings
+    state, cached = cache.peek(request.capability, request.priority, now)
+    in_force = (
+        cached if cached is not None and state == "hit" else cache.preview(request.capability, request.priority, now)
+    )
+    return Outlook(broker, request, in_force.detached(), now)
+
+
+def _weight(outlook: Outlook, candidate: Candidate) -> float:
+    return candidate.score / outlook.total if outlook.total else candidate.weight
+
+
 def _candidate(broker: Broker, outlook: Outlook, candidate: Candidate, now: float) -> dict[str, Any]:
     backend = candidate.backend
     return {
         "backend": backend.name,
         "score": candidate.score,
-        "weight": candidate.score / outlook.total if outlook.total else candidate.weight,
+        "weight": _weight(outlook, candidate),
         "terms": candidate.terms,
         "logit": candidate.logit,
         "head": outlook.heads.get(backend.name),
