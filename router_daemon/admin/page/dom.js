@@ -4,8 +4,10 @@ const SVG = "http://www.w3.org/2000/svg";
 
 function fill(element, props, children) {
   for (const [key, value] of Object.entries(props)) {
-    if (value === undefined || value === null || value === false) continue;
-    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    if (value === undefined || value === null) continue;
+    if (key.startsWith("aria-")) element.setAttribute(key, String(value));
+    else if (value === false) continue;
+    else if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else if (key === "style") for (const [name, text] of Object.entries(value)) element.style.setProperty(name, text);
     else element.setAttribute(key, value === true ? "" : String(value));
   }
@@ -49,7 +51,6 @@ export function segments(label, options, chosen, choose) {
     group.append(h("button", {
       type: "button",
       "data-value": value,
-      "aria-pressed": value === chosen,
       onclick: () => {
         for (const each of group.children) each.setAttribute("aria-pressed", each.dataset.value === String(value));
         choose(value);
