@@ -367,7 +367,7 @@ def test_it_fits_a_phone(browser: Browser, open_page: Open) -> None:
     backends = [
         page.room.backend(capabilities=[page.room.capability, *(unique("another") for _ in range(9))]) for _ in range(3)
     ]
-    browser.begin(width=PHONE[0], height=PHONE[1])
+    browser.begin(width=PHONE[0], height=PHONE[1], prefers_reduced_motion="reduce")
     browser.driver.get(page.url)
     page.work(backends)
     cell(browser, backends[0].name)
