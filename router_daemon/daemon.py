@@ -28,16 +28,18 @@ import structlog
 
 from router_daemon import __version__
 from router_daemon.admin.server import AdminServer
-from router_daemon.assembly import make_broker, make_node, make_transport, reconfigure
+from router_daemon.assembly import make_broker, make_node, make_transport, microseconds, reconfigure
 from router_daemon.config import Config
 from router_daemon.config.changes import Changes
 from router_daemon.config.tokens import admin_token
 from router_daemon.core.actions import Action
 from router_daemon.core.broker import Broker
+from router_daemon.core.chronicle import Chronicle
 from router_daemon.core.events import Event
 from router_daemon.core.operating import Operator
 from router_daemon.core.settings import Settings
 from router_daemon.logs import configure_logging
+from router_daemon.news import Teller
 from router_daemon.operations.keeper import OperationsKeeper
 from router_daemon.reloading import Reloader
 from router_daemon.ring.node import Node
@@ -59,6 +61,7 @@ class Loop:
         transport: receives and sends.
         batch_messages, batch_s: a batch ends with whichever comes first.
         clock: seconds, monotonic.
+        teller: takes the news.
     """
 
     def __init__(
@@ -69,8 +72,10 @@ class Loop:
         batch_messages: int,
         batch_s: float,
         clock: Callable[[], float] = time.monotonic,
+        teller: Teller | None = None,
     ) -> None:
         self.broker = broker
+        self._teller = teller or Teller(Chronicle())
         self._transport = transport
         self.configure(batch_messages=batch_messages, batch_s=batch_s)
         self._clock = clock
@@ -109,10 +114,7 @@ class Loop:
             actions += self.broker.on_timer(now)
             self._log_faults("fault while doing what is due")
         self._send(actions, now)
-        for what, name in self.broker.take_news():
-            _log.info(what, **{"backend" if what.startswith("backend ") else "daemon": name})
-        for what, route, detail in self.broker.routes.take_news():
-            _log.warning(what, route=route, detail=detail)
+        self._teller.tell(self.broker)
         if events or actions:  # sending may have consumed the edge of what has come meanwhile
             self.wake()
         else:
@@ -173,7 +175,9 @@ class Daemon:
     """
 
     def __init__(self, config: Config, read: Callable[[], Config] | None = None) -> None:
-        self.reloader = Reloader(config, read, self._apply)
+        self.chronicle = Chronicle(microseconds())
+        self._teller = Teller(self.chronicle)
+        self.reloader = Reloader(config, read, self._apply, self._teller.note)
         seed = config.routing.seed
         self.seed = secrets.randbits(32) if seed is None else seed
         self.broker = make_broker(config, self.seed)
@@ -183,6 +187,7 @@ class Daemon:
             self.node or self.broker,
             self.transport,
             **_batches(config),
+            teller=self._teller,
         )
         self.operator = Operator(self.broker)
         self.admin = AdminServer(
@@ -193,6 +198,8 @@ class Daemon:
             token=admin_token(config.admin),
             changed=self._changed,
             reload=self.reloader.reload,
+            chronicle=self.chronicle,
+            loaded=self.reloader.loaded,
         )
         state = config.state
         self.state = StateKeeper(
@@ -277,7 +284,7 @@ class Daemon:
     def _apply(self, found: Changes, settings: Settings) -> None:
         """Have everything go on under another configuration."""
         before, config = self.config, found.config
-        reconfigure(self.broker, self.node, before, config, settings, time.monotonic())
+        reconfigure(self.broker, before, config, settings, time.monotonic())
         self.loop.configure(**_batches(config))
         if config.log != before.log:
             configure_logging(config.log.level, config.log.format)
@@ -310,6 +317,7 @@ class Daemon:
             loop=type(asyncio.get_running_loop()).__module__,
             **more,
         )
+        self._teller.note("daemon started", config.ring.name, f"version {__version__}, policy {config.routing.policy}")
 
 
 def _batches(config: Config) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Counts -> Prometheus. Everything is copied on the loop (`Snapshot`) and rendered elsewhere.
 
-Rules: a name, its type and its labels stand in one place, here (of the ring: `ring_metrics`); the core's counts know
-nothing of Prometheus. What a bounded table does not name is under the label value `other`, a capability that nobody
-ever offered under `unknown`.
+Rules: a name, its type and its labels stand in one place, here (of the ring: `ring_metrics`; of people:
+`operating_metrics`); the core's counts know nothing of Prometheus. What a bounded table does not name is under the
+label value `other`, a capability that nobody ever offered under `unknown`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from router_daemon.core.pools import Pool
 from router_daemon.core.rollout import ROLLED_BACK, Rollout
 from router_daemon.core.routes import Route
 from router_daemon.families import Series, by_number, counter, gauge, gauges, histogram, seen
+from router_daemon.operating_metrics import OperatingSnapshot, Operations, operating_families
 from router_daemon.ring.node import Node
 from router_daemon.ring_metrics import RingSnapshot, ring_families
 
@@ -35,7 +36,9 @@ HEADS: Final = (0.0, 1.0, 2.0, 3.0, 5.0)
 class Snapshot:
     """A consistent copy of what broker and ring count at `now`; cheap, and made on the loop."""
 
-    def __init__(self, broker: Broker, now: float, node: Node | None = None) -> None:
+    def __init__(
+        self, broker: Broker, now: float, node: Node | None = None, operations: Operations | None = None
+    ) -> None:
         counts = broker.counts
         caches = [route.rankings for route in (*broker.routes.by_name.values(), broker.routes.fallback)]
         self.outcomes = [(c.label, seen(c.outcomes)) for c in counts.capabilities.values()]
@@ -76,6 +79,7 @@ class Snapshot:
         self.backends = _backends(broker)
         self.routes = [_route(route) for route in broker.routes.by_name.values()]
         self.rollout = None if broker.routes.rollout is None else _rollout(broker.routes.rollout)
+        self.operating = OperatingSnapshot(broker, now, operations)
         self.feedback_ignored = counts.feedback_ignored
         self.ring = None if node is None else RingSnapshot(node)
 
@@ -144,6 +148,7 @@ class _Collector:
         yield from _decisions(snapshot)
         yield from _protocol(snapshot)
         yield from _routes(snapshot)
+        yield from operating_families(snapshot.operating)
         if snapshot.ring is not None:
             yield from ring_families(snapshot.ring)
 

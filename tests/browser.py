@@ -102,7 +102,8 @@ class Browser:
 
     def check(self) -> None:
         """Assert that the console has had nothing to say."""
-        assert self.said() == []
+        said = self.said()
+        assert said == [], "\n".join(said)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ SAMPLES: Final[tuple[Any, ...]] = (
     ring.Echo(PEER, ring.EchoHeader(1)),
     ring.Echoed(PEER, ring.EchoHeader(2**62)),
     ring.Links(PEER, ring.LinksHeader("a", 1, 2, {"b": 250, "x": 0}, 40)),
-    ring.Roster(PEER, ring.RosterHeader("a", 1, 3, 0, 1, [LISTED], 40)),
+    ring.Roster(PEER, ring.RosterHeader("a", 1, 3, 0, 1, [LISTED], 40, {"candidate": 7})),
     ring.Profiles(PEER, ring.ProfilesHeader("a", 1, 4, {"b": REPORT})),
     ring.Forward(PEER, FORWARD, [b"body", b""]),
     ring.Result(PEER, RESULT, [b"result"]),

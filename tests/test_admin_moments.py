@@ -1,4 +1,4 @@
-"""What the page is told: rates and percentiles between two moments, weights as /explain says them, what has happened."""
+"""What the page is told: rates and percentiles between two moments, weights as /explain says them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import asyncio
 from typing import Any, Final
 
 import pytest
-from rollout_kit import odd, rollout_of, send_and_answer, with_candidate
+from rollout_kit import odd, send_and_answer, with_candidate
 
-from router_daemon.admin import glance, happenings
+from router_daemon.admin import glance
 from router_daemon.admin.glance import Glance
-from router_daemon.admin.happenings import Happenings
 from router_daemon.admin.moments import MOST_BACKENDS, Moment, between, moment_of
 from router_daemon.core import views
 from router_daemon.core.actions import Deliver
-from router_daemon.core.operating import Act, Operator
 from router_daemon.testing import BrokerFixture, only
 
 WALL: Final = 1_750_000_000.0
@@ -213,82 +211,3 @@ def test_a_policy_that_raises_costs_its_weights_and_nothing_else() -> None:
     told = glance_at(broker)
     assert told["capabilities"][0]["fault"] == "ArithmeticError: no such thing"
     assert told["backends"][0]["name"] == "a"
-
-
-# --- what has happened ---
-
-
-def kinds(noted: Happenings) -> list[tuple[str, str]]:
-    return [(each.kind, each.name) for each in noted.since()]
-
-
-def look(noted: Happenings, broker: BrokerFixture) -> None:
-    noted.look(broker.clock.now, WALL)
-
-
-def test_who_comes_changes_and_goes_is_noted_after_the_first_look() -> None:
-    broker = BrokerFixture(mode="single", heartbeat_s=60.0)
-    broker.register("a", "c", version="1")
-    noted = Happenings(broker.broker, Operator(broker.broker))
-    look(noted, broker)
-    assert kinds(noted) == []
-    broker.register("b", "c")
-    broker.register("a", "c", version="2")
-    look(noted, broker)
-    assert sorted(kinds(noted)) == [("backend_joined", "b"), ("backend_version", "a")]
-    broker.unregister(b"a")
-    broker.send("c", client_id=3)
-    broker.drain(b"b")
-    look(noted, broker)
-    assert kinds(noted)[2:] == [("backend_lost", "a")]
-    assert [each.id for each in noted.since(1)] == [2, 3]
-    assert noted.since(3) == []
-
-
-def test_an_ejection_and_its_end_are_noted() -> None:
-    broker = BrokerFixture(heartbeat_s=60.0)
-    broker.register("a", "c")
-    noted = Happenings(broker.broker, Operator(broker.broker))
-    look(noted, broker)
-    broker.broker.registry.set_ejected(broker.backend("a"), True, broker.clock.now)
-    look(noted, broker)
-    broker.broker.registry.set_ejected(broker.backend("a"), False, broker.clock.now)
-    look(noted, broker)
-    assert kinds(noted) == [("backend_ejected", "a"), ("backend_let_in", "a")]
-
-
-def test_what_people_say_and_what_the_rollout_does_is_noted_at_its_time() -> None:
-    broker = with_candidate("a", stages=(1.0, 5.0))
-    operator = Operator(broker.broker)
-    noted = Happenings(broker.broker, operator)
-    look(noted, broker)
-    before = len(noted.since())
-    operator.override("c", "a", 60.0, broker.clock.now)
-    operator.remember(Act(WALL + 1.0, "override", "c to a for 60 s", "127.0.0.1"))
-    rollout_of(broker).roll_back(broker.clock.now, "a person says so")
-    broker.clock.advance(3.0)
-    look(noted, broker)
-    found = noted.since()[before:]
-    assert [(each.kind, each.at) for each in found] == [
-        ("rollout_rolled_back", WALL - 3.0),
-        ("override_set", WALL + 1.0),
-    ]
-    assert found[1].text == "override: c to a for 60 s (by 127.0.0.1)"
-    look(noted, broker)
-    assert noted.since()[before:] == found, "once"
-
-
-def test_a_crowd_is_summed_up_and_memory_is_bounded() -> None:
-    broker = BrokerFixture(heartbeat_s=60.0)
-    noted = Happenings(broker.broker, Operator(broker.broker))
-    look(noted, broker)
-    crowd = happenings.MOST_AT_ONCE + 5
-    for number in range(crowd):
-        broker.register(f"b{number}", "c")
-    look(noted, broker)
-    assert len(noted.since()) == happenings.MOST_AT_ONCE + 1
-    assert noted.since()[-1].text == "and 5 more at the same time"
-    for number in range(happenings.MOST_KEPT):
-        noted.reloaded(WALL, f"reload {number}", well=number % 2 == 0)
-    assert len(noted.since()) == happenings.MOST_KEPT
-    assert noted.since()[-1].kind == "reload_failed"

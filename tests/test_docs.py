@@ -25,10 +25,14 @@ from router_daemon.admin.server import AdminServer
 from router_daemon.assembly import LINK_BYTES
 from router_daemon.cli.reproducing import reproduce
 from router_daemon.config import Config, section_types
+from router_daemon.config.loaded import Loaded
 from router_daemon.config.sections import RoutingSection
 from router_daemon.core import actions, events
 from router_daemon.core.broker import Broker
+from router_daemon.core.chronicle import KINDS, OTHER, Chronicle
 from router_daemon.core.counts import DELIVERY_OUTCOMES, FAILURE_CAUSES, MESSAGE_OUTCOMES
+from router_daemon.core.operating import Operator
+from router_daemon.core.retirement import CAUSES
 from router_daemon.core.settings import Settings
 from router_daemon.core.types import Side
 from router_daemon.errors import RETRY
@@ -36,6 +40,7 @@ from router_daemon.lab.papers.content import Verdict
 from router_daemon.lab.papers.cross_attention.report import ORDER as CROSS_ATTENTION_PARTS
 from router_daemon.lab.papers.registry import PAPERS
 from router_daemon.metrics import Snapshot, render
+from router_daemon.operating_metrics import Operations
 from router_daemon.policies.base import NAMES, make_policy
 from router_daemon.ring.links import Link
 from router_daemon.ring.messages import MESSAGES, Listed, Report, ResultHeader
@@ -363,7 +368,8 @@ def rendered_metrics() -> list[str]:
     node.counts.errors["not_greeted"] += 1
     rollout = with_candidate("a")
     send_and_answer(rollout, 1)
-    both = (Snapshot(broker, 4.0, node), Snapshot(rollout.broker, rollout.clock.now))
+    operations = Operations(Operator(broker), Chronicle(), Loaded(Config(), 0.0))
+    both = (Snapshot(broker, 4.0, node, operations), Snapshot(rollout.broker, rollout.clock.now))
     return [render(snapshot, openmetrics=False).decode() for snapshot in both]
 
 
@@ -428,6 +434,16 @@ def test_every_page_of_the_admin_server_is_described() -> None:
     app = AdminServer(make_broker(), "")._app()
     for resource in app.router.resources():
         assert f"`{resource.canonical}" in text
+
+
+def test_every_kind_of_event_is_described() -> None:
+    kinds = {kind for first in rows(section(OPERATIONS, "What has happened")) for kind in first.split("`, `")}
+    assert kinds == {*KINDS.values(), OTHER}
+
+
+def test_every_cause_for_retirement_is_described() -> None:
+    table = rows(section((REPOSITORY / "docs/rollout.md").read_text(), "Routes to be retired"))
+    assert set(CAUSES) <= {cause for first in table for cause in first.split("`, `")}
 
 
 def test_promtool_finds_no_fault_in_the_metrics() -> None:

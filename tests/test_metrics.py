@@ -62,6 +62,12 @@ EXPECTED = {
     "router_route_fallbacks": ("counter", set()),
     "router_route_faults": ("counter", set()),
     "router_route_breaker_open": ("gauge", {"route"}),
+    "router_route_to_be_retired": ("gauge", set()),
+    "router_overrides": ("gauge", set()),
+    "router_override_messages": ("counter", set()),
+    "router_operator_acts": ("counter", set()),
+    "router_events": ("counter", set()),
+    "router_reloads": ("counter", set()),
     "router_feedback_ignored": ("counter", set()),
     "router_build_info": ("gauge", {"version", "python", "libzmq"}),
     "process_cpu_seconds": ("counter", set()),
@@ -398,3 +404,6 @@ def test_several_routes_have_series_of_their_own() -> None:
     families = scrape(broker)
     assert value(families, "router_rollout_stopped") == 1
     assert value(families, "router_rollout_verdicts_total", cause="p99") == 0
+    broker.broker.routes.review(broker.clock.now)
+    families = scrape(broker)
+    assert value(families, "router_route_to_be_retired", route="baseline", cause="unused") == 1

@@ -91,6 +91,38 @@ def test_route_shows_routes_and_rollout(served: Callable[..., Served]) -> None:
     assert "the stage waits for 1000 answers of candidate in this window" in lines
 
 
+def test_route_names_what_is_to_be_retired_and_why(served: Callable[..., Served]) -> None:
+    room = served()
+    room.broker.broker.routes.review(room.broker.clock.now)
+    why = "the rollout does not refer to it, and messages may not name it (routing.allow_policy)"
+    assert f"to be retired: baseline: {why}" in room.says()[1].splitlines()
+
+
+def test_explain_says_which_route_a_key_takes_and_shows_another(served: Callable[..., Served]) -> None:
+    room = served()
+    room.broker.broker.overrides.set("c", "a", 60.0, room.broker.clock.now)
+
+    def explained(*arguments: str) -> tuple[int, list[str]]:
+        result = invoke("explain", "c", *arguments, "--admin", room.address)
+        return result.exit_code, (result.stdout + result.stderr).splitlines()
+
+    code, lines = explained()
+    assert (code, lines[1]) == (0, "route stable: no route was asked for; other routes: candidate, baseline")
+    assert "override: new messages go to a for another 60.0 s" in lines
+    code, lines = explained("--key", "user 7 & co")
+    assert (code, lines[1]) == (
+        0,
+        "route stable: a message with this key takes it; other routes: candidate, baseline",
+    )
+    assert lines[2].startswith("key user 7 & co takes stable (rollout candidate): the key stands at ")
+    assert "the rollout is running, at 1.00 %: stage 1 of 3" in lines
+    code, lines = explained("--route", "candidate")
+    assert (code, "policy round_robin" in lines[0]) == (0, True)
+    assert lines[1] == "route candidate: asked for; other routes: stable, baseline"
+    code, lines = explained("--route", "nobody")
+    assert (code, lines) == (3, ["error: there is no route 'nobody', but: stable, candidate, baseline"])
+
+
 def test_the_rollout_is_led_from_the_command_line(served: Callable[..., Served]) -> None:
     room = served()
     rollout = rollout_of(room.broker)

@@ -67,6 +67,15 @@ class Life:
         return [act["what"] for act in self.operator.view()["acts"]]
 
 
+def test_that_another_daemon_has_stopped_it_is_known_after_a_restart(tmp_path: Path) -> None:
+    """Or it would tell the ring so on its own behalf."""
+    first = Life(tmp_path)
+    rollout_of(first.broker).stop_elsewhere("b", first.broker.clock.now)
+    first.save()
+    rollout = rollout_of(Life(tmp_path).broker)
+    assert (rollout.state, rollout.elsewhere, rollout.reason) == (ROLLED_BACK, True, "daemon b has stopped it")
+
+
 def test_a_rolled_back_rollout_stays_so_over_a_restart(tmp_path: Path) -> None:
     first = Life(tmp_path, percent=100.0)
     assert send_and_answer(first.broker, 1) == "candidate"

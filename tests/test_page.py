@@ -54,6 +54,11 @@ class Page(NamedTuple):
         with urllib.request.urlopen(f"{self.url}{path}", timeout=5) as response:
             return json.load(response)
 
+    def say(self, path: str, body: Any) -> None:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), headers)
+        urllib.request.urlopen(request, timeout=5).close()
+
     def work(self, backends: list[RawBackend], count: int = 3) -> None:
         """Have some messages answered by whoever gets them."""
         client = self.room.client()
@@ -139,9 +144,9 @@ def test_what_happens_is_told(browser: Browser, open_page: Open) -> None:
     browser.driver.get(page.url)
     browser.until(lambda: browser.text(browser.one("#state")) == "live")
     [backend] = page.room.backends(1, version="7")
-    browser.see("#happenings li", f"{backend.name} joined")
+    browser.see("#happenings li", f"{backend.name}: joined")
     backend.command("UNREGISTER")
-    browser.see("#happenings li", f"{backend.name} is no longer registered")
+    browser.see("#happenings li", f"{backend.name}: left")
     browser.see("#map-note", "No backend is registered")
 
 
@@ -169,6 +174,19 @@ def test_enter_on_a_cell_says_why_and_escape_goes_back(browser: Browser, open_pa
     browser.press(Keys.ESCAPE)
     browser.until(lambda: not browser.all("dialog[open]"))
     assert second.name in str(browser.focused.get_attribute("aria-label")), "the focus is where it was"
+
+
+def test_why_is_told_by_route_and_with_the_override_in_force(browser: Browser, open_page: Open) -> None:
+    page = open_page(**ROLLOUT)
+    [backend] = page.room.backends(1)
+    browser.driver.get(page.url)
+    cell(browser, backend.name).click()
+    browser.see("dialog .facts-list", "paper, mode auto")
+    browser.see("dialog .segments button", "fresh").click()
+    browser.see("dialog .facts-list", "round_robin, mode auto")
+    asked = {"capability": page.room.capability, "backend": backend.name, "for_s": 60}
+    page.say("/routes/override", asked)
+    browser.see("dialog .warn", f"An override sends all new messages of this capability to {backend.name}")
 
 
 def test_only_one_cell_is_a_stop_of_the_tabulator(browser: Browser, open_page: Open) -> None:
@@ -228,7 +246,7 @@ def test_names_are_texts_whatever_they_are(browser: Browser, open_page: Open) ->
     browser.see("dialog .verdict", HOSTILE)
     browser.press(Keys.ESCAPE)
     backend.command("UNREGISTER")
-    browser.see("#happenings li", f"{HOSTILE} is no longer registered")
+    browser.see("#happenings li", f"{HOSTILE}: left")
     assert browser.driver.title == "router-daemon"
     assert [image.get_attribute("class") for image in browser.all("img")] == ["mark"]
     assert len(browser.all("script")) == 1
@@ -272,7 +290,7 @@ def test_it_says_that_the_daemon_is_gone_and_goes_on_when_it_is_back(
     cell(browser, newcomer.name)
     browser.until(lambda: browser.one("#state").get_attribute("data-state") == "live")
     assert not browser.one("#banner").is_displayed()
-    browser.see("#happenings li", "the daemon was started again")
+    browser.see("#happenings li", "started: version")
     assert [line for line in browser.said() if "ERR_CONNECTION" not in line and "ERR_INCOMPLETE" not in line] == []
 
 
@@ -475,19 +493,19 @@ def test_its_memory_is_bounded_and_has_no_gap_twice(browser: Browser, open_page:
           const memory = new Memory();
           const point = (at) => ({ at });
           const events = (from, to) => Array.from({ length: to - from }, (_, n) => ({ id: from + n, at: from + n, kind: "x" }));
-          memory.begin({ boot: "a", points: [10, 15, 20].map(point), happenings: events(1, 4) });
+          memory.begin({ boot: "a", points: [10, 15, 20].map(point), events: events(1, 4) });
           for (let at = 21; at < 1300; at++) {
-            memory.take({ point: point(at), happenings: events(1, 8), decision_seconds: { hit: [at], miss: [0] } });
+            memory.take({ point: point(at), events: events(1, 8), decision_seconds: { hit: [at], miss: [0] } });
           }
           const first = [memory.points.length, memory.points[0].at, memory.happenings.length];
-          memory.begin({ boot: "a", points: [1290, 1295, 1305].map(point), happenings: events(1, 9) });
+          memory.begin({ boot: "a", points: [1290, 1295, 1305].map(point), events: events(1, 9) });
           const again = [memory.points.length, memory.points.at(-1).at, memory.happenings.length];
-          memory.begin({ boot: "b", points: [], happenings: events(1, 3) });
-          done([first, again, memory.happenings.some((each) => each.kind === "daemon_started"), memory.decided.length]);
+          memory.begin({ boot: "b", points: [], events: events(20, 22) });
+          done([first, again, memory.happenings.length, memory.decided.length]);
         }, (fault) => done(String(fault)));
         """
     )
-    assert found == [[601, 699, 7], [596, 1305, 8], True, 0]
+    assert found == [[601, 699, 7], [596, 1305, 8], 10, 0]
 
 
 CONTRAST: Final = """

@@ -26,9 +26,9 @@ from aiohttp import web
 
 from router_daemon import __version__
 from router_daemon.admin.glance import Glance
-from router_daemon.admin.happenings import Happenings
 from router_daemon.admin.moments import Moment, between, moment_of
 from router_daemon.core.broker import Broker
+from router_daemon.core.chronicle import Chronicle
 
 EVERY_S: Final = 1.0
 HISTORY_EVERY_S: Final = 5.0
@@ -42,6 +42,7 @@ BEAT_S: Final = 10.0
 RETRY_MS: Final = 2000
 MOST_FILTER: Final = 128
 TOLD_AGAIN: Final = 40
+"""So many of the latest events are in every snapshot, should one be missed."""
 _log = structlog.get_logger("router_daemon.admin")
 
 
@@ -71,7 +72,7 @@ class Live:
 
     Args:
         broker: looked at.
-        happenings: what is noted of it.
+        chronicle: of what has happened to it.
         clock: seconds, the broker's. calendar: seconds since 1970.
         every_s: between two snapshots. history_every_s: between two points of the history.
 
@@ -82,7 +83,7 @@ class Live:
     def __init__(
         self,
         broker: Broker,
-        happenings: Happenings,
+        chronicle: Chronicle,
         clock: Callable[[], float],
         calendar: Callable[[], float],
         *,
@@ -90,7 +91,7 @@ class Live:
         history_every_s: float = HISTORY_EVERY_S,
     ) -> None:
         self._broker = broker
-        self._happenings = happenings
+        self._chronicle = chronicle
         self._clock = clock
         self._calendar = calendar
         self._every_s = every_s
@@ -173,7 +174,6 @@ class Live:
     def keep(self) -> None:
         """Add a point to the history: what has happened since the last one."""
         later = self._moment()
-        self._happenings.look(later.now, later.at)
         if self._kept is not None:
             self._history.append(between(self._kept, later, self._broker))
         self._kept = later
@@ -204,7 +204,6 @@ class Live:
     async def _tell_all(self) -> None:
         await self._glance.refresh(self._clock())
         later = self._moment()
-        self._happenings.look(later.now, later.at)
         earlier = self._earlier(later)
         self._moments.append(later)
         message = _event("snapshot", self._show(earlier, later))
@@ -230,16 +229,12 @@ class Live:
             "version": __version__,
             "point": between(earlier, later, self._broker),
             **self._glance.show(earlier, later, wanted),
-            "happenings": self._happenings.since(self._newest()),
+            "events": self._chronicle.since(self._chronicle.last - TOLD_AGAIN),
         }
-
-    def _newest(self) -> int:
-        """Return the id after which happenings are told again with each snapshot: a few, should one be missed."""
-        return max(0, self._happenings.last - TOLD_AGAIN)
 
     def _told(self) -> dict[str, Any]:
         """Return what who comes is told at first."""
-        return {"boot": self._boot, "points": list(self._history), "happenings": self._happenings.since()}
+        return {"boot": self._boot, "points": list(self._history), "events": self._chronicle.since()}
 
 
 def _event(name: str, data: Any) -> bytes:

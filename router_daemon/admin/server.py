@@ -23,20 +23,24 @@ from router_daemon.admin.assets import Assets, wants_page
 from router_daemon.admin.commands import BODY_BYTES, Commands
 from router_daemon.admin.decisions import wanted_of
 from router_daemon.admin.gate import Gate
-from router_daemon.admin.happenings import Happenings
 from router_daemon.admin.live import Live
 from router_daemon.admin.ring import ring_view
+from router_daemon.config.loaded import Loaded
 from router_daemon.core import views, whys
 from router_daemon.core.broker import Broker
+from router_daemon.core.chronicle import MOST_AT_ONCE, Chronicle
 from router_daemon.core.operating import Operator
+from router_daemon.core.placement import UnknownRouteError
 from router_daemon.errors import ConfigError, StartError
 from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
+from router_daemon.operating_metrics import Operations
 from router_daemon.ring.node import Node
 
 if TYPE_CHECKING:
     from router_daemon.reloading import Reloaded
 
 SHUTDOWN_S: Final = 1.0
+MOST_DIGITS: Final = 18
 LINE_BYTES: Final = 131_072
 """An embedding may come in a query: of 16,000 numbers, the most a header on the wire holds, it takes 86,000 bytes."""
 
@@ -50,6 +54,7 @@ class AdminServer:
         clock: seconds, the broker's. calendar: seconds since 1970.
         node: where the broker is one of a ring.
         operator: does what the pages that write are asked. token: for those, "" for none. changed: awaited after each.
+        chronicle: of what has happened. loaded: what is known of the configuration.
     """
 
     def __init__(
@@ -64,15 +69,18 @@ class AdminServer:
         token: str = "",
         changed: Callable[[], Awaitable[None]] | None = None,
         reload: Callable[[], Awaitable[Reloaded]] | None = None,
+        chronicle: Chronicle | None = None,
+        loaded: Loaded | None = None,
     ) -> None:
         self._broker = broker
+        self._chronicle = chronicle or Chronicle()
         self._operator = operator or Operator(broker)
+        self._operations = Operations(self._operator, self._chronicle, loaded)
         self._gate = Gate(bind, token)
         self._commands = Commands(
             self._operator, self._gate, self._routes_view, _json, clock=clock, calendar=calendar, done=changed
         )
-        self._happenings = Happenings(broker, self._operator)
-        self._live = Live(broker, self._happenings, clock, calendar)
+        self._live = Live(broker, self._chronicle, clock, calendar)
         self._node = node
         self._reload = reload
         self._bind = bind
@@ -121,6 +129,7 @@ class AdminServer:
         app.router.add_get("/explain", self._explain)
         app.router.add_get("/decisions", self._decisions)
         app.router.add_get("/decisions/{id:.+}", self._why)
+        app.router.add_get("/events/recent", self._events)
         app.router.add_get("/ring", self._ring)
         self._commands.add_to(app.router)
         if self._reload is not None:
@@ -130,9 +139,8 @@ class AdminServer:
     async def _index(self, request: web.Request) -> web.Response:
         if wants_page(request.headers.get("Accept", "")):
             return self._assets.index(request)
-        pages = ["/metrics", "/backends", "/routes", "/explain", "/decisions", "/ring", "/snapshot"]
-        pages += ["/livez", "/readyz"]
-        return await _json({"router-daemon": __version__, "see": pages, "stream": "/events"})
+        pages = ["/metrics", "/backends", "/routes", "/explain", "/decisions", "/events/recent", "/snapshot", "/ring"]
+        return await _json({"router-daemon": __version__, "see": [*pages, "/livez", "/readyz"], "stream": "/events"})
 
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -144,7 +152,7 @@ class AdminServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        snapshot = Snapshot(self._broker, self._clock(), self._node)
+        snapshot = Snapshot(self._broker, self._clock(), self._node, self._operations)
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(None, lambda: render(snapshot, openmetrics=openmetrics))
         return web.Response(body=body, headers={"Content-Type": OPENMETRICS if openmetrics else TEXT})
@@ -181,9 +189,14 @@ class AdminServer:
             embedding = _embedding(request.query.get("embedding"))
         except ValueError as error:
             return await _json({"error": f"embedding must be finite numbers between commas, or float32: {error}"}, 400)
-        view = views.explain(
-            self._broker, capability, int(priority), self._clock(), max_cost=max_cost, embedding=embedding
-        )
+        asked = {name: request.query.get(name) for name in ("route", "key")}
+        now = self._clock()
+        try:
+            view = views.explain(
+                self._broker, capability, int(priority), now, max_cost=max_cost, embedding=embedding, **asked
+            )
+        except UnknownRouteError as error:
+            return await _json({"error": str(error)}, 404)
         return await _json(view)
 
     async def _decisions(self, request: web.Request) -> web.Response:
@@ -193,6 +206,13 @@ class AdminServer:
         except ValueError as error:
             return await _json({"error": str(error)}, 400)
         return await _json(whys.search(self._broker, wanted, limit, now, self._calendar()))
+
+    async def _events(self, request: web.Request) -> web.Response:
+        since, limit = request.query.get("since", "0"), request.query.get("limit", str(MOST_AT_ONCE))
+        for name, text in (("since", since), ("limit", limit)):
+            if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
+                return await _json({"error": f"{name} must be a whole number from 0 on, got {text!r}"}, 400)
+        return await _json(self._chronicle.view(int(since), min(int(limit), MOST_AT_ONCE)))
 
     async def _why(self, request: web.Request) -> web.Response:
         text, now = request.match_info["id"], self._clock()
@@ -209,10 +229,7 @@ class AdminServer:
         try:
             reloaded = await self._reload()
         except ConfigError as error:
-            self._happenings.reloaded(self._calendar(), f"reload refused: {error}".splitlines()[0], well=False)
             return await _json({"error": str(error)}, 422)
-        changed = ", ".join(change.key for change in reloaded.changed) or "nothing"
-        self._happenings.reloaded(self._calendar(), f"reloaded, changed: {changed}", well=True)
         return await _json(reloaded.view())
 
 

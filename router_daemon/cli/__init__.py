@@ -182,16 +182,20 @@ def explain(
     embedding: Annotated[
         str | None, typer.Option(metavar="E", help="Its embedding: numbers between commas, or a file (.npy, JSON).")
     ] = None,
+    route: Annotated[
+        str | None, typer.Option(metavar="R", help="On this route. [default: its key's, or stable]")
+    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="K", help="Its key: which route it takes, and why.")] = None,
     config: ConfigFile = None,
     admin: Admin = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how a message would be routed now.
 
-    Whether it would be sent, wait or be refused, what mode auto would do and why, and every candidate: why the running
-    daemon would or would not send to it, its score term by term, and what was measured of it.
+    On which route, whether it would be sent, wait or be refused, what mode auto would do and why, and every candidate:
+    why the running daemon would or would not send to it, its score term by term, and what was measured of it.
 
-    Exit code: 0, 1 where no daemon answers, 3 where it would refuse the message (no such capability).
+    Exit code: 0, 1 where no daemon answers, 3 where it would refuse the message (no such capability, no such route).
     """
     wanted = name or capability
     if wanted is None or (name and capability):
@@ -199,7 +203,8 @@ def explain(
 
     from router_daemon.cli import asking, embeddings, explaining
 
-    query: dict[str, str | float] = {} if max_cost is None else {"max_cost": max_cost}
+    said = {"max_cost": max_cost, "route": route, "key": key}
+    query: dict[str, str | float] = {name: value for name, value in said.items() if value is not None}
     if embedding is not None:
         query["embedding"] = embeddings.packed(embeddings.read(embedding))
     answer = asking.fetch(admin_address(admin, config), "/explain", capability=wanted, priority=priority, **query)

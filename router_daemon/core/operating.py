@@ -11,7 +11,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Any, Final
 
 from msgspec import Struct
@@ -20,6 +21,8 @@ from router_daemon.core.broker import Broker
 from router_daemon.core.rollout import ROLLED_BACK, RUNNING, Rollout
 
 MOST_ACTS: Final = 256
+MOST_KINDS: Final = 32
+OTHER: Final = "other"
 NOBODY: Final = "a person says so"
 
 
@@ -45,6 +48,7 @@ class Operator:
     Attributes:
         held: why the rollout may not go on, "" where it may.
         acts: what was said, the newest last. said: how often something was, ever.
+        counts: the same by what, in this process; beyond `MOST_KINDS` under `OTHER`.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -52,6 +56,7 @@ class Operator:
         self.held = ""
         self.acts: deque[Act] = deque(maxlen=MOST_ACTS)
         self.said = 0
+        self.counts: Counter[str] = Counter()
         self._seen: Rollout | None = None
         self._rollouts = 0
 
@@ -134,6 +139,8 @@ class Operator:
         "" ends the hold, and changes nothing else.
         """
         new, self.held = why != self.held, why
+        if new and why:
+            self._count("rollback_file")
         rollout = self._broker.routes.rollout
         if why and rollout is not None and rollout.state != ROLLED_BACK:
             rollout.roll_back(now, why)
@@ -143,6 +150,14 @@ class Operator:
         """Keep what was said."""
         self.acts.append(act)
         self.said += 1
+        self._count(act.what.replace(" ", "_"))
+
+    def recall(self, acts: Iterable[Act]) -> None:
+        """Take in what was said to an earlier process."""
+        self.acts.extend(acts)
+
+    def _count(self, what: str) -> None:
+        self.counts[what if what in self.counts or len(self.counts) < MOST_KINDS else OTHER] += 1
 
     def revision(self) -> tuple[int, ...]:
         """Return numbers of which one differs after each change that must outlive a restart."""

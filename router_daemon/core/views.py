@@ -17,7 +17,9 @@ from msgspec import UNSET
 from router_daemon.core.backends import Backend
 from router_daemon.core.events import Request
 from router_daemon.core.outlook import Outlook
+from router_daemon.core.placement import asked_route
 from router_daemon.core.ranking import Candidate
+from router_daemon.core.routes import Route
 from router_daemon.core.service import Service
 
 if TYPE_CHECKING:
@@ -121,27 +123,45 @@ def explain(
     *,
     max_cost: float | None = None,
     embedding: bytes | None = None,
+    route: str | None = None,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Return, candidate by candidate and term by term, what a message of that kind would meet now.
 
-    Of more than `MOST_SHOWN` backends, those that come first. `embedding`: of the message, as on the wire.
+    Of more than `MOST_SHOWN` backends, those that come first.
+
+    Args:
+        broker: asked, not changed.
+        capability: of the message.
+        priority: of the message.
+        now: seconds.
+        max_cost: of the message.
+        embedding: of the message, as on the wire.
+        route: that it would take; None: the one that `key` leads to, or stable.
+        key: of the message.
+
+    Raises:
+        UnknownRouteError: there is no such route.
     """
-    cache, settings = broker.rankings, broker.settings
+    looked, about = asked_route(broker.routes, route, key)
+    policy, cache, settings = looked.acting.policy, looked.acting.rankings, broker.settings
     state, cached = cache.peek(capability, priority, now)
     request = Request(0, capability, priority, mode="auto", max_cost=UNSET if max_cost is None else max_cost)
     if embedding is not None:
         request.embedding = embedding
-    outlook = _outlook(broker, request, now)
+    outlook = _outlook(broker, request, looked, now)
     shown = outlook.rows[:MOST_SHOWN]
     draining = [] if len(shown) == MOST_SHOWN else _draining(broker, capability, now)
     return {
         "capability": capability,
         "priority": priority,
         "embedding": None if embedding is None else len(embedding) // 4,
-        "policy": broker.policy.name,
+        "route": about,
+        "override": _override(broker, capability, now),
+        "policy": policy.name,
         "mode": settings.mode,
         "heads": settings.heads,
-        "threshold": broker.policy.threshold,
+        "threshold": policy.threshold,
         "require_capability": settings.require_capability,
         "unsaid_idempotent": settings.unsaid_idempotent,
         "cache": {"state": state, "age_s": None if cached is None else now - cached.made_at, "ttl_s": cache.ttl_s},
@@ -163,25 +183,33 @@ class Weight(NamedTuple):
 
 
 def weights(broker: Broker, capability: str, priority: int, now: float) -> dict[str, Weight]:
-    """Return what each backend weighs for a message of that kind, by name: what `explain` says, and nothing more."""
-    outlook = _outlook(broker, Request(0, capability, priority, mode="auto"), now)
+    """Return what each backend weighs for a message of that kind, by name: what `explain` says of route stable."""
+    outlook = _outlook(broker, Request(0, capability, priority, mode="auto"), broker.routes.stable, now)
     return {
         candidate.backend.name: Weight(_weight(outlook, candidate), outlook.heads.get(candidate.backend.name))
         for candidate in outlook.rows
     }
 
 
-def _outlook(broker: Broker, request: Request, now: float) -> Outlook:
-    cache = broker.rankings
-    state, cached = cache.peek(request.capability, request.priority, now)
-    in_force = (
-        cached if cached is not None and state == "hit" else cache.preview(request.capability, request.priority, now)
-    )
-    return Outlook(broker, request, in_force.detached(), now)
+def _outlook(broker: Broker, request: Request, route: Route, now: float) -> Outlook:
+    """Look at a message of a route, with the ranking in force or what would be."""
+    cache, capability, priority = route.acting.rankings, request.capability, request.priority
+    state, cached = cache.peek(capability, priority, now)
+    in_force = cached if cached is not None and state == "hit" else cache.preview(capability, priority, now)
+    return Outlook(broker, request, route, in_force.detached(), now)
 
 
 def _weight(outlook: Outlook, candidate: Candidate) -> float:
     return candidate.score / outlook.total if outlook.total else candidate.weight
+
+
+def _override(broker: Broker, capability: str, now: float) -> dict[str, Any] | None:
+    """Return which backend all new messages of the capability go to, whatever else is said here, and how long."""
+    override = broker.overrides.in_force.get(capability)
+    if override is None or now >= override.until:
+        return None
+    there = override.backend in broker.registry.by_name
+    return {"backend": override.backend, "left_s": override.until - now, "there": there}
 
 
 def _candidate(broker: Broker, outlook: Outlook, candidate: Candidate, now: float) -> dict[str, Any]:

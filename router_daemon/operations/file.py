@@ -65,6 +65,7 @@ class RolloutRecord(Struct):
     windows: Count
     verdicts: dict[Literal["success", "p99", "policy"], Count]
     retired: list[str]
+    elsewhere: bool = False
 
 
 class HappenedRow(Struct, array_like=True):

@@ -23,7 +23,6 @@ import structlog
 
 from router_daemon.core.broker import Broker
 from router_daemon.core.operating import Act, Operator
-from router_daemon.core.overrides import MOST_S
 from router_daemon.operations.file import HappenedRow, Kept, OperationsFile, OverrideRow, RolloutRecord, act_row
 
 LOOK_S: Final = 1.0
@@ -145,12 +144,12 @@ class OperationsKeeper:
 
     def _apply(self, kept: Kept) -> None:
         now, wall = self._clock(), self._wall()
-        for act in kept.acts:
-            self._operator.remember(Act(act.at, act.what, act.detail, act.by))
-        for each in kept.overrides:
-            left_s = each.until - wall
-            if 0.0 < left_s <= MOST_S:
-                self._broker.overrides.set(each.capability, each.backend, left_s, now)
+        self._operator.recall(Act(act.at, act.what, act.detail, act.by) for act in kept.acts)
+        overrides = [
+            {"capability": each.capability, "backend": each.backend, "left_s": each.until - wall}
+            for each in kept.overrides
+        ]
+        self._broker.overrides.restore(overrides, now)
         if kept.rollout is not None:
             self._apply_rollout(kept.rollout, kept.happened, now, wall)
 

@@ -9,23 +9,35 @@ const AGAIN_MS = 2000;
 
 export function explain(drawer, capability, backend) {
   let priority = 2;
+  let route = "";
   let timer = 0;
+  let turn = 0; // an answer that comes after a later question, or after the end, is not shown
   const body = h("div", { "aria-live": "off" }, h("p", { class: "muted" }, "Asking the daemon ..."));
   const numbers = h("details", {}, h("summary", {}, "All numbers of the candidates"), h("div"));
   const look = async () => {
     clearTimeout(timer);
-    try {
-      const told = await ask(`/explain?${query({ capability, priority })}`);
-      replace(body, story(told, backend));
-      replace(numbers.lastChild, tableOf(told.candidates));
-    } catch (fault) {
-      replace(body, h("p", { class: "error" }, fault.message));
-    }
-    if (drawer.open && live.checked) timer = setTimeout(look, AGAIN_MS);
+    const mine = (turn += 1);
+    const told = await ask(`/explain?${query({ capability, priority, route })}`).catch((fault) => fault);
+    if (mine !== turn) return;
+    if (told instanceof Error) replace(body, h("p", { class: "error" }, told.message));
+    else show(told);
+    if (live.checked) timer = setTimeout(look, AGAIN_MS);
+  };
+  const show = (told) => {
+    replace(body, story(told, backend));
+    replace(numbers.lastChild, tableOf(told.candidates));
+    if (!routes.children.length) offerRoutes(told.route);
+  };
+  const routes = h("span", { class: "legend" });
+  const offerRoutes = ({ name: first, others }) => {
+    if (others.length) replace(routes, "Route", segments("Route", [first, ...others].map((each) => [each, each]), first, (each) => { route = each; look(); }));
   };
   const live = h("input", { type: "checkbox", checked: true, onchange: () => live.checked && look() });
-  const tools = h("div", { class: "legend" }, "Priority", segments("Priority", [1, 2, 3, 4].map((each) => [each, PRIORITIES[each]]), priority, (each) => { priority = Number(each); look(); }), h("label", { class: "check" }, live, "again every 2 s"));
-  drawer.show(["Why, for ", name(capability)], [tools, body, numbers], () => clearTimeout(timer));
+  const tools = h("div", { class: "legend" }, "Priority", segments("Priority", [1, 2, 3, 4].map((each) => [each, PRIORITIES[each]]), priority, (each) => { priority = Number(each); look(); }), routes, h("label", { class: "check" }, live, "again every 2 s"));
+  drawer.show(["Why, for ", name(capability)], [tools, body, numbers], () => {
+    clearTimeout(timer);
+    turn += 1;
+  });
   look();
 }
 
@@ -37,6 +49,7 @@ function story(told, asked) {
   const inOrder = [...heads, ...candidates.filter((each) => !each.head)];
   const own = inOrder.find((each) => each.backend === asked);
   return [
+    told.override ? h("p", { class: "warn" }, "An override sends all new messages of this capability to ", h("strong", {}, name(told.override.backend)), ` for another ${span(told.override.left_s)}${told.override.there ? "" : "; that backend is not there"}. Without it:`) : null,
     h("p", { class: "verdict" }, verdict(told, heads)),
     own && !own.head ? h("p", {}, h("strong", {}, name(asked)), ` would not get it: ${own.reason}.`) : null,
     asked && !own ? h("p", {}, h("strong", {}, name(asked)), " does not offer this capability.") : null,
@@ -64,6 +77,7 @@ function verdict(told, heads) {
 function facts(told) {
   const { pool, auto, cache } = told;
   const rows = [
+    ["Route", [name(told.route.name), told.route.decides === told.route.name ? "" : `; for now ${told.route.decides} decides`]],
     ["Policy", `${told.policy}, mode ${told.mode}, up to ${told.heads} heads`],
     ["Now it would", `${auto.would ?? "send nothing"}: ${auto.why}`],
     ["Load", `${number(pool.busy)} of ${pool.slots} slots busy, ${pool.free} of ${pool.places} places free${pool.reserved ? `, ${pool.reserved} of them kept for critical messages` : ""}`],

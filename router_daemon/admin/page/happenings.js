@@ -2,7 +2,7 @@
 
 import { h, head, name, replace } from "./dom.js";
 import { clock } from "./format.js";
-import { kindOf } from "./kinds.js";
+import { kindOf, sentence } from "./kinds.js";
 
 const SHOWN = 60;
 const AT_ONCE_S = 1;
@@ -40,6 +40,6 @@ function line(group) {
   const [first] = group;
   const { mark, word, level } = kindOf(first);
   const names = group.map((each) => each.name);
-  const text = group.length < 3 ? group.map((each, n) => [n ? ", " : "", name(each.text)]) : [`${group.length} ${word}: `, names.flatMap((each, n) => [n ? ", " : "", name(each)])];
-  return h("li", {}, h("time", {}, clock(first.at)), h("b", { class: level, "aria-hidden": "true" }, mark), h("span", {}, h("span", { class: "only-read" }, `${word}: `), text));
+  const text = group.length < 3 ? group.map((each, n) => [n ? ", " : "", name(sentence(each))]) : [`${group.length} ${word}: `, names.flatMap((each, n) => [n ? ", " : "", name(each)])];
+  return h("li", {}, h("time", {}, clock(first.at)), h("b", { class: level, "aria-hidden": "true" }, mark), h("span", {}, text));
 }

@@ -29,4 +29,13 @@ export function kindOf(happening) {
   return { mark, word, level };
 }
 
+// What has happened, as a line; `text` begins with what the log says, or has the details alone.
+export function sentence(happening) {
+  const { word } = kindOf(happening);
+  const { kind, name, text } = happening;
+  if (kind.startsWith("backend_") || kind.startsWith("link_")) return `${name}: ${text.replace(/^backend /, "")}`;
+  if (kind === "other") return name ? `${name}: ${text}` : text;
+  return `${word}${name ? `, ${name}` : ""}: ${text}`;
+}
+
 export const LEVELS = { plain: "--muted", good: "--good", warn: "--warn", bad: "--bad" };

@@ -18,12 +18,12 @@ export class Memory {
 
   // Take in what who comes is told at first.
   begin(told) {
-    if (this.boot !== null && this.boot !== told.boot) this.#restarted(told);
+    if (this.boot !== told.boot) this.decided = []; // counts begin anew
     this.boot = told.boot;
     const known = this.points.map((point) => point.at);
     const missing = told.points.filter((point) => !known.some((at) => Math.abs(at - point.at) < APART_S));
     this.points = [...this.points, ...missing].sort((a, b) => a.at - b.at);
-    this.#note(told.happenings);
+    this.#note(told.events);
     this.#trim();
   }
 
@@ -32,7 +32,7 @@ export class Memory {
     this.snapshot = snapshot;
     const last = this.points.at(-1);
     if (!last || snapshot.point.at > last.at) this.points.push(snapshot.point);
-    this.#note(snapshot.happenings);
+    this.#note(snapshot.events);
     const { hit, miss } = snapshot.decision_seconds;
     this.decided.push([snapshot.point.at, hit, miss]);
     if (this.decided.length > MOST_BUCKETS) this.decided.shift();
@@ -48,13 +48,7 @@ export class Memory {
     return [minus(last[1], first?.[1]), minus(last[2], first?.[2])];
   }
 
-  #restarted(told) {
-    this.lastId = 0;
-    this.decided = [];
-    const at = told.points[0]?.at ?? Date.now() / 1000;
-    this.happenings.push({ id: 0, at, kind: "daemon_started", name: "", text: "the daemon was started again" });
-  }
-
+  // Ids of events rise also over a restart of the daemon.
   #note(happenings) {
     const fresh = happenings.filter((each) => each.id > this.lastId);
     if (!fresh.length) return;

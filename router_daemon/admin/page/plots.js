@@ -4,7 +4,7 @@ import uPlot from "./vendor/uPlot.esm.js";
 import { colourOf, dashOf, place } from "./colours.js";
 import { h, head, name, replace, segments, setText, svg } from "./dom.js";
 import { NONE, ms, number, percent } from "./format.js";
-import { LEVELS, kindOf } from "./kinds.js";
+import { LEVELS, kindOf, sentence } from "./kinds.js";
 import { KEEP_S } from "./memory.js";
 
 const MOST_LINES = 64;
@@ -171,7 +171,7 @@ export class Plots {
     const near = left >= 0 ? this.#visible(plot).filter((each) => Math.abs(plot.valToPos(each.at, "x") - left) < NEAR_PX) : [];
     this.note.hidden = !near.length;
     if (!near.length) return;
-    replace(this.note, near.slice(-4).map((each) => h("div", {}, name(each.text))));
+    replace(this.note, near.slice(-4).map((each) => h("div", {}, name(sentence(each)))));
     const x = left + plot.bbox.left / devicePixelRatio;
     this.note.style.top = "16px";
     this.note.style.left = `${Math.min(x + 8, Math.max(0, this.#width() - 200))}px`;
