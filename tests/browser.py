@@ -45,9 +45,13 @@ class Browser:
 
     def begin(self, *, width: int = 1440, height: int = 900, **media: str) -> None:
         """Be on an empty page of this size; `media`: features such as prefers_color_scheme="dark"."""
-        self.driver.get("about:blank")
+        self.leave()
         self.look(width, height, **media)
         self.said()
+
+    def leave(self) -> None:
+        """Be on an empty page."""
+        self.driver.get("about:blank")
 
     def look(self, width: int, height: int, **media: str) -> None:
         """Have a window of this size on a machine with these preferences."""

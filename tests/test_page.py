@@ -37,10 +37,12 @@ def one_chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def browser(one_chromium: Browser) -> Iterator[Browser]:
+def browser(one_chromium: Browser, daemon: DaemonFactory, open_room: OpenRoom) -> Iterator[Browser]:
+    """Lend the browser while the daemons are there: afterwards the console would tell of their end."""
     one_chromium.begin()
     yield one_chromium
     one_chromium.check()
+    one_chromium.leave()
 
 
 class Page(NamedTuple):
@@ -95,14 +97,14 @@ def test_the_map_shows_the_weights_that_explain_says(browser: Browser, open_page
     backends = page.room.backends(2)
     page.work(backends, 6)
     browser.driver.get(page.url)
-    explained = {
-        each["backend"]: each for each in page.ask(f"/explain?capability={page.room.capability}")["candidates"]
-    }
-    for backend in backends:
-        weight = f"{explained[backend.name]['weight'] * 100:.1f}"
-        browser.see(f'#map td.cell[aria-label*="{backend.name}"]', weight)
-        assert cell(browser, backend.name).text == weight
-        assert cell(browser, backend.name).get_attribute("data-head") == str(explained[backend.name]["head"])
+
+    def agrees() -> bool:
+        told = page.ask(f"/explain?capability={page.room.capability}")["candidates"]
+        said = {each["backend"]: (f"{each['weight'] * 100:.1f}", str(each["head"])) for each in told}
+        cells = {backend.name: cell(browser, backend.name) for backend in backends}
+        return said == {name: (each.text, each.get_attribute("data-head")) for name, each in cells.items()}
+
+    browser.until(agrees, "the map and /explain differ")
     browser.until(lambda: browser.text(browser.one("#state")) == "live")
     assert browser.text(browser.one("#facts")).startswith("0.1.0 · policy attention")
 

@@ -54,7 +54,7 @@ export class Plots {
     this.keys = h("div", { class: "keys", role: "group", "aria-label": "Lines: pressed are shown" });
     panel.append(this.box, this.keys);
     this.#metrics();
-    new ResizeObserver(() => this.plot?.setSize({ width: this.#width(), height: HEIGHT() })).observe(panel);
+    new ResizeObserver(() => requestAnimationFrame(() => this.plot?.setSize({ width: this.#width(), height: HEIGHT() }))).observe(panel);
   }
 
   draw(memory) {
