@@ -33,6 +33,7 @@ from router_daemon.core.settings import (
     Weights,
     WhySettings,
 )
+from router_daemon.core.traces import Traced
 from router_daemon.links import Links
 from router_daemon.native import NativeTransport
 from router_daemon.policies.ring_greedy import RingGreedy
@@ -41,6 +42,7 @@ from router_daemon.ring.node import Node
 from router_daemon.ring.settings import RingSettings
 from router_daemon.ring.topology import Topology
 from router_daemon.ring_layout import RingLayout
+from router_daemon.tracing import Tracer
 from router_daemon.transport import Listener, SocketLimits, ZmqTransport
 from router_daemon.wire import Limits
 from router_daemon.zmq_links import ZmqLinks
@@ -131,8 +133,17 @@ def _rollout(section: RolloutSection) -> RolloutSettings:
     )
 
 
-def make_broker(config: Config, seed: int) -> Broker:
-    """Return the broker that a configuration describes."""
+def make_tracer(config: Config) -> Tracer | None:
+    """Return what sends traces, not yet started; None where none are wanted.
+
+    Raises:
+        StartError: OpenTelemetry is missing.
+    """
+    return Tracer(config.tracing) if config.tracing.endpoint else None
+
+
+def make_broker(config: Config, seed: int, tracer: Tracer | None = None) -> Broker:
+    """Return the broker that a configuration describes; `tracer` is handed the messages that are traced."""
     settings = make_settings(config)
     rng = Random(seed)
     plan = plan_routes(settings, rng, policy=config.routing.policy)
@@ -144,6 +155,7 @@ def make_broker(config: Config, seed: int) -> Broker:
         instance=secrets.token_hex(8),
         first_delivery_id=microseconds(),
         make_policy=lambda name: named_policy(name, settings, rng),
+        decisions=None if tracer is None else Traced(settings, tracer.sampling, tracer.put),
         **plan.extras(),
     )
 

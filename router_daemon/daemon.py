@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import secrets
@@ -28,7 +29,7 @@ import structlog
 
 from router_daemon import __version__
 from router_daemon.admin.server import AdminServer
-from router_daemon.assembly import make_broker, make_node, make_transport, microseconds, reconfigure
+from router_daemon.assembly import make_broker, make_node, make_tracer, make_transport, microseconds, reconfigure
 from router_daemon.config import Config
 from router_daemon.config.changes import Changes
 from router_daemon.config.tokens import admin_token
@@ -44,6 +45,7 @@ from router_daemon.operations.keeper import OperationsKeeper
 from router_daemon.reloading import Reloader
 from router_daemon.ring.node import Node
 from router_daemon.state import StateKeeper
+from router_daemon.tracing import Marking
 from router_daemon.transport import LINGER_S, Transport
 
 FLUSH_EVERY_S: Final = 0.005
@@ -171,7 +173,8 @@ class Daemon:
         read: returns it as its sources have it at the time, for a reload; None: there is none.
 
     Raises:
-        StartError: from `start`, where an address cannot be listened on, or the state's directory not written.
+        StartError: OpenTelemetry is missing; from `start`, where an address cannot be listened on, or the state's
+            directory not written.
     """
 
     def __init__(self, config: Config, read: Callable[[], Config] | None = None) -> None:
@@ -180,12 +183,13 @@ class Daemon:
         self.reloader = Reloader(config, read, self._apply, self._teller.note)
         seed = config.routing.seed
         self.seed = secrets.randbits(32) if seed is None else seed
-        self.broker = make_broker(config, self.seed)
+        self.tracer = make_tracer(config)
+        self.broker = make_broker(config, self.seed, self.tracer)
         self.node = make_node(config, self.broker)
         self.transport = make_transport(config)
         self.loop = Loop(
             self.node or self.broker,
-            self.transport,
+            self.transport if self.tracer is None else Marking(self.transport, self.tracer),
             **_batches(config),
             teller=self._teller,
         )
@@ -197,6 +201,7 @@ class Daemon:
             operator=self.operator,
             token=admin_token(config.admin),
             changed=self._changed,
+            traces=None if self.tracer is None else self.tracer.counts,
             reload=self.reloader.reload,
             chronicle=self.chronicle,
             loaded=self.reloader.loaded,
@@ -248,6 +253,8 @@ class Daemon:
             loop.add_signal_handler(number, self.stop)
         if signals:
             loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        if self.tracer is not None:
+            self.tracer.start()
         self.loop.start(loop)
         self.state.start()
         self.operations.start()
@@ -264,6 +271,8 @@ class Daemon:
         await self.admin.stop()
         await self.operations.finish(write=self._signals < 2)
         await self.transport.close(LINGER_S if self._signals < 2 else 0.0)
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.finish, LINGER_S if self._signals < 2 else 0.0)
 
     def stop(self) -> None:
         """Drain, and then exit; called again: exit at once."""
@@ -339,8 +348,23 @@ def run(config: Config, read: Callable[[], Config] | None = None) -> int:
     Raises:
         StartError: it cannot listen.
     """
+    _raise_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_main(config, read))
+
+
+def _raise_open_files() -> None:
+    """Allow as many open files as we may: a connection is one.
+
+    The soft limit is 1024 in many containers and shells, for programs that use select(2); nothing here does.
+    """
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # what the kernel calls unlimited may be more than it gives
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _main(config: Config, read: Callable[[], Config] | None) -> int:

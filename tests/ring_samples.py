@@ -32,6 +32,7 @@ FORWARD: Final = ring.ForwardHeader(
     path=["a"],
     embedding=[0.5, -1.0],
     traceparent="00-1-2-01",
+    tracestate="v=1",
     route="candidate",
 )
 RESULT: Final = ring.ResultHeader(

@@ -11,7 +11,7 @@ import asyncio
 import base64
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -55,6 +55,7 @@ class AdminServer:
         node: where the broker is one of a ring.
         operator: does what the pages that write are asked. token: for those, "" for none. changed: awaited after each.
         chronicle: of what has happened. loaded: what is known of the configuration.
+        traces: what became of traced messages, by result; None where none are.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class AdminServer:
         operator: Operator | None = None,
         token: str = "",
         changed: Callable[[], Awaitable[None]] | None = None,
+        traces: Mapping[str, int] | None = None,
         reload: Callable[[], Awaitable[Reloaded]] | None = None,
         chronicle: Chronicle | None = None,
         loaded: Loaded | None = None,
@@ -78,10 +80,18 @@ class AdminServer:
         self._operations = Operations(self._operator, self._chronicle, loaded)
         self._gate = Gate(bind, token)
         self._commands = Commands(
-            self._operator, self._gate, self._routes_view, _json, clock=clock, calendar=calendar, done=changed
+            self._operator,
+            self._gate,
+            self._routes_view,
+            self._drained_view,
+            _json,
+            clock=clock,
+            calendar=calendar,
+            done=changed,
         )
         self._live = Live(broker, self._chronicle, clock, calendar)
         self._node = node
+        self._traces = traces
         self._reload = reload
         self._bind = bind
         self._clock = clock
@@ -125,6 +135,7 @@ class AdminServer:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/backends", self._backends)
+        app.router.add_get("/backends/drain", self._drained)
         app.router.add_get("/routes", self._routes)
         app.router.add_get("/explain", self._explain)
         app.router.add_get("/decisions", self._decisions)
@@ -152,7 +163,7 @@ class AdminServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        snapshot = Snapshot(self._broker, self._clock(), self._node, self._operations)
+        snapshot = Snapshot(self._broker, self._clock(), self._node, self._operations, self._traces)
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(None, lambda: render(snapshot, openmetrics=openmetrics))
         return web.Response(body=body, headers={"Content-Type": OPENMETRICS if openmetrics else TEXT})
@@ -162,13 +173,19 @@ class AdminServer:
         for part in views.backend_parts(self._broker, self._clock()):
             rows += part
             await asyncio.sleep(0)
-        return await _json({"backends": rows})
+        return await _json({"backends": rows} | self._drained_view())
+
+    async def _drained(self, _: web.Request) -> web.Response:
+        return await _json(self._drained_view())
 
     async def _ring(self, _: web.Request) -> web.Response:
         return await _json({} if self._node is None else ring_view(self._node, self._clock()))
 
     async def _routes(self, _: web.Request) -> web.Response:
         return await _json(self._routes_view())
+
+    def _drained_view(self) -> dict[str, Any]:
+        return {"drained": views.drained(self._broker, self._clock())}
 
     def _routes_view(self) -> dict[str, Any]:
         return views.routes(self._broker, self._clock()) | self._operator.view()

@@ -13,7 +13,9 @@ _HASH_BYTES: Final = 6
 """48 bits are exact in the floats of /metrics."""
 _OWN: Final[Any] = {
     **dict.fromkeys(("admin", "ring", "state"), True),
-    **{"frontend": {"bind"}, "backend": {"bind"}, "rollout": {"rollback_file"}},
+    "frontend": {"bind"},
+    "backend": {"bind"},
+    "rollout": {"rollback_file"},
 }
 """What says where a daemon is and who, in which daemons that do the same differ; the token is in it."""
 

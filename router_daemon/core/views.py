@@ -41,6 +41,20 @@ def backend_parts(broker: Broker, now: float, size: int = 64) -> Iterator[list[d
         yield [_backend(broker, backend, now) for backend in there if backend is not None]
 
 
+def drained(broker: Broker, now: float) -> list[dict[str, Any]]:
+    """Return which names a person has drained: for how long (s), whether one is registered, and what is open there."""
+    found = broker.registry.by_name
+    return [
+        {
+            "backend": name,
+            "for_s": for_s,
+            "registered": name in found,
+            "in_flight": len(found[name].open) if name in found else 0,
+        }
+        for name, for_s in broker.registry.drains.snapshot(now).items()
+    ]
+
+
 def routes(broker: Broker, now: float) -> dict[str, Any]:
     """Return what came of each route, the rollout with what its stage waits for, and the overrides in force."""
     return broker.routes.view(now) | {"overrides": broker.overrides.snapshot(now)}
@@ -53,6 +67,7 @@ def _backend(broker: Broker, backend: Backend, now: float) -> dict[str, Any]:
         "name": info.name,
         "up": backend.connected,
         "state": backend.state,
+        "drained": backend.drained,
         "capabilities": info.capabilities,
         "slots": info.slots,
         "prefetch": info.prefetch,
@@ -236,10 +251,11 @@ def _draining(broker: Broker, capability: str, now: float) -> list[dict[str, Any
         for backend in registry.by_name.values()
         if backend.draining and (capability in backend.info.capabilities or not required)
     ]
-    nothing: dict[str, Any] = {"score": None, "weight": None, "terms": {}, "head": None, "reason": "draining"}
+    nothing: dict[str, Any] = {"score": None, "weight": None, "terms": {}, "head": None}
     return [
         {"backend": backend.name}
         | nothing
+        | {"reason": backend.state}
         | _load(broker, backend, copy(registry.peek_service(backend, capability, now)), now)
         | {"cost": backend.cost, "surcharge": 0.0}
         for backend in leaving[:MOST_SHOWN]

@@ -173,8 +173,8 @@ class ForwardHeader(Record):
         to, at: the home, and which process of it: another one under that name has not been asked.
         backend: its name there.
         origin, instance, id: who sends, and the number of the delivery there, never used again.
-        message, capability, priority, ttl_ms, attempt, head, heads, embedding, traceparent: those of DELIVER, for the
-            backend; ttl_ms: what is left when it arrives, as far as the origin can tell.
+        message, capability, priority, ttl_ms, attempt, head, heads, embedding, traceparent, tracestate: those of
+            DELIVER, for the backend; ttl_ms: what is left when it arrives, as far as the origin can tell.
         hops: links it has been sent over, this one included. path: the daemons it has left, the origin first.
         route: that it took at the origin, where there are several; the home counts it for the same.
     """
@@ -196,6 +196,7 @@ class ForwardHeader(Record):
     path: Path
     embedding: Embedding | UnsetType = UNSET
     traceparent: str | UnsetType = UNSET
+    tracestate: str | UnsetType = UNSET
     route: RouteName | UnsetType = UNSET
 
 

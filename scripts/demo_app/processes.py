@@ -29,6 +29,7 @@ HOME: Final = str(Path(__file__).resolve().parent.parent)
 """Where the children find this package."""
 PORTS: Final = range(20_000, 32_000)
 """Below the usual range of outgoing connections, which could take a port between the look and the daemon's bind."""
+_reserved: Final[list[socket.socket]] = []
 
 CONFIG: Final = """\
 [frontend]
@@ -66,18 +67,26 @@ min_answers = 100
 
 
 def free_ports(count: int) -> list[int]:
-    """Return distinct ports of loopback that nobody listens on now: all are held until the last is found."""
+    """Return distinct ports of loopback that nobody has; on Linux nobody else draws them while this process lives."""
     with contextlib.ExitStack() as held:
-        found: list[int] = []
+        found: dict[int, socket.socket] = {}
         for port in random.sample(PORTS, len(PORTS)):
             candidate = held.enter_context(socket.socket())
-            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 candidate.bind(("127.0.0.1", port))
-                found.append(port)
+                found[port] = candidate
             if len(found) == count:
-                return found
+                reserve(found.values())
+                return list(found)
     raise OSError("no free port on loopback")
+
+
+def reserve(drawn: Iterable[socket.socket]) -> None:
+    """Keep ports from others: on Linux a child may listen there, if both reuse addresses and this one only binds."""
+    if sys.platform == "linux":
+        for each in drawn:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _reserved.append(each.dup())
 
 
 class Child:
