@@ -50,7 +50,7 @@ NAVIGATION = {
     ],
 }
 """Caption -> pages, without their ending."""
-COMING = {"page"}
+COMING: set[str] = set()
 """Pages that are being written: for as long as they are not there they are left out, and links to them are text."""
 
 project = "router-daemon"

