@@ -50,8 +50,6 @@ NAVIGATION = {
     ],
 }
 """Caption -> pages, without their ending."""
-COMING: set[str] = set()
-"""Pages that are being written: for as long as they are not there they are left out, and links to them are text."""
 
 project = "router-daemon"
 author = "the authors of router-daemon"
@@ -72,26 +70,13 @@ exclude_patterns = ["examples/*/node_modules"]
 html_static_path: list[str] = []
 
 
-def missing() -> set[str]:
-    """Return the pages that are still to come."""
-    return {name for name in COMING if not (HERE / f"{name}.md").exists()}
-
-
-def pages() -> dict[str, list[str]]:
-    """Return the navigation without the pages that are still to come."""
-    left_out = missing()
-    return {caption: [name for name in names if name not in left_out] for caption, names in NAVIGATION.items()}
-
-
-def adapt(_app: Any, page: str, source: list[str]) -> None:
+def add_navigation(_app: Any, page: str, source: list[str]) -> None:
     """Append the navigation to the site's first page, where it would be noise to whoever reads that file."""
-    for name in missing():
-        source[0] = re.sub(rf"\[([^]]*)\]\((?:\.\./)*{name}\.md(?:#[^)]*)?\)", r"\1", source[0])
     if page == "index":
-        for caption, names in pages().items():
+        for caption, names in NAVIGATION.items():
             source[0] += "\n".join(["\n```{toctree}", f":caption: {caption}", ":hidden:", "", *names, "```\n"])
 
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
-    app.connect("source-read", adapt)
+    app.connect("source-read", add_navigation)

@@ -66,7 +66,9 @@ class Peers:
 @pytest.mark.parametrize("overlay", ["base", "overlays/shared"])
 def test_a_shared_daemon_answers_what_is_open_and_is_gone_in_time(overlay: str, pod: Pod, zmq_context: Context) -> None:
     workload, container = daemon_of(overlay)
-    process = pod.start(container_recipe(overlay, container, "router-daemon-0"))
+    recipe = container_recipe(overlay, container, "router-daemon-0")
+    recipe.environment["ROUTER_DAEMON__BACKEND__HEARTBEAT_MS"] = "60000"  # this backend is silent while the hook sleeps
+    process = pod.start(recipe)
     pod.until(lambda: pod.get("/livez") == 200)
     assert probed(pod, container) == dict.fromkeys(PROBES, 200)
     with closing(Peers(pod, zmq_context)) as peers:
