@@ -49,7 +49,7 @@ NAVIGATION = {
     ],
 }
 """Caption -> pages, without their ending."""
-COMING = {"monitoring", "deploy", "page", "top-and-bench", "conform"}
+COMING = {"monitoring", "deploy", "page", "conform"}
 """Pages that are being written: for as long as they are not there they are left out, and links to them are text."""
 
 project = "router-daemon"
