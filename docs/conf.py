@@ -36,6 +36,7 @@ NAVIGATION = {
     "The protocol": [
         "protocol",
         "conform",
+        "examples/javascript/README",
     ],
     "How it decides": [
         "routing-policies",
@@ -49,8 +50,6 @@ NAVIGATION = {
     ],
 }
 """Caption -> pages, without their ending."""
-COMING = {"monitoring", "deploy", "page", "conform"}
-"""Pages that are being written: for as long as they are not there they are left out, and links to them are text."""
 
 project = "router-daemon"
 author = "the authors of router-daemon"
@@ -67,30 +66,17 @@ html_title = project
 html_copy_source = False
 html_show_copyright = False
 html_show_sourcelink = False
-exclude_patterns = ["examples"]  # programs, which pages offer to download
+exclude_patterns = ["examples/*/node_modules"]
 html_static_path: list[str] = []
 
 
-def missing() -> set[str]:
-    """Return the pages that are still to come."""
-    return {name for name in COMING if not (HERE / f"{name}.md").exists()}
-
-
-def pages() -> dict[str, list[str]]:
-    """Return the navigation without the pages that are still to come."""
-    left_out = missing()
-    return {caption: [name for name in names if name not in left_out] for caption, names in NAVIGATION.items()}
-
-
-def adapt(_app: Any, page: str, source: list[str]) -> None:
+def add_navigation(_app: Any, page: str, source: list[str]) -> None:
     """Append the navigation to the site's first page, where it would be noise to whoever reads that file."""
-    for name in missing():
-        source[0] = re.sub(rf"\[([^]]*)\]\((?:\.\./)*{name}\.md(?:#[^)]*)?\)", r"\1", source[0])
     if page == "index":
-        for caption, names in pages().items():
+        for caption, names in NAVIGATION.items():
             source[0] += "\n".join(["\n```{toctree}", f":caption: {caption}", ":hidden:", "", *names, "```\n"])
 
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
-    app.connect("source-read", adapt)
+    app.connect("source-read", add_navigation)

@@ -10,22 +10,20 @@ Of traces this is the loop's part: which message is traced, what is queued of it
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Final
+from typing import Any, Final
 
-from router_daemon.config.tracing import TracingSection
 from router_daemon.core import events
-from router_daemon.core.actions import Deliver
+from router_daemon.core.actions import Action, Deliver
 from router_daemon.core.broker import Broker
 from router_daemon.core.settings import Settings, WhySettings
-from router_daemon.core.traces import Ended, Traced
 from router_daemon.policies.base import make_policy
-from router_daemon.tracing import Tracer
 
 BACKENDS: Final = 12
 SLOTS: Final = 128
@@ -43,27 +41,33 @@ WAYS: Final[dict[str, tuple[WhySettings, int, float | None]]] = {
 """What is kept, the messages' priority, and the share that is traced."""
 
 
-class Nowhere:
-    """An exporter that nothing comes to: its thread is not started."""
+def traced(settings: Settings, ratio: float) -> tuple[dict[str, Any], Callable[[Sequence[Action]], None]]:
+    """Return what a broker needs for traces, and what marks its deliveries; the thread that sends is not started."""
+    from router_daemon.config.tracing import TracingSection  # noqa: PLC0415 - the other ways are free of what it loads
+    from router_daemon.core.traces import Traced  # noqa: PLC0415
+    from router_daemon.tracing import Tracer  # noqa: PLC0415
 
-    def send(self, ended: Sequence[Ended]) -> str:
-        """Send nothing."""
-        return f"{len(ended)} are not sent"
+    class Nowhere:
+        def send(self, ended: Sequence[Any]) -> str:
+            return f"{len(ended)} are not sent"
 
-    def close(self) -> None:
-        """Do nothing."""
+        def close(self) -> None:
+            pass
+
+    tracer = Tracer(TracingSection(ratio=ratio, queue=1), exporter=Nowhere())
+    return {"decisions": Traced(settings, tracer.sampling, tracer.put)}, tracer.mark
 
 
 def run(mode: str, why: WhySettings, priority: int, ratio: float | None, batches: int) -> None:
     """Let so many batches through a core."""
     settings, rng = Settings(mode=mode, why=why), Random(1)
     policy = make_policy("attention", settings, rng)
-    tracer = None if ratio is None else Tracer(TracingSection(ratio=ratio, queue=1), exporter=Nowhere())
-    decisions = None if tracer is None else Traced(settings, tracer.sampling, tracer.put)
-    broker = Broker(settings, policy, rng=rng, timer=lambda: 0.0, instance="x", decisions=decisions)
+    keys, mark = ({}, None) if ratio is None else traced(settings, ratio)
+    broker = Broker(settings, policy, rng=rng, timer=lambda: 0.0, instance="x", **keys)
     for number in range(BACKENDS):
         registration = events.Registration(f"b{number}", ["c"], slots=SLOTS)
         broker.handle(events.Register(str(number).encode(), False, registration), 0.0)
+    gc.freeze()  # as the daemon does: what was loaded is not looked through again and again
     now, ids = 1.0, 0
     for _ in range(batches):
         now += 0.010
@@ -71,8 +75,8 @@ def run(mode: str, why: WhySettings, priority: int, ratio: float | None, batches
         for _ in range(BATCH):
             ids += 1
             sent += broker.handle(events.Send(b"client", False, events.Request(ids, "c", priority)), now)
-        if tracer is not None:
-            tracer.mark(sent)
+        if mark is not None:
+            mark(sent)
         now += 0.002
         for action in sent:
             if type(action) is Deliver:

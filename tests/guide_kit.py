@@ -34,7 +34,7 @@ from command_line import environ
 from conftest import free_port
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
-STEP_S: Final = 40.0
+STEP_S: Final = 60.0
 """The longest that one block may take."""
 END_S: Final = 10.0
 PORTS: Final = ("5570", "5571", "5572", "9575", "6555", "6570", "6571")

@@ -20,6 +20,7 @@ import pytest
 from command_line import environ
 from conftest import Daemon, DaemonFactory, Room
 from peers import unique
+from sdk_fakes import FakeDaemon
 from tools import FULL, REPOSITORY, require_npm_packages, require_tool
 
 EXAMPLES: Final = REPOSITORY / "docs/examples"
@@ -122,7 +123,7 @@ def await_capability(room: Room, capability: str) -> None:
     """Return once a backend for it answers."""
     client = room.client()
     for _ in range(200):
-        ident = client.send(capability, b"", ttl_ms=5_000)
+        ident = client.send(capability, b"", ttl_ms=2_000)
         answer = client.until_last(ident)[-1]
         if answer.verb == "REPLY":
             return
@@ -168,23 +169,49 @@ def test_the_example_s_backend_finds_a_daemon_that_was_killed(
         assert ask(node, again, "upper", "back").stdout == "BACK\n"
 
 
-def test_the_example_s_client_cancels_what_nobody_reads(
-    node: str, nodes_daemon: Daemon, open_room: Callable[[Daemon], Room], tmp_path: Path
-) -> None:
-    room = open_room(nodes_daemon)
+def test_the_example_s_client_cancels_what_nobody_reads(node: str, room: Room, tmp_path: Path) -> None:
     backend = room.backend()
     script = tmp_path / "leave.mjs"
     script.write_text(
         f"""import {{ Client }} from {json.dumps(str(JAVASCRIPT / "client.js"))};
-        const client = new Client({json.dumps(nodes_daemon.frontend)});
+        const client = new Client({json.dumps(room.daemon.frontend)});
         for await (const piece of client.stream({json.dumps(room.capability)}, "x")) break;
         await client.ping();
         client.close();
         """
     )
     with started(node, str(script)) as process:
-        delivery = backend.delivery()
+        delivery = backend.delivery(timeout_s=30)  # Node.js starts slowly on a busy machine
         backend.part(delivery, b"first")
         backend.cancelled(delivery)
         backend.nack(delivery, code="cancelled")
         assert process.wait(10) == 0
+
+
+# --- the example's backend, when its connection is lost and the daemon still knows it ---
+
+
+def test_the_example_s_backend_answers_over_the_next_connection(node: str) -> None:
+    with FakeDaemon() as fake, started(node, str(JAVASCRIPT / "conform-backend.js"), fake.address):
+        first = fake.registered(heartbeat_ms=60_000)
+        fake.deliver(first.peer, 1, b"1500", capability="conform.slow")
+        fake.deliver(first.peer, 2, b"now", capability="conform.echo")
+        assert fake.expect("ACK").header["id"] == 2  # so it works on the other one
+        fake.vanish()
+        fake.bind()
+        assert fake.registered(heartbeat_ms=60_000).header["session"] == first.header["session"]
+        answer = fake.expect("ACK")
+        assert (answer.header["id"], answer.body) == (1, [b"1500"])
+
+
+def test_the_example_s_backend_leaves_no_gap_in_a_stream(node: str) -> None:
+    with FakeDaemon() as fake, started(node, str(JAVASCRIPT / "work.js"), "js", fake.address):
+        first = fake.registered(heartbeat_ms=60_000)
+        fake.deliver(first.peer, 1, b"100000", capability="count")
+        assert fake.expect("PART").body == [b"1"]
+        fake.vanish()
+        fake.bind()
+        fake.registered(heartbeat_ms=60_000)
+        answer = fake.expect("NACK")
+        assert (answer.header["id"], answer.header["code"]) == (1, "failed")
+        assert fake.silent()

@@ -42,7 +42,7 @@ def test_each_block_says_what_it_is(page: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", FOLLOWED, ids=lambda page: page.stem)
 def test_a_guide_does_what_it_says(page: Path, tmp_path: Path) -> None:
     if "curl " in page.read_text():

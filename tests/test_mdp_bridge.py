@@ -221,5 +221,6 @@ def test_at_its_end_workers_are_told_to_go(bridged: Bridged) -> None:
     bridged.client.expect("REPLY")
     bridged.process.send_signal(signal.SIGTERM)
     assert worker.heard(WAIT_S) == [worker.disconnect]
-    said = bridged.end() if bridged.process.poll() is None else bridged.process.communicate()[1]
+    said = bridged.process.communicate(timeout=WAIT_S)[1]
+    assert bridged.process.returncode == 0, said
     assert f"{bridged.room.capability}-1 joined, by MDPW02" in said

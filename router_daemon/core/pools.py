@@ -133,16 +133,21 @@ class Pool:
 
     def check(self) -> None:
         """Assert that the sums are those of the members."""
-        members = self.members.values()
-        assert all(self in backend.pools for backend in members)
-        assert self.slots == sum(backend.info.slots for backend in members)
-        assert self.places == sum(backend.places for backend in members)
-        assert self.free == sum(backend.free for backend in members)
-        assert abs(self.busy - sum(len(backend.open) + backend.other for backend in members)) < 1e-6 * (1 + self.busy)
-        assert self.warm == sum(backend.info.slots for backend in members if backend.warm)
-        assert self.costly == sum(backend.cost is not None for backend in members)
-        assert self.ejected == sum(backend.ejected for backend in members)
-        assert all(backend.ejected and backend in members for backend in self.trials)
+        slots = places = free = warm = costly = ejected = 0
+        busy = 0.0
+        for backend in self.members.values():  # once for all: tests do this after every step
+            assert self in backend.pools
+            slots += backend.info.slots
+            places += backend.places
+            free += backend.free
+            busy += len(backend.open) + backend.other
+            warm += backend.info.slots if backend.warm else 0
+            costly += backend.cost is not None
+            ejected += backend.ejected
+        assert (self.slots, self.places, self.free) == (slots, places, free)
+        assert (self.warm, self.costly, self.ejected) == (warm, costly, ejected)
+        assert abs(self.busy - busy) < 1e-6 * (1 + self.busy)
+        assert all(backend.ejected and self.members.get(backend.name) is backend for backend in self.trials)
 
     def configure(self, settings: Settings, before: Settings, now: float) -> None:
         """Take over other settings; what the budgets hold is theirs, up to what they may hold now."""

@@ -103,6 +103,7 @@ class Node:
             "ask all": lambda _, now: self.outbound.ask(0.0, now),
             "refresh": self._refresh,
         }
+        relayed = links.greeted(lambda message, _: self.relay.take(message))
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             messages.Opened: links.opened,
             messages.Hello: links.hello,
@@ -113,9 +114,7 @@ class Node:
             messages.Links: links.greeted(self.reach.hear_links),
             messages.Roster: links.greeted(self.reach.hear_roster),
             messages.Profiles: links.greeted(self.reach.hear_profiles),
-            **dict.fromkeys(
-                (Forward, Result, RingCancel, Ask), links.greeted(lambda message, _: self.relay.take(message))
-            ),
+            **dict.fromkeys((Forward, Result, RingCancel, Ask), relayed),
             Gone: self._gone,
             Malformed: self._malformed,
             Undelivered: self._undelivered,

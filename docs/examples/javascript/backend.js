@@ -3,6 +3,7 @@
 // Rules (docs/protocol.md has them all):
 // - Each DELIVER is answered by exactly one ACK or NACK, also after a CANCEL, unless its registration has ended.
 // - On every connection REGISTER comes first, with the same session; until REGISTERED comes, answers wait here.
+// - A stream has no gaps: one that may have lost a piece with its connection ends in a NACK.
 // - Handlers share one thread with the heartbeats: let a worker thread (node:worker_threads) do long computations.
 
 import { randomBytes } from "node:crypto";
@@ -31,8 +32,8 @@ export class Backend {
   #link;
   #registered = false;
   #stopping = false;
-  #jobs = new Map(); // delivery id -> AbortController
-  #waiting = []; // answers until REGISTERED comes
+  #jobs = new Map(); // delivery id -> { controller, streamed, broken, dropped }
+  #waiting = []; // what to call when the registration is in force again, or has ended
   #heartbeatMs = 1_000;
   #unanswered = 0; // HEARTBEATs since the daemon's last message
   #timer;
@@ -87,6 +88,11 @@ export class Backend {
   #pause() {
     this.#registered = false;
     clearTimeout(this.#timer);
+    for (const job of this.#jobs.values()) {
+      if (!job.streamed) continue;
+      job.broken = true;
+      job.controller.abort();
+    }
   }
 
   #after(ms, act) {
@@ -100,7 +106,7 @@ export class Backend {
       this.#open(); // the daemon is gone, or the connection is
       return;
     }
-    this.#link.send(pack("HEARTBEAT", { queue: this.#jobs.size }));
+    this.#link.send(() => this.#registered && pack("HEARTBEAT", { queue: this.#jobs.size }));
     this.#after(this.#heartbeatMs / 2, () => this.#beat());
   }
 
@@ -108,7 +114,7 @@ export class Backend {
     this.#unanswered = 0;
     if (verb === "REGISTERED") this.#onRegistered(header);
     else if (verb === "DELIVER") this.#onDeliver(header, body);
-    else if (verb === "CANCEL") this.#jobs.get(header.id)?.abort();
+    else if (verb === "CANCEL") this.#jobs.get(header.id)?.controller.abort();
     else if (verb === "BYE") this.#onBye();
     else if (verb === "ERROR") this.#onError(header);
   }
@@ -116,7 +122,7 @@ export class Backend {
   #onRegistered({ heartbeat_ms: heartbeatMs }) {
     this.#registered = true;
     this.#heartbeatMs = heartbeatMs;
-    for (const message of this.#waiting.splice(0)) this.#link.send(message);
+    for (const goOn of this.#waiting.splice(0)) goOn();
     if (this.#stopping) this.#link.send(pack("DRAIN", {}));
     this.#after(heartbeatMs / 2, () => this.#beat());
   }
@@ -147,9 +153,12 @@ export class Backend {
 
   /** The registration has ended: what is open has gone to others, and its results with it. */
   #drop() {
-    for (const job of this.#jobs.values()) job.abort();
+    for (const job of this.#jobs.values()) {
+      job.dropped = true;
+      job.controller.abort();
+    }
     this.#jobs.clear();
-    this.#waiting = [];
+    for (const goOn of this.#waiting.splice(0)) goOn();
   }
 
   #end(error) {
@@ -163,43 +172,51 @@ export class Backend {
   }
 
   async #onDeliver(header, body) {
-    const job = new AbortController();
+    const job = { controller: new AbortController(), streamed: false, broken: false, dropped: false };
     this.#jobs.set(header.id, job);
     const answer = await this.#answer(header, body, job);
-    if (this.#jobs.get(header.id) !== job) return; // dropped meanwhile
-    this.#jobs.delete(header.id);
-    this.#send(answer);
+    await this.#send(answer, () => !job.dropped);
+    if (!job.dropped) this.#jobs.delete(header.id);
   }
 
   /** The ACK or NACK of a delivery, after its PARTs. */
   async #answer({ id, ...header }, body, job) {
     try {
       const handler = this.#handlers[header.capability];
-      let result = await handler({ body, header: { id, ...header }, signal: job.signal });
+      let result = await handler({ body, header: { id, ...header }, signal: job.controller.signal });
       if (result?.[Symbol.asyncIterator]) result = await this.#stream(id, result, job);
       return pack("ACK", { id, queue: this.#jobs.size - 1 }, frames(result));
     } catch (error) {
-      if (job.signal.aborted) return pack("NACK", { id, code: "cancelled" });
+      if (job.broken) return pack("NACK", { id, code: "failed", reason: "the connection was lost in the stream" });
+      if (job.controller.signal.aborted) return pack("NACK", { id, code: "cancelled" });
       const code = error instanceof Reject ? "rejected" : error instanceof Busy ? "busy" : "failed";
       return pack("NACK", { id, code, reason: String(error.message), retry_after_ms: error.retryAfterMs });
     }
   }
 
-  /** Send what a generator yields; what it returns goes into the ACK. */
+  /** Send what a generator yields, no faster than the daemon takes it; what it returns goes into the ACK. */
   async #stream(id, pieces, job) {
     while (true) {
       const { value, done } = await pieces.next();
-      if (done) return value;
-      if (job.signal.aborted) {
+      if (job.broken || (job.controller.signal.aborted && !done)) {
         await pieces.return();
-        job.signal.throwIfAborted();
+        throw job.controller.signal.reason;
       }
-      this.#send(pack("PART", { id }, frames(value)));
+      if (done) return value;
+      job.streamed = true;
+      await this.#send(pack("PART", { id }, frames(value)), () => !job.broken && !job.dropped);
     }
   }
 
-  #send(message) {
-    if (this.#registered) this.#link.send(message);
-    else this.#waiting.push(message);
+  /** Send an answer under a registration in force; resolves once it has left, or is not wanted any more. */
+  async #send(message, wanted) {
+    let left = false;
+    while (!left && wanted()) {
+      if (this.#registered) {
+        await this.#link.send(() => (left = this.#registered && wanted()) && message);
+      } else {
+        await new Promise((goOn) => this.#waiting.push(goOn));
+      }
+    }
   }
 }

@@ -107,9 +107,18 @@ export class Client {
   /** Resolves to what the daemon says about itself. */
   ping(timeoutMs = 5_000) {
     return new Promise((resolve, reject) => {
-      this.#pings.push(resolve);
-      setTimeout(() => reject(lost("no answer to PING")), timeoutMs).unref();
-      this.#link.send(pack("PING", {}));
+      const timer = setTimeout(() => {
+        this.#pings = this.#pings.filter((other) => other !== answered);
+        reject(lost("no answer to PING"));
+      }, timeoutMs);
+      const answered = (pong) => {
+        clearTimeout(timer);
+        resolve(pong);
+      };
+      this.#link.send(() => {
+        this.#pings.push(answered);
+        return pack("PING", {});
+      });
     });
   }
 
@@ -126,7 +135,10 @@ export class Client {
     const parts = frames(body);
     this.#calls.set(header.id, call);
     call.timer = setTimeout(() => this.#end(call, lost("no answer")), header.ttl_ms + GRACE_MS);
-    signal?.addEventListener("abort", () => this.#cancel(call), { once: true });
+    call.abort = () => this.#cancel(call);
+    call.signal = signal;
+    signal?.addEventListener("abort", call.abort);
+    if (signal?.aborted) call.abort();
     this.#link.send(() => {
       const left = Math.ceil(call.expiresAt - performance.now());
       if (call.ended || left <= 0) return null;
@@ -147,6 +159,7 @@ export class Client {
     if (call.ended) return;
     call.ended = true;
     clearTimeout(call.timer);
+    call.signal?.removeEventListener("abort", call.abort);
     this.#calls.delete(call.header.id);
     if (outcome instanceof RouterError) call.reject(outcome);
     else call.resolve(outcome);
@@ -186,6 +199,7 @@ export class Client {
 
   /** The connection is gone, and with it the answers to what was sent over it. */
   #onLost() {
+    this.#pings = []; // their own clocks end them
     for (const call of this.#calls.values()) if (call.sent) this.#end(call, lost("the connection is gone"));
   }
 }

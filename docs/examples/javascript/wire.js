@@ -54,27 +54,33 @@ export class Link {
     this.#receive(onMessage);
   }
 
-  /** Send frames; or what a function returns when their turn has come, if it still returns any. */
+  /**
+   * Send frames; or what a function returns when their turn has come, if it still returns any. Resolves once they were
+   * handed to libzmq, or never will be: whoever sends much waits for that, so that little waits here.
+   */
   send(message) {
-    this.#outbox.push(message);
-    if (!this.#sending) this.#flush();
+    return new Promise((left) => {
+      this.#outbox.push({ message, left });
+      if (!this.#sending) this.#flush();
+    });
   }
 
   /** Close the socket; what it has been given still leaves, for a second. What waits here for its turn does not. */
   close() {
     this.#closed = true;
-    this.#outbox = [];
+    for (const { left } of this.#outbox.splice(0)) left();
     this.#socket.close();
   }
 
   async #flush() {
     this.#sending = true; // a zeromq socket sends one message at a time
     while (this.#outbox.length > 0) {
-      const next = this.#outbox[0];
-      const message = typeof next === "function" ? next() : next;
+      const { message, left } = this.#outbox[0];
+      const parts = typeof message === "function" ? message() : message;
       try {
-        if (message) await this.#socket.send(message);
+        if (parts) await this.#socket.send(parts);
         this.#outbox.shift();
+        left();
       } catch (error) {
         if (this.#closed) break;
         if (error.code !== "EAGAIN") throw error; // EAGAIN: no connection, or the daemon takes no more; ask again
