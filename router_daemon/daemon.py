@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import secrets
@@ -347,8 +348,23 @@ def run(config: Config, read: Callable[[], Config] | None = None) -> int:
     Raises:
         StartError: it cannot listen.
     """
+    _raise_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_main(config, read))
+
+
+def _raise_open_files() -> None:
+    """Allow as many open files as we may: a connection is one.
+
+    The soft limit is 1024 in many containers and shells, for programs that use select(2); nothing here does.
+    """
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # what the kernel calls unlimited may be more than it gives
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _main(config: Config, read: Callable[[], Config] | None) -> int:

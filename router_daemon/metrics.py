@@ -88,6 +88,7 @@ class Snapshot:
         pools = broker.registry.pools()  # one without a name where capability is not required; else those with series
         self.pools = [_pool(p, now) for p in pools if not p.capability or p.capability in counts.capabilities]
         self.backends = _backends(broker)
+        self.drained = len(broker.registry.drains.since)
         self.routes = RouteSnapshot(broker)
         self.operating = OperatingSnapshot(broker, now, operations)
         self.traces = None if traces is None else dict(traces)
@@ -258,6 +259,7 @@ def _deliveries(snapshot: Snapshot) -> Iterator[Metric]:
     )
     for name, help_text, column in shown:
         yield gauges(name, help_text, "backend", ((row[0], float(row[column])) for row in snapshot.backends))
+    yield gauge("router_backends_drained", "Names of backends that a person has drained.", snapshot.drained)
     yield counter(
         "router_backend_ejections",
         "How often the backend began to get nothing because it fails.",

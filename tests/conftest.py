@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -16,19 +17,26 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import zmq
 from contract import Message
+from packaging_kit import installed, wheel  # noqa: F401 - fixtures
 from peers import RawBackend, RawClient, RawPeer, unique
 
+if TYPE_CHECKING:
+    from container_kit import Pod
+
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
-START_S: Final = 20.0
+START_S: Final = 45.0
 STOP_S: Final = 15.0
+RESERVED: Final = 100  # ports: far more than one test draws before its daemons listen
+_reserved: Final[deque[socket.socket]] = deque()
 
 Sections = dict[str, dict[str, Any]]
 
@@ -125,14 +133,23 @@ class Room:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on, below those the kernel gives to outgoing connections."""
+    """Return a port nobody has, below those the kernel gives to outgoing connections.
+
+    Several processes draw at a time, and bind some time later: so the port is reserved meanwhile. On Linux one socket
+    may listen at a port that another has bound, if both reuse addresses and the other does not listen.
+    """
     for port in random.sample(range(20_000, 32_000), 200):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        probe = socket.socket()
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            probe.close()
+            continue
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if len(_reserved) == RESERVED:
+            _reserved.popleft().close()
+        _reserved.append(probe)
+        return port
     raise AssertionError("no free port")
 
 
@@ -152,6 +169,7 @@ def merged(frontend: str, backend: str, sections: Sections) -> Sections:
         "backend": {"bind": backend, "heartbeat_ms": 10_000},
         "admin": {"bind": ""},
         "limits": {"drain_timeout_s": 1},
+        "rollout": {"budget_ms": 10_000},  # on a busy machine any decision may be interrupted for long
     }
     return {name: base.get(name, {}) | sections.get(name, {}) for name in base | sections}
 
@@ -218,6 +236,20 @@ class DaemonFactory:
             except (AssertionError, subprocess.TimeoutExpired) as fault:
                 faults.append(str(fault))
         assert not faults, "\n".join(faults)
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the processes that tests start: a job in the background is begun deaf to it, and hands that on."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Write half a surrogate pair as an escape where a test has logged one: between processes goes only Unicode."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -318,3 +350,12 @@ def careful(careful_daemon: Daemon, zmq_context: zmq.Context[zmq.Socket[bytes]])
 @pytest.fixture
 def small(small_daemon: Daemon, zmq_context: zmq.Context[zmq.Socket[bytes]]) -> Iterator[Room]:
     yield from _room(small_daemon, zmq_context)
+
+
+@pytest.fixture
+def pod(installed: Path, tmp_path: Path) -> Iterator[Pod]:  # noqa: F811 - a parameter is how pytest hands it over
+    """Start containers as processes; see `container_kit`."""
+    from container_kit import Pod
+
+    with contextlib.closing(Pod(installed, tmp_path)) as made:
+        yield made

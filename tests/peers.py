@@ -19,7 +19,8 @@ from typing import Any, Final
 import zmq
 from contract import Message, check_for_backend, check_for_client, is_id, pack, parse
 
-WAIT_S: Final = 5.0  # for what must come: long, because it is only waited out by a failing test
+WAIT_S: Final = 15.0  # for what must come: long, because it is only waited out by a failing test
+LATE_S: Final = 6.0  # how much later than told a busy machine may be; what else could happen is further away
 _numbers = itertools.count(1)
 
 

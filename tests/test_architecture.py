@@ -69,6 +69,7 @@ DAEMON_SIDE = (
     "tracing",
     "daemon",
     "config",
+    "conform",
     "testing",
 )
 
@@ -194,6 +195,12 @@ def check_randomness(name: str) -> None:
     assert made == []
 
 
+@pytest.mark.parametrize("name", modules_of("conform"))
+def test_the_other_side_of_the_protocol_knows_the_wire_and_does_no_io(name: str) -> None:
+    assert {room(other) for other in own(name)} <= {"conform", "wire", "core", "errors"}
+    assert not foreign(name) & IMPURE
+
+
 @pytest.mark.parametrize("name", modules_of("lab"))
 def test_the_simulator_knows_the_core_and_policies_and_draws_from_its_seed_alone(name: str) -> None:
     assert {room(other) for other in own(name)} <= {"lab", "core", "policies", "ring", "errors", "testing"}
@@ -223,7 +230,7 @@ def test_the_rooms_of_the_shell_do_not_know_each_other(name: str) -> None:
 
 @pytest.mark.parametrize("name", modules_of("core", "policies", "wire", "zmtp", "errors", *SHELL))
 def test_nobody_below_knows_the_daemon_or_the_command_line(name: str) -> None:
-    above = {"daemon", "cli", "testing", "lab", *SDK}
+    above = {"daemon", "cli", "testing", "lab", "conform", *SDK}
     assert not {room(other) for other in reachable(name) - {name}} & above
 
 
@@ -252,7 +259,7 @@ def test_the_fakes_for_tests_need_no_sockets() -> None:
 
 def test_the_core_reads_no_clock_by_another_name() -> None:
     calls = {"open", "print", "input", "__import__", "eval", "exec"}
-    for name in modules_of("core", "policies", "ring", "ring_layout", "wire", "zmtp", "lab"):
+    for name in modules_of("core", "policies", "ring", "ring_layout", "wire", "zmtp", "lab", "conform"):
         used = {ast.unparse(node.func) for node in ast.walk(tree(name)) if isinstance(node, ast.Call)}
         assert not used & calls, name
 

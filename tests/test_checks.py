@@ -12,6 +12,10 @@ import pytest
 import tools
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+import checks  # noqa: E402
+
 ABSENT: Final = "no-such-program"
 
 
@@ -54,42 +58,93 @@ def test_a_tool_may_stand_beside_the_interpreter(tmp_path: Path, monkeypatch: py
 # --- checks.py ---
 
 
-def checks(script: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """Run code that knows `checks`, with one passing test in `test_one.py`."""
+def run(script: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """Run code that knows `checks`, with one passing test in `test_one.py` and no other checks."""
     (tmp_path / "test_one.py").write_text("def test_one() -> None:\n    pass\n")
     prologue = f"import sys; sys.path.insert(0, {str(REPOSITORY / 'scripts')!r}); import checks\n"
+    prologue += "checks.QUICK = checks.BESIDE = ()\n"
     env = {name: text for name, text in os.environ.items() if name not in {"ROUTER_DAEMON_FULL", "PYTEST_ADDOPTS"}}
     command = [sys.executable, "-P", "-c", prologue + script]
     return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
-RUN: Final = "sys.exit(checks.main(['--tests-only', '-p', 'no:cacheprovider', 'test_one.py']))"
-RUN_ALL: Final = RUN.replace("'--tests-only', ", "")
+def main(*arguments: str) -> str:
+    return f"sys.exit(checks.main({['-p', 'no:cacheprovider', *arguments, 'test_one.py']}))"
 
 
-def test_the_last_line_is_pytest_s(tmp_path: Path) -> None:
-    done = checks(RUN, tmp_path)
+HERE: Final = main("-n0")
+GOOD: Final = ["this"]
+BAD: Final = ["antigravity.nothing"]
+
+
+def test_the_last_line_is_pytest_s_and_the_tests_have_a_process_for_each_core(tmp_path: Path) -> None:
+    done = run("checks.cores = lambda: 2\n" + main(), tmp_path)
+    lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout.splitlines()[-1]
+    assert "1 passed" in lines[-1]
+    assert "created: 2/2 workers" in lines
 
 
-def test_what_failed_before_the_tests_is_named_and_decides_the_exit_code(tmp_path: Path) -> None:
-    failing = "checks.STATIC = (('good', ['this']), ('bad', ['antigravity.nothing']))\n"
-    done = checks(failing + RUN_ALL, tmp_path)
+def test_what_else_failed_is_named_and_decides_the_exit_code(tmp_path: Path) -> None:
+    others = f"checks.QUICK = (('good', {GOOD}), ('bad', {BAD}))\nchecks.BESIDE = (('late', {BAD}), ('well', {GOOD}))\n"
+    done = run(others + HERE, tmp_path)
     lines = done.stdout.splitlines()
     assert done.returncode == 1
     assert "1 passed" in lines[-1]
-    assert [line for line in lines if line.startswith("FAILED")] == ["FAILED bad (see above)"]
+    failed = [line for line in lines if line.startswith("FAILED")]
+    assert failed == ["FAILED bad (see above)", "FAILED late (see above)"]
+    assert any("Error while finding module specification for 'antigravity.nothing'" in line for line in lines), (
+        "of the one beside: stderr, too"
+    )
+    assert lines.count("Beautiful is better than ugly.") == 2, "what passed is shown, too"
+
+
+def test_a_check_beside_the_tests_runs_while_they_do(tmp_path: Path) -> None:
+    """It ends only once the test has begun, and the test only once it has."""
+    (tmp_path / "beside.py").write_text(
+        "word = open('begun').read()\nopen('there', 'w').write(word)\nprint('seen by both')\n"
+    )
+    os.mkfifo(tmp_path / "begun")
+    os.mkfifo(tmp_path / "there")
+    test = "def test_two():\n    open('begun', 'w').write('word')\n    assert open('there').read() == 'word'\n"
+    (tmp_path / "test_two.py").write_text(test)
+    script = "from pathlib import Path; checks.ROOT = Path(); checks.BESIDE = (('beside', ['beside']),)\n"
+    done = run(script + main("-n0", "test_two.py"), tmp_path)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in lines[-1]
+    assert lines.count("seen by both") == 1
+
+
+def test_a_check_beside_the_tests_is_told_though_pytest_cannot_begin(tmp_path: Path) -> None:
+    done = run(f"checks.BESIDE = (('late', {BAD}),)\n" + main("--no-such-option"), tmp_path)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "Error while finding module specification for 'antigravity.nothing'" in done.stdout
 
 
 def test_failing_tests_decide_the_exit_code(tmp_path: Path) -> None:
-    done = checks("open('test_one.py', 'a').write('    assert False\\n')\n" + RUN, tmp_path)
+    done = run("open('test_one.py', 'a').write('    assert False\\n')\n" + HERE, tmp_path)
     assert done.returncode == 1
     assert "1 failed" in done.stdout.splitlines()[-1]
 
 
+def test_without_xdist_the_tests_run_all_the_same(tmp_path: Path) -> None:
+    done = run(main("-p", "no:xdist"), tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout.splitlines()[-1]
+
+
+def test_what_the_caller_says_of_workers_comes_last() -> None:
+    assert checks.spread(["-n0", "-x"]) == ["-n", "auto", "--dist", "worksteal", "-n0", "-x"]
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 2), (4, 4), (64, 4)])
+def test_there_are_no_more_workers_than_cores_and_not_very_many(cores: int, workers: int) -> None:
+    assert checks.workers(cores) == workers
+
+
 def test_the_full_form_begins_with_everything_that_is_missing(tmp_path: Path) -> None:
-    done = checks(
+    done = run(
         "import os; os.environ['PATH'] = '/nowhere'; sys.executable = '/nowhere/python'\n"
         "sys.exit(checks.main(['--full', 'test_one.py']))",
         tmp_path,
@@ -98,9 +153,9 @@ def test_the_full_form_begins_with_everything_that_is_missing(tmp_path: Path) ->
     assert done.stderr.splitlines() == [f"{name} is not installed ({source})" for name, source in tools.TOOLS.items()]
 
 
-def test_unknown_arguments_are_pytest_s(tmp_path: Path) -> None:
-    done = checks("print(checks.parse(['--full', '-k', 'name', '--exitfirst', 'tests/test_wire.py']))", tmp_path)
-    assert done.stdout.rstrip().endswith("['-k', 'name', '--exitfirst', 'tests/test_wire.py'])")
+def test_unknown_arguments_are_pytest_s() -> None:
+    done = checks.parse(["--full", "-k", "name", "--exitfirst", "tests/test_wire.py"])
+    assert done[1] == ["-k", "name", "--exitfirst", "tests/test_wire.py"]
 
 
 # --- the shell around it ---

@@ -63,7 +63,9 @@ WRONG_VALUES: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value"), WRONG_VALUES, ids=lambda value: repr(value)[:24])
+@pytest.mark.parametrize(
+    ("key", "value"), WRONG_VALUES, ids=lambda value: value.__name__ if callable(value) else repr(value)[:24]
+)
 def test_a_wrong_value_in_register_is_bad_header_and_registers_nothing(room: Room, key: str, value: Any) -> None:
     backend = room.stranger()
     header = {"name": backend.name, "capabilities": [room.capability], key: value}
@@ -261,7 +263,11 @@ FAULTS: list[tuple[str, Any, int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("verb", "keys", "frames", "code"), FAULTS, ids=lambda value: repr(value)[:24])
+@pytest.mark.parametrize(
+    ("verb", "keys", "frames", "code"),
+    FAULTS,
+    ids=lambda value: value.__name__ if callable(value) else repr(value)[:24],
+)
 def test_a_malformed_answer_to_an_open_delivery_fails_it(
     room: Room, verb: str, keys: Any, frames: int, code: str
 ) -> None:

@@ -6,7 +6,7 @@ import itertools
 
 from conftest import Room
 from contract import Message
-from peers import RawBackend, RawClient, Stopwatch
+from peers import LATE_S, RawBackend, RawClient, Stopwatch
 
 
 def fanned_out(room: Room, count: int, **keys: object) -> tuple[RawClient, object, list[tuple[RawBackend, Message]]]:
@@ -79,8 +79,8 @@ def test_all_reports_each_silent_head_when_the_time_is_up(room: Room) -> None:
     watch = Stopwatch()
     sent[0][0].ack(sent[0][1])
     client.expect("REPLY", id=ident, last=False)
-    errors = [client.expect("ERROR", id=ident, code="expired", timeout_s=1.4) for _ in range(2)]
-    assert watch.elapsed_s < 1.4
+    errors = [client.expect("ERROR", id=ident, code="expired", timeout_s=0.3 + LATE_S) for _ in range(2)]
+    assert watch.elapsed_s < 0.3 + LATE_S
     assert [error.header["last"] for error in errors] == [False, True]
     silent = {(backend.name, delivery.header["head"]) for backend, delivery in sent[1:]}
     assert {(error.header["backend"], error.header["head"]) for error in errors} == silent
@@ -145,7 +145,7 @@ def test_none_says_nothing_when_its_time_is_up(room: Room) -> None:
     client, backend = room.client(), room.backend()
     client.send(room.capability, reply="none", ttl_ms=100)
     client.expect("ACCEPT", last=True)
-    backend.cancelled(backend.delivery(), timeout_s=1.2)
+    backend.cancelled(backend.delivery(), timeout_s=0.1 + LATE_S)
     assert client.pending() == []
 
 
@@ -248,7 +248,7 @@ def test_a_stream_may_be_silent_for_idle_ms_at_most(room: Room) -> None:
         backend.part(delivery, b"piece")
         client.expect("PART", id=ident, seq=seq)
     watch = Stopwatch()
-    client.error("failed", ident, timeout_s=1.5)
+    client.error("failed", ident, timeout_s=0.4 + LATE_S)
     assert watch.elapsed_s >= 0.3
     (other,) = (one for one in backends if one is not backend)
     assert other.pending() == []
@@ -259,9 +259,9 @@ def test_a_stream_ends_when_its_time_is_up(room: Room) -> None:
     watch = Stopwatch()
     backend.part(delivery, b"piece")
     client.expect("PART", id=ident, seq=0)
-    message = client.expect("ERROR", id=ident, last=True, timeout_s=1.4)
+    message = client.expect("ERROR", id=ident, last=True, timeout_s=0.3 + LATE_S)
     assert message.header["code"] == "expired"
-    assert watch.elapsed_s < 1.4
+    assert watch.elapsed_s < 0.3 + LATE_S
     backend.cancelled(delivery)
     backend.part(delivery, b"late")
     assert backend.pending() == []

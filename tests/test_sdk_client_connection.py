@@ -89,7 +89,7 @@ def test_without_a_daemon_a_send_ends_at_its_ttl_as_never_sent() -> None:
                 began = time.monotonic()
                 with pytest.raises(errors.ConnectionLost, match="could not be sent") as caught:
                     await client.send("echo", ttl_ms=80, idempotent=False)
-                assert 0.08 <= time.monotonic() - began < 1.0
+                assert 0.08 <= time.monotonic() - began < 5.0
                 assert caught.value.retry
                 with pytest.raises(errors.ConnectionLost, match="not connected"):
                     await client.feedback(1, 1.0)

@@ -83,7 +83,9 @@ def test_frame_heads_are_those_of_the_specification(size: int, more: bool) -> No
 
 @pytest.mark.parametrize("header", [b"", b"\x80", bytes(255), bytes(256)], ids=len)
 @pytest.mark.parametrize(
-    "body", [(), (b"",), (bytes(255),), (bytes(256),), (memoryview(b"view"),), (b"a", b"", bytes(300))], ids=repr
+    "body",
+    [(), (b"",), (bytes(255),), (bytes(256),), (memoryview(b"view"),), (b"a", b"", bytes(300))],
+    ids=["none", "empty", "255", "256", "view", "three"],
 )
 def test_what_follows_a_command_is_framed_as_specified(header: bytes, body: tuple[Any, ...]) -> None:
     out: list[Any] = []

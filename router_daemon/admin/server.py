@@ -19,9 +19,11 @@ import numpy as np
 from aiohttp import web
 
 from router_daemon import __version__
+from router_daemon.admin.assets import Assets, wants_page
 from router_daemon.admin.commands import BODY_BYTES, Commands
 from router_daemon.admin.decisions import wanted_of
 from router_daemon.admin.gate import Gate
+from router_daemon.admin.live import Live
 from router_daemon.admin.ring import ring_view
 from router_daemon.config.loaded import Loaded
 from router_daemon.core import views, whys
@@ -78,8 +80,16 @@ class AdminServer:
         self._operations = Operations(self._operator, self._chronicle, loaded)
         self._gate = Gate(bind, token)
         self._commands = Commands(
-            self._operator, self._gate, self._routes_view, _json, clock=clock, calendar=calendar, done=changed
+            self._operator,
+            self._gate,
+            self._routes_view,
+            self._drained_view,
+            _json,
+            clock=clock,
+            calendar=calendar,
+            done=changed,
         )
+        self._live = Live(broker, self._chronicle, clock, calendar)
         self._node = node
         self._traces = traces
         self._reload = reload
@@ -106,20 +116,26 @@ class AdminServer:
         except OSError as error:
             await self.stop()
             raise StartError(f"cannot listen on {self._bind} (admin): {error.strerror}") from None
+        self._live.start()
 
     async def stop(self) -> None:
         """Stop listening."""
         if self._runner is not None:
+            await self._live.stop()
             await self._runner.cleanup()
             self._runner = None
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=BODY_BYTES)
+        self._assets = Assets()
+        self._assets.add_to(app.router)
+        self._live.add_to(app.router)
         app.router.add_get("/", self._index)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/backends", self._backends)
+        app.router.add_get("/backends/drain", self._drained)
         app.router.add_get("/routes", self._routes)
         app.router.add_get("/explain", self._explain)
         app.router.add_get("/decisions", self._decisions)
@@ -131,9 +147,11 @@ class AdminServer:
             app.router.add_post("/reload", self._reloaded)
         return app
 
-    async def _index(self, _: web.Request) -> web.Response:
-        pages = ["/metrics", "/backends", "/routes", "/explain", "/decisions", "/events/recent", "/ring"]
-        return await _json({"router-daemon": __version__, "see": [*pages, "/livez", "/readyz"]})
+    async def _index(self, request: web.Request) -> web.Response:
+        if wants_page(request.headers.get("Accept", "")):
+            return self._assets.index(request)
+        pages = ["/metrics", "/backends", "/routes", "/explain", "/decisions", "/events/recent", "/snapshot", "/ring"]
+        return await _json({"router-daemon": __version__, "see": [*pages, "/livez", "/readyz"], "stream": "/events"})
 
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -155,13 +173,19 @@ class AdminServer:
         for part in views.backend_parts(self._broker, self._clock()):
             rows += part
             await asyncio.sleep(0)
-        return await _json({"backends": rows})
+        return await _json({"backends": rows} | self._drained_view())
+
+    async def _drained(self, _: web.Request) -> web.Response:
+        return await _json(self._drained_view())
 
     async def _ring(self, _: web.Request) -> web.Response:
         return await _json({} if self._node is None else ring_view(self._node, self._clock()))
 
     async def _routes(self, _: web.Request) -> web.Response:
         return await _json(self._routes_view())
+
+    def _drained_view(self) -> dict[str, Any]:
+        return {"drained": views.drained(self._broker, self._clock())}
 
     def _routes_view(self) -> dict[str, Any]:
         return views.routes(self._broker, self._clock()) | self._operator.view()

@@ -21,7 +21,7 @@ def routes_text(answer: Row) -> str:
     rollout = table_of(answer, "rollout")
     paragraphs = [
         _routes_table(answer, table_of(rollout, "percent")),
-        "\n".join(map(printable, (*_rollout_lines(rollout, answer), *_retired_lines(answer)))),
+        "\n".join(map(printable, (*rollout_lines(rollout, answer), *_retired_lines(answer)))),
         _overrides_table(answer),
         _history(rollout),
         _acts(answer),
@@ -43,7 +43,8 @@ def _route_cells(row: Row, shares: Row) -> list[str]:
     ]
 
 
-def _rollout_lines(rollout: Row, answer: Row) -> Iterator[str]:
+def rollout_lines(rollout: Row, answer: Row) -> Iterator[str]:
+    """Yield how the rollout does and what it waits for, as it was told: names in it are as peers wrote them."""
     if not rollout:
         yield "no rollout"
         return

@@ -112,14 +112,14 @@ class Broker:
         self.serving = Serving(self.registry, self.dispatcher, self.counts)
         observer = self.routes.observer
         self._settler = Settler(self.registry.learning, self.dispatcher, self.serving, observer, self.counts, emit)
-        self._members = Membership(
+        self.members = Membership(
             settings, self.registry, self.dispatcher, self.serving, self._settler, self._timers, self.counts, emit
         )
         self._clients = Clients(
             settings, self.registry, self.dispatcher, self.routes, self.overrides, self.counts, emit, instance
         )
         self._chores = Chores(self.registry, self.routes, self.overrides, self._timers)
-        rooms = self.registry, self.routes, self.dispatcher, self.serving, self._settler, self._members, self._clients
+        rooms = self.registry, self.routes, self.dispatcher, self.serving, self._settler, self.members, self._clients
         self._rooms = Rooms(*rooms, self._chores)
         self.faults: list[tuple[str, Exception]] = []
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
@@ -131,11 +131,11 @@ class Broker:
             Cancel: self._clients.cancel,
             Feedback: self._clients.feedback,
             Ping: self._clients.ping,
-            Register: self._members.register,
-            Update: self._member(self._members.update),
-            Heartbeat: self._member(self._members.heartbeat),
-            Drain: self._member(self._members.drain),
-            Unregister: self._member(self._members.unregister),
+            Register: self.members.register,
+            Update: self._member(self.members.update),
+            Heartbeat: self._member(self.members.heartbeat),
+            Drain: self._member(self.members.drain),
+            Unregister: self._member(self.members.unregister),
             Malformed: self._malformed,
             Gone: self._gone,
             Undelivered: self._undelivered,
@@ -143,8 +143,8 @@ class Broker:
         self._due: dict[type[Any], Callable[[Any, float], None]] = {
             Message: self._settler.message_due,
             Delivery: self._delivery_due,
-            Backend: self._members.backend_due,
-            Claim: self._members.claim_due,
+            Backend: self.members.backend_due,
+            Claim: self.members.claim_due,
             Housekeeping: self._chores.keep_house,
             Look: self._chores.look,
             Changed: self._rooms.serve_all,
@@ -233,7 +233,7 @@ class Broker:
         for message in list(self.dispatcher.messages):
             message.reason = "the daemon exits"
             self.dispatcher.fail(message, "draining", now)
-        self._members.stop(now)
+        self.members.stop(now)
         return self._take()
 
     def _forgive_a_pause(self, now: float) -> None:
@@ -245,8 +245,8 @@ class Broker:
 
     def take_news(self) -> list[tuple[str, str]]:
         """Return who joined, left or was lost since the last call: (what, backend's name)."""
-        news = self._members.news.copy()
-        self._members.news.clear()
+        news = self.members.news.copy()
+        self.members.news.clear()
         return news
 
     @property
@@ -308,7 +308,7 @@ class Broker:
         if dearer and self.dispatcher.waiting.size:
             self.serving.serve_dearer(backend, now)
         if backend.draining:
-            self._members.end_drain(backend, now)
+            self.members.end_drain(backend, now)
 
     def _nack(self, event: Nack, now: float) -> None:
         self._answered(event, now, lambda delivery: self._settler.nacked(delivery, event.header, now))
@@ -327,7 +327,7 @@ class Broker:
             self.counts.stray_answers["unknown"] += 1
             return
         settle(delivery)
-        self._members.end_drain(backend, now)
+        self.members.end_drain(backend, now)
 
     def _member(self, act: Callable[[Backend, Any, float], None]) -> Callable[[Any, float], None]:
         """Return a handler for a command that only a registered backend may send."""
@@ -343,7 +343,7 @@ class Broker:
         return handle
 
     def _not_registered(self, event: Inbound | Malformed) -> None:
-        self._members.error(event.peer, event.delimited, "not_registered", "REGISTER first")
+        self.members.error(event.peer, event.delimited, "not_registered", "REGISTER first")
 
     def _find(self, peer: Peer, delivery_id: int) -> Delivery | None:
         """Return an open delivery by the connection it was sent over, which its backend may have left since."""
@@ -354,7 +354,7 @@ class Broker:
 
     def _delivery_due(self, delivery: Delivery, now: float) -> None:
         self._settler.delivery_due(delivery, now)
-        self._members.end_drain(delivery.backend, now)
+        self.members.end_drain(delivery.backend, now)
 
     # --- faults of peers, news of the transport ---
 
@@ -365,21 +365,21 @@ class Broker:
         backend = self.registry.by_peer.get(event.peer)
         if backend is None:
             if event.verb == "REGISTER":
-                self._members.error(event.peer, event.delimited, event.code, event.detail)
+                self.members.error(event.peer, event.delimited, event.code, event.detail)
             else:
                 self._not_registered(event)
             return
         delivery = backend.open.get(event.id) if event.id is not None else None
-        self._members.error(
+        self.members.error(
             event.peer, event.delimited, event.code, event.detail, None if delivery is None else delivery.id
         )
         if delivery is not None:
             self._settler.malformed(delivery, event.code, now)
-            self._members.end_drain(backend, now)
+            self.members.end_drain(backend, now)
 
     def _gone(self, event: Gone, now: float) -> None:
         if event.side is Side.BACKEND:
-            self._members.gone(event.peer, now)
+            self.members.gone(event.peer, now)
             return
         self._clients.gone(event.peer, now)
 
@@ -390,9 +390,9 @@ class Broker:
             if delivery is not None:
                 backend = delivery.backend
                 if not event.full and backend.peer == action.peer:
-                    self._members.unreachable(backend, now)
+                    self.members.unreachable(backend, now)
                 self._settler.undelivered(delivery, now, full=event.full)
-                self._members.end_drain(backend, now)
+                self.members.end_drain(backend, now)
         elif action.side is Side.CLIENT:
             self.counts.lost_answers["unread" if event.full else "gone"] += 1
             if isinstance(action, Piece) and event.full:

@@ -28,7 +28,7 @@ class Look(Struct, eq=False):
 
 
 class Changed(Struct, eq=False):
-    """The moment to look again for those who wait, as settings have changed."""
+    """The moment to look again for those who wait, as settings or somebody's drain have changed."""
 
     bucket: dict[Any, None] | None = None
 

@@ -42,6 +42,8 @@ KINDS: Final = {
     "backend ejected": "backend_ejected",
     "backend let in again": "backend_let_in",
     "backend has version": "backend_version",
+    "backend drained": "backend_drained",
+    "backend undrained": "backend_undrained",
     "link up": "link_up",
     "link down": "link_down",
 }

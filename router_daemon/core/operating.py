@@ -1,4 +1,4 @@
-"""What people may say to a running broker: the rollout's rollback, resume, advance and percent, and overrides.
+"""What people may say to a running broker: the rollout's rollback, resume, advance, percent; overrides; drains.
 
 Rules:
 - What makes no sense now is refused with one sentence, and changes nothing. A rollout that was rolled back gets no
@@ -117,7 +117,7 @@ class Operator:
         if found is None:
             raise Refused(f"no backend {backend!r} is registered")
         if found.draining:
-            raise Refused(f"backend {backend!r} drains")
+            raise Refused(f"backend {backend!r} {'drains' if found.leaving else 'is drained: undrain it first'}")
         if self._broker.settings.require_capability and capability not in found.info.capabilities:
             raise Refused(f"backend {backend!r} does not offer {capability!r}")
         self._broker.overrides.set(capability, backend, for_s, now)
@@ -132,6 +132,28 @@ class Operator:
         if not self._broker.overrides.clear(capability):
             raise Refused(f"there is no override for {capability!r}")
         return capability
+
+    def drain(self, name: str, now: float) -> str:
+        """Send a backend nothing new, and whoever comes back under its name, until `undrain`.
+
+        Raises:
+            Refused: nobody of that name is there, or was in the last ten minutes.
+            ValueError: of the number of those drained.
+        """
+        registry = self._broker.registry
+        if not (name in registry.by_name or name in registry.remembered() or name in registry.drains.since):
+            raise Refused(f"no backend {name!r} is registered")
+        return name if self._broker.members.set_drained(name, True, now) else f"{name} had been drained already"
+
+    def undrain(self, name: str, now: float) -> str:
+        """Let a backend have messages again.
+
+        Raises:
+            Refused: nobody has drained it; what drains by itself, only its own REGISTER can bring back.
+        """
+        if not self._broker.members.set_drained(name, False, now):
+            raise Refused(f"backend {name!r} is not drained by anybody")
+        return name
 
     def hold(self, why: str, now: float) -> bool:
         """Keep the rollout rolled back from now on, and tell whether that is new; said again and again while it lasts.
@@ -165,7 +187,7 @@ class Operator:
         if rollout is not self._seen:  # another one may have happened to count as far
             self._seen, self._rollouts = rollout, self._rollouts + 1
         told = (0, 0) if rollout is None else (rollout.told, rollout.windows)
-        return (self._rollouts, *told, overrides.changes, self.said)
+        return (self._rollouts, *told, overrides.changes, self._broker.registry.drains.changes, self.said)
 
     def view(self) -> dict[str, Any]:
         """Return what /routes shows of it, as plain data for JSON."""

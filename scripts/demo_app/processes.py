@@ -29,6 +29,7 @@ HOME: Final = str(Path(__file__).resolve().parent.parent)
 """Where the children find this package."""
 PORTS: Final = range(20_000, 32_000)
 """Below the usual range of outgoing connections, which could take a port between the look and the daemon's bind."""
+_reserved: Final[list[socket.socket]] = []
 
 CONFIG: Final = """\
 [frontend]
@@ -53,20 +54,39 @@ level = "info"
 format = "console"
 """
 
+ROLLOUT: Final = """
+[routes.candidate]
+policy = "{policy}"
+
+[rollout]
+candidate = "candidate"
+stages = [1, 5, 25, 50, 100]
+stage_minutes = 0.5
+min_answers = 100
+"""
+
 
 def free_ports(count: int) -> list[int]:
-    """Return distinct ports of loopback that nobody listens on now: all are held until the last is found."""
+    """Return distinct ports of loopback that nobody has; on Linux nobody else draws them while this process lives."""
     with contextlib.ExitStack() as held:
-        found: list[int] = []
+        found: dict[int, socket.socket] = {}
         for port in random.sample(PORTS, len(PORTS)):
             candidate = held.enter_context(socket.socket())
-            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 candidate.bind(("127.0.0.1", port))
-                found.append(port)
+                found[port] = candidate
             if len(found) == count:
-                return found
+                reserve(found.values())
+                return list(found)
     raise OSError("no free port on loopback")
+
+
+def reserve(drawn: Iterable[socket.socket]) -> None:
+    """Keep ports from others: on Linux a child may listen there, if both reuse addresses and this one only binds."""
+    if sys.platform == "linux":
+        for each in drawn:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _reserved.append(each.dup())
 
 
 class Child:
@@ -128,9 +148,12 @@ class Child:
 
 
 class Troupe:
-    """All children of one run; `directory` holds the configuration, the logs and the spool."""
+    """All children of one run; `directory` holds the configuration, the logs and the spool.
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    `rollout` names the policy of a candidate, "" for no rollout.
+    """
+
+    def __init__(self, directory: Path, seed: int, rollout: str = "") -> None:
         self._directory = directory
         self._seed = seed
         frontend, backend, admin = free_ports(3)
@@ -139,7 +162,8 @@ class Troupe:
         self.spool = directory / "findings.jsonl"
         self._backend = f"tcp://127.0.0.1:{backend}"
         self._config = directory / "router-daemon.toml"
-        self._config.write_text(CONFIG.format(frontend=frontend, backend=backend, admin=admin))
+        config = CONFIG.format(frontend=frontend, backend=backend, admin=admin)
+        self._config.write_text(config + (ROLLOUT.format(policy=rollout) if rollout else ""))
         self.daemon: Child | None = None
         self.backends: dict[str, Child] = {}
 

@@ -49,6 +49,10 @@ engine = "{engine}"
 policy = "{policy}"
 mode = "{mode}"
 
+# What is compared are policies, not who stands in for one while this machine has no time for so many processes.
+[rollout]
+budget_ms = 5000
+
 [ring]
 name = "{name}"
 listen = "tcp://127.0.0.1:{ring}"
