@@ -4,9 +4,9 @@ Rules:
 - Nothing is remembered while a message is open: its trace and the ids of its spans follow from its name, its numbers
   and a secret of the process. So the same is found when a delivery leaves and when the message has ended.
 - A context of the client decides by its sampled flag (W3C Trace Context, 3.2.2.5), whatever the ratio; the ratio is
-  for messages without one. Whether a trace begins here, and its id, follow from the message's name, which is the same on
-  every daemon of a ring: so all daemons with one ratio agree. A checksum says whether, since most are not traced and
-  a hash costs a microsecond.
+  for messages without one. Whether a trace begins here, and its id, follow from the message's name, which is the same
+  on every daemon of a ring: so all daemons with one ratio agree. A checksum says whether, since most are not traced
+  and a hash costs a microsecond.
 - A context that is malformed is none, as the standard has it.
 - `Traced` takes the place of the recorder of decisions where tracing is on. Where it is off nothing here runs.
 """
