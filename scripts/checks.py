@@ -107,7 +107,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         "scripts/test",
         usage="%(prog)s [--full] [--tests-only] [--all-pythons] [arguments of pytest]",
-        description="Runs ruff check, ruff format --check, mypy and pytest, with a process for each core (-n0: with one).",
+        description="Runs ruff check, ruff format --check, mypy and pytest, on every core (-n0: on one).",
         allow_abbrev=False,
     )
     parser.add_argument("--full", action="store_true", help="fail, instead of skipping, where a tool is absent")
