@@ -17,6 +17,7 @@ from router_daemon.config import Config
 from router_daemon.config.embedding import load_projections
 from router_daemon.config.routes import RolloutSection
 from router_daemon.core.broker import Broker
+from router_daemon.core.ranking import Policy
 from router_daemon.core.settings import (
     AttentionSettings,
     EjectionSettings,
@@ -32,13 +33,16 @@ from router_daemon.core.settings import (
     Weights,
     WhySettings,
 )
+from router_daemon.core.traces import Traced
 from router_daemon.links import Links
 from router_daemon.native import NativeTransport
 from router_daemon.policies.ring_greedy import RingGreedy
 from router_daemon.policies.routes import Kept, named_policy, plan_again, plan_routes, routes_of
 from router_daemon.ring.node import Node
 from router_daemon.ring.settings import RingSettings
+from router_daemon.ring.topology import Topology
 from router_daemon.ring_layout import RingLayout
+from router_daemon.tracing import Tracer
 from router_daemon.transport import Listener, SocketLimits, ZmqTransport
 from router_daemon.wire import Limits
 from router_daemon.zmq_links import ZmqLinks
@@ -129,8 +133,17 @@ def _rollout(section: RolloutSection) -> RolloutSettings:
     )
 
 
-def make_broker(config: Config, seed: int) -> Broker:
-    """Return the broker that a configuration describes."""
+def make_tracer(config: Config) -> Tracer | None:
+    """Return what sends traces, not yet started; None where none are wanted.
+
+    Raises:
+        StartError: OpenTelemetry is missing.
+    """
+    return Tracer(config.tracing) if config.tracing.endpoint else None
+
+
+def make_broker(config: Config, seed: int, tracer: Tracer | None = None) -> Broker:
+    """Return the broker that a configuration describes; `tracer` is handed the messages that are traced."""
     settings = make_settings(config)
     rng = Random(seed)
     plan = plan_routes(settings, rng, policy=config.routing.policy)
@@ -140,20 +153,18 @@ def make_broker(config: Config, seed: int) -> Broker:
         rng=rng,
         timer=time.perf_counter,
         instance=secrets.token_hex(8),
-        first_delivery_id=_microseconds(),
+        first_delivery_id=microseconds(),
         make_policy=lambda name: named_policy(name, settings, rng),
+        decisions=None if tracer is None else Traced(settings, tracer.sampling, tracer.put),
         **plan.extras(),
     )
 
 
-def reconfigure(
-    broker: Broker, node: Node | None, before: Config, after: Config, settings: Settings, now: float
-) -> None:
+def reconfigure(broker: Broker, before: Config, after: Config, settings: Settings, now: float) -> None:
     """Have a broker go on under another configuration: all of it, or, where this raises, nothing.
 
     Args:
         broker: at work, made of `before`.
-        node: around it, in a ring.
         before: in force.
         after: like it in what cannot change, see `config.changes`.
         settings: those that `make_settings` returns for `after`.
@@ -169,15 +180,12 @@ def reconfigure(
     kept = Kept(broker.settings, before.routing.policy, by_route, asked_for, routes.fallback.policy)
     outlay = plan_again(settings, rng, policy=after.routing.policy, kept=kept)
     broker.configure(settings, outlay, now)
-    if node is not None:
-        _lay_out(node)
 
 
-def _lay_out(node: Node) -> None:
-    """Tell the policies that climb who is whose neighbour."""
-    for route in node.broker.routes.by_name.values():
-        if isinstance(route.policy, RingGreedy):
-            route.policy.layout = RingLayout(node.topology)
+def _lay_out(topology: Topology, policy: Policy) -> None:
+    """Tell a policy that climbs who is whose neighbour."""
+    if isinstance(policy, RingGreedy) and not isinstance(policy.layout, RingLayout):
+        policy.layout = RingLayout(topology)
 
 
 def make_node(config: Config, broker: Broker) -> Node | None:
@@ -199,12 +207,14 @@ def make_node(config: Config, broker: Broker) -> Node | None:
         keep_results=ring.keep_results,
         keep_bytes=ring.keep_bytes,
     )
-    node = Node(broker, settings, instance=_microseconds(), secret=secrets.token_bytes(8), version=__version__)
-    _lay_out(node)
+    node = Node(broker, settings, instance=microseconds(), secret=secrets.token_bytes(8), version=__version__)
+    prepare = broker.routes.prepare = partial(_lay_out, node.topology)
+    for route in (broker.routes.fallback, *broker.routes.by_name.values()):
+        prepare(route.policy)
     return node
 
 
-def _microseconds() -> int:
+def microseconds() -> int:
     """Return those since 1970: above every number of an earlier process, as long as none made a million a second."""
     return time.time_ns() // 1000
 

@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import secrets
@@ -28,20 +29,23 @@ import structlog
 
 from router_daemon import __version__
 from router_daemon.admin.server import AdminServer
-from router_daemon.assembly import make_broker, make_node, make_transport, reconfigure
+from router_daemon.assembly import make_broker, make_node, make_tracer, make_transport, microseconds, reconfigure
 from router_daemon.config import Config
 from router_daemon.config.changes import Changes
 from router_daemon.config.tokens import admin_token
 from router_daemon.core.actions import Action
 from router_daemon.core.broker import Broker
+from router_daemon.core.chronicle import Chronicle
 from router_daemon.core.events import Event
 from router_daemon.core.operating import Operator
 from router_daemon.core.settings import Settings
 from router_daemon.logs import configure_logging
+from router_daemon.news import Teller
 from router_daemon.operations.keeper import OperationsKeeper
 from router_daemon.reloading import Reloader
 from router_daemon.ring.node import Node
 from router_daemon.state import StateKeeper
+from router_daemon.tracing import Marking
 from router_daemon.transport import LINGER_S, Transport
 
 FLUSH_EVERY_S: Final = 0.005
@@ -59,6 +63,7 @@ class Loop:
         transport: receives and sends.
         batch_messages, batch_s: a batch ends with whichever comes first.
         clock: seconds, monotonic.
+        teller: takes the news.
     """
 
     def __init__(
@@ -69,8 +74,10 @@ class Loop:
         batch_messages: int,
         batch_s: float,
         clock: Callable[[], float] = time.monotonic,
+        teller: Teller | None = None,
     ) -> None:
         self.broker = broker
+        self._teller = teller or Teller(Chronicle())
         self._transport = transport
         self.configure(batch_messages=batch_messages, batch_s=batch_s)
         self._clock = clock
@@ -109,10 +116,7 @@ class Loop:
             actions += self.broker.on_timer(now)
             self._log_faults("fault while doing what is due")
         self._send(actions, now)
-        for what, name in self.broker.take_news():
-            _log.info(what, **{"backend" if what.startswith("backend ") else "daemon": name})
-        for what, route, detail in self.broker.routes.take_news():
-            _log.warning(what, route=route, detail=detail)
+        self._teller.tell(self.broker)
         if events or actions:  # sending may have consumed the edge of what has come meanwhile
             self.wake()
         else:
@@ -169,20 +173,25 @@ class Daemon:
         read: returns it as its sources have it at the time, for a reload; None: there is none.
 
     Raises:
-        StartError: from `start`, where an address cannot be listened on, or the state's directory not written.
+        StartError: OpenTelemetry is missing; from `start`, where an address cannot be listened on, or the state's
+            directory not written.
     """
 
     def __init__(self, config: Config, read: Callable[[], Config] | None = None) -> None:
-        self.reloader = Reloader(config, read, self._apply)
+        self.chronicle = Chronicle(microseconds())
+        self._teller = Teller(self.chronicle)
+        self.reloader = Reloader(config, read, self._apply, self._teller.note)
         seed = config.routing.seed
         self.seed = secrets.randbits(32) if seed is None else seed
-        self.broker = make_broker(config, self.seed)
+        self.tracer = make_tracer(config)
+        self.broker = make_broker(config, self.seed, self.tracer)
         self.node = make_node(config, self.broker)
         self.transport = make_transport(config)
         self.loop = Loop(
             self.node or self.broker,
-            self.transport,
+            self.transport if self.tracer is None else Marking(self.transport, self.tracer),
             **_batches(config),
+            teller=self._teller,
         )
         self.operator = Operator(self.broker)
         self.admin = AdminServer(
@@ -192,7 +201,10 @@ class Daemon:
             operator=self.operator,
             token=admin_token(config.admin),
             changed=self._changed,
+            traces=None if self.tracer is None else self.tracer.counts,
             reload=self.reloader.reload,
+            chronicle=self.chronicle,
+            loaded=self.reloader.loaded,
         )
         state = config.state
         self.state = StateKeeper(
@@ -241,6 +253,8 @@ class Daemon:
             loop.add_signal_handler(number, self.stop)
         if signals:
             loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        if self.tracer is not None:
+            self.tracer.start()
         self.loop.start(loop)
         self.state.start()
         self.operations.start()
@@ -257,6 +271,8 @@ class Daemon:
         await self.admin.stop()
         await self.operations.finish(write=self._signals < 2)
         await self.transport.close(LINGER_S if self._signals < 2 else 0.0)
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.finish, LINGER_S if self._signals < 2 else 0.0)
 
     def stop(self) -> None:
         """Drain, and then exit; called again: exit at once."""
@@ -277,7 +293,7 @@ class Daemon:
     def _apply(self, found: Changes, settings: Settings) -> None:
         """Have everything go on under another configuration."""
         before, config = self.config, found.config
-        reconfigure(self.broker, self.node, before, config, settings, time.monotonic())
+        reconfigure(self.broker, before, config, settings, time.monotonic())
         self.loop.configure(**_batches(config))
         if config.log != before.log:
             configure_logging(config.log.level, config.log.format)
@@ -310,6 +326,7 @@ class Daemon:
             loop=type(asyncio.get_running_loop()).__module__,
             **more,
         )
+        self._teller.note("daemon started", config.ring.name, f"version {__version__}, policy {config.routing.policy}")
 
 
 def _batches(config: Config) -> dict[str, Any]:
@@ -331,8 +348,23 @@ def run(config: Config, read: Callable[[], Config] | None = None) -> int:
     Raises:
         StartError: it cannot listen.
     """
+    _raise_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_main(config, read))
+
+
+def _raise_open_files() -> None:
+    """Allow as many open files as we may: a connection is one.
+
+    The soft limit is 1024 in many containers and shells, for programs that use select(2); nothing here does.
+    """
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # what the kernel calls unlimited may be more than it gives
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _main(config: Config, read: Callable[[], Config] | None) -> int:

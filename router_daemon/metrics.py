@@ -1,15 +1,15 @@
 """Counts -> Prometheus. Everything is copied on the loop (`Snapshot`) and rendered elsewhere.
 
-Rules: a name, its type and its labels stand in one place, here (of the ring: `ring_metrics`); the core's counts know
-nothing of Prometheus. What a bounded table does not name is under the label value `other`, a capability that nobody
-ever offered under `unknown`.
+Rules: a name, its type and its labels stand in one place, here (of the ring: `ring_metrics`; of people:
+`operating_metrics`); the core's counts know nothing of Prometheus. What a bounded table does not name is under the
+label value `other`, a capability that nobody ever offered under `unknown`.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 import zmq
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -21,21 +21,30 @@ from router_daemon import __version__
 from router_daemon.core.broker import Broker
 from router_daemon.core.counts import OTHER, SECONDS
 from router_daemon.core.pools import Pool
-from router_daemon.core.rollout import ROLLED_BACK, Rollout
-from router_daemon.core.routes import Route
 from router_daemon.families import Series, by_number, counter, gauge, gauges, histogram, seen
+from router_daemon.operating_metrics import OperatingSnapshot, Operations, operating_families
 from router_daemon.ring.node import Node
 from router_daemon.ring_metrics import RingSnapshot, ring_families
+from router_daemon.route_metrics import RouteSnapshot, route_families
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 HEADS: Final = (0.0, 1.0, 2.0, 3.0, 5.0)
+LIMITS: Final = ("open_messages", "queue_messages", "queue_bytes", "client_messages", "client_bytes", "backends")
+"""Those of the configuration that something measured is to be held against."""
 
 
 class Snapshot:
     """A consistent copy of what broker and ring count at `now`; cheap, and made on the loop."""
 
-    def __init__(self, broker: Broker, now: float, node: Node | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        now: float,
+        node: Node | None = None,
+        operations: Operations | None = None,
+        traces: Mapping[str, int] | None = None,
+    ) -> None:
         counts = broker.counts
         caches = [route.rankings for route in (*broker.routes.by_name.values(), broker.routes.fallback)]
         self.outcomes = [(c.label, seen(c.outcomes)) for c in counts.capabilities.values()]
@@ -55,6 +64,7 @@ class Snapshot:
         self.deliveries = [(b.label, seen(b.outcomes), seen(b.failures)) for b in counts.backends.values()]
         self.lost_messages = [(c.label, c.lost) for c in counts.capabilities.values()]
         self.ejections = [(b.label, b.ejections) for b in counts.backends.values()]
+        self.losses = [(b.label, b.losses) for b in counts.backends.values()]
         self.decisions = {"hit": Series(counts.decision_hit), "miss": Series(counts.decision_miss)}
         self.heads = by_number(HEADS, counts.heads)
         self.cache = {
@@ -67,16 +77,21 @@ class Snapshot:
         self.stray_answers = dict(counts.stray_answers)
         self.lost_answers = dict(counts.lost_answers)
         self.label_overflow = counts.label_overflow
+        self.faults = counts.faults
         self.in_flight = broker.open_messages
+        self.draining = broker.draining
+        self.limits = {limit: getattr(broker.settings, limit) for limit in LIMITS}
         self.waiting = broker.dispatcher.waiting.size
+        self.waiting_bytes = broker.dispatcher.waiting.bytes
         self.waiting_by_priority = list(enumerate(broker.dispatcher.waiting.by_priority))[1:]
         self.waiting_seconds = [(p, Series(histogram)) for p, histogram in enumerate(counts.waiting_seconds)][1:]
         pools = broker.registry.pools()  # one without a name where capability is not required; else those with series
         self.pools = [_pool(p, now) for p in pools if not p.capability or p.capability in counts.capabilities]
         self.backends = _backends(broker)
-        self.routes = [_route(route) for route in broker.routes.by_name.values()]
-        self.rollout = None if broker.routes.rollout is None else _rollout(broker.routes.rollout)
-        self.feedback_ignored = counts.feedback_ignored
+        self.drained = len(broker.registry.drains.since)
+        self.routes = RouteSnapshot(broker)
+        self.operating = OperatingSnapshot(broker, now, operations)
+        self.traces = None if traces is None else dict(traces)
         self.ring = None if node is None else RingSnapshot(node)
 
 
@@ -84,29 +99,6 @@ def _pool(pool: Pool, now: float) -> tuple[str, float, float, float]:
     """Return (capability, load, retry tokens, hedge tokens)."""
     load = max(0.0, pool.busy) / pool.slots if pool.slots else 0.0
     return pool.capability, load, pool.retries.peek(pool.messages, now), pool.hedges.peek(pool.messages, now)
-
-
-def _route(route: Route) -> dict[str, Any]:
-    """Return what is shown of a route; of the only one, what the capabilities' series do not say anyway."""
-    tally = route.tally
-    return {
-        "name": route.name,
-        "outcomes": {} if tally is None else seen(tally.outcomes),
-        "seconds": None if tally is None else Series(tally.seconds.folded(SECONDS)),
-        "deliveries": None if tally is None else tally.deliveries,
-        "cost": None if tally is None else tally.cost,
-        "fallbacks": {reason: count for reason, count in route.fallbacks.items() if count},
-        "faults": dict(route.faults),
-        "quality": route.quality,
-        "rated": route.rated,
-        "open": float(route.opened_at is not None),
-    }
-
-
-def _rollout(rollout: Rollout) -> dict[str, Any]:
-    shares = rollout.shares()
-    stopped = float(rollout.state == ROLLED_BACK)
-    return {"shares": shares, "stopped": stopped, "verdicts": dict(rollout.verdicts)}
 
 
 def _backends(broker: Broker) -> list[tuple[str, float, float, int, int, int]]:
@@ -143,7 +135,10 @@ class _Collector:
         yield from _deliveries(snapshot)
         yield from _decisions(snapshot)
         yield from _protocol(snapshot)
-        yield from _routes(snapshot)
+        yield from route_families(snapshot.routes)
+        yield from operating_families(snapshot.operating)
+        if snapshot.traces is not None:
+            yield _traces(snapshot.traces)
         if snapshot.ring is not None:
             yield from ring_families(snapshot.ring)
 
@@ -194,6 +189,9 @@ def _waiting(snapshot: Snapshot) -> Iterator[Metric]:
         "priority",
         ((str(priority), count) for priority, count in snapshot.waiting_by_priority),
     )
+    yield gauge("router_waiting_bytes", "Bodies of the messages that wait, in bytes.", snapshot.waiting_bytes)
+    limits = ((name, float(limit)) for name, limit in snapshot.limits.items())
+    yield gauges("router_limit", "Limits of the configuration, by name.", "limit", limits)
     yield histogram(
         "router_waiting_seconds",
         "How long messages that waited have waited until they were sent to a backend.",
@@ -261,11 +259,18 @@ def _deliveries(snapshot: Snapshot) -> Iterator[Metric]:
     )
     for name, help_text, column in shown:
         yield gauges(name, help_text, "backend", ((row[0], float(row[column])) for row in snapshot.backends))
+    yield gauge("router_backends_drained", "Names of backends that a person has drained.", snapshot.drained)
     yield counter(
         "router_backend_ejections",
         "How often the backend began to get nothing because it fails.",
         ["backend"],
         (([label], n) for label, n in snapshot.ejections),
+    )
+    yield counter(
+        "router_backend_losses",
+        "How often the backend went without saying so: it fell silent, or its connection ended.",
+        ["backend"],
+        (([label], n) for label, n in snapshot.losses),
     )
 
 
@@ -306,61 +311,19 @@ def _protocol(snapshot: Snapshot) -> Iterator[Metric]:
         [],
         [([], snapshot.label_overflow)],
     )
+    yield counter(
+        "router_faults", "Faults of the daemon itself, each with a traceback in the log.", [], [([], snapshot.faults)]
+    )
+    yield gauge("router_draining", "1 from the first signal on: new messages are refused.", float(snapshot.draining))
     info = GaugeMetricFamily("router_build_info", "Constant 1.", labels=["version", "python", "libzmq"])
     info.add_metric([__version__, platform.python_version(), zmq.zmq_version()], 1.0)
     yield info
 
 
-def _routes(snapshot: Snapshot) -> Iterator[Metric]:
-    """Yield what came of each route; outcomes, times, deliveries and cost only where there are several."""
-    routes = snapshot.routes
-    yield counter(
-        "router_route_messages",
-        "Messages by the route that they took and how they ended; only where there are several routes.",
-        ["route", "outcome"],
-        (([r["name"], outcome], n) for r in routes for outcome, n in r["outcomes"].items()),
+def _traces(traces: dict[str, int]) -> Metric:
+    return counter(
+        "router_traces",
+        "Traced messages by what became of their spans: exported, failed (not taken in time), dropped (a full queue).",
+        ["result"],
+        (([result], n) for result, n in traces.items()),
     )
-    yield histogram(
-        "router_route_seconds",
-        "From reading a message to its answer, of those answered, by route.",
-        ["route"],
-        (([r["name"]], r["seconds"]) for r in routes if r["seconds"] is not None),
-    )
-    counters = (
-        ("deliveries", "router_route_deliveries", "Deliveries made for the messages of a route."),
-        ("cost", "router_route_cost", "What those deliveries cost, as told by backends, else as declared."),
-        ("quality", "router_route_quality", "Sum of the scores from 0 to 1 that FEEDBACK and ACKs gave."),
-        ("rated", "router_route_rated", "Number of those scores."),
-    )
-    for key, name, text in counters:
-        yield counter(name, text, ["route"], (([r["name"]], r[key]) for r in routes if r[key] is not None))
-    yield counter(
-        "router_route_fallbacks",
-        "Decisions that the fallback policy made for a route, by reason.",
-        ["route", "reason"],
-        (([r["name"], reason], n) for r in routes for reason, n in r["fallbacks"].items()),
-    )
-    yield counter(
-        "router_route_faults",
-        "What a route's policy did wrong: raised, nonsense, slow; told of something, or asked for its account, raised.",
-        ["route", "kind"],
-        (([r["name"], kind], n) for r in routes for kind, n in r["faults"].items()),
-    )
-    opened = ((r["name"], r["open"]) for r in routes)
-    yield gauges("router_route_breaker_open", "1 while the fallback decides for a route.", "route", opened)
-    yield counter(
-        "router_feedback_ignored",
-        "FEEDBACK about no answered message of its connection's last 1,024.",
-        [],
-        [([], snapshot.feedback_ignored)],
-    )
-    if snapshot.rollout is not None:
-        shares = snapshot.rollout["shares"].items()
-        yield gauges("router_rollout_percent", "Share of the messages that a route gets, in percent.", "route", shares)
-        yield gauge("router_rollout_stopped", "1 while the candidate gets nothing.", snapshot.rollout["stopped"])
-        yield counter(
-            "router_rollout_verdicts",
-            "How often the candidate was stopped, by what: success, p99, policy.",
-            ["cause"],
-            (([cause], n) for cause, n in snapshot.rollout["verdicts"].items()),
-        )

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,12 +19,14 @@ import structlog
 from router_daemon.assembly import make_settings
 from router_daemon.config import Config
 from router_daemon.config.changes import Change, Changes, changes
+from router_daemon.config.loaded import Loaded
 from router_daemon.core.settings import Settings
 from router_daemon.errors import ConfigError
 
 _log = structlog.get_logger("router_daemon")
 
 Apply = Callable[[Changes, Settings], None]
+Note = Callable[[str, str, str], None]
 
 
 class Reloaded(NamedTuple):
@@ -48,13 +51,16 @@ class Reloader:
         read: returns the configuration as its sources have it now; may block, and raise ConfigError. None: there is
             nothing that could be read again.
         apply: makes a change take effect, on the loop.
+        note: told what came of it: (what, of whom, in detail).
 
     Attributes:
-        config: in force.
+        config: in force. loaded: what monitoring is told of it.
     """
 
-    def __init__(self, config: Config, read: Callable[[], Config] | None, apply: Apply) -> None:
+    def __init__(self, config: Config, read: Callable[[], Config] | None, apply: Apply, note: Note) -> None:
         self.config = config
+        self.loaded = Loaded(config, time.time())
+        self._note = note
         self._read = read
         self._apply = apply
         self._one = asyncio.Lock()
@@ -70,12 +76,18 @@ class Reloader:
                 found, settings = await asyncio.to_thread(self._prepared)
                 self._apply(found, settings)
             except ConfigError as error:
-                _log.error("reload refused, the configuration stays as it was", faults=str(error).splitlines())
+                faults = str(error).splitlines()
+                _log.error("reload refused, the configuration stays as it was", faults=faults)
+                self.loaded.refused()
+                self._note("reload refused", "", "; ".join(faults))
                 raise
             self.config = found.config
+            self.loaded.took(found.config, len(found.restart), time.time())
         for change in found.restart:
             _log.warning("needs a restart", **change._asdict())
-        _log.info("reloaded", changed=[str(change) for change in found.changed])
+        changed = [str(change) for change in found.changed]
+        _log.info("reloaded", changed=changed)
+        self._note("reloaded", "", "; ".join(changed) or "nothing has changed")
         return Reloaded(found.changed, found.restart)
 
     async def reload_at_signal(self) -> None:

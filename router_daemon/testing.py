@@ -16,7 +16,7 @@ Example:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, Final, TypeVar
 
@@ -24,6 +24,7 @@ from router_daemon.core import events
 from router_daemon.core.actions import Action, Deliver
 from router_daemon.core.backends import Backend
 from router_daemon.core.broker import Broker
+from router_daemon.core.decisions import Decisions
 from router_daemon.core.events import Event
 from router_daemon.core.ranking import Policy
 from router_daemon.core.settings import Settings
@@ -145,6 +146,7 @@ class BrokerFixture:
     Args:
         policy: a policy's name, or a policy.
         seed: of the policy's random source.
+        decisions: makes what records them.
         settings: keys of `core.settings.Settings` that differ from its defaults.
 
     Attributes:
@@ -152,7 +154,14 @@ class BrokerFixture:
         clock: moved by `advance`; set it forward directly to handle events before the timers that are due.
     """
 
-    def __init__(self, *, policy: str | Policy = "paper", seed: int = 0, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        policy: str | Policy = "paper",
+        seed: int = 0,
+        decisions: Callable[[Settings], Decisions] = Decisions,
+        **settings: Any,
+    ) -> None:
         self.settings = Settings(**settings)
         self.random = Random(seed)
         self.clock = FakeClock()
@@ -164,6 +173,7 @@ class BrokerFixture:
             timer=lambda: 0.0,
             instance=INSTANCE,
             make_policy=lambda name: named_policy(name, self.settings, self.random),
+            decisions=decisions(self.settings),
             **plan.extras(),
         )
         self.broker.start(self.clock.now)

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -20,12 +21,16 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import zmq
 from contract import Message
+from packaging_kit import installed, wheel  # noqa: F401 - fixtures
 from peers import RawBackend, RawClient, RawPeer, unique
+
+if TYPE_CHECKING:
+    from container_kit import Pod
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 START_S: Final = 45.0
@@ -345,3 +350,12 @@ def careful(careful_daemon: Daemon, zmq_context: zmq.Context[zmq.Socket[bytes]])
 @pytest.fixture
 def small(small_daemon: Daemon, zmq_context: zmq.Context[zmq.Socket[bytes]]) -> Iterator[Room]:
     yield from _room(small_daemon, zmq_context)
+
+
+@pytest.fixture
+def pod(installed: Path, tmp_path: Path) -> Iterator[Pod]:  # noqa: F811 - a parameter is how pytest hands it over
+    """Start containers as processes; see `container_kit`."""
+    from container_kit import Pod
+
+    with contextlib.closing(Pod(installed, tmp_path)) as made:
+        yield made

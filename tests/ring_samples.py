@@ -32,6 +32,7 @@ FORWARD: Final = ring.ForwardHeader(
     path=["a"],
     embedding=[0.5, -1.0],
     traceparent="00-1-2-01",
+    tracestate="v=1",
     route="candidate",
 )
 RESULT: Final = ring.ResultHeader(
@@ -42,7 +43,7 @@ SAMPLES: Final[tuple[Any, ...]] = (
     ring.Echo(PEER, ring.EchoHeader(1)),
     ring.Echoed(PEER, ring.EchoHeader(2**62)),
     ring.Links(PEER, ring.LinksHeader("a", 1, 2, {"b": 250, "x": 0}, 40)),
-    ring.Roster(PEER, ring.RosterHeader("a", 1, 3, 0, 1, [LISTED], 40)),
+    ring.Roster(PEER, ring.RosterHeader("a", 1, 3, 0, 1, [LISTED], 40, {"candidate": 7})),
     ring.Profiles(PEER, ring.ProfilesHeader("a", 1, 4, {"b": REPORT})),
     ring.Forward(PEER, FORWARD, [b"body", b""]),
     ring.Result(PEER, RESULT, [b"result"]),

@@ -17,8 +17,8 @@ def make(*, seed: int = 0, **settings: Any) -> BrokerFixture:
 
     Heartbeats are far apart, so that nobody is lost for having nothing to say.
     """
-    settings = {"mode": "single", "heartbeat_s": 1000.0} | settings
-    return BrokerFixture(policy="attention", seed=seed, **settings)
+    given: dict[str, Any] = {"mode": "single", "heartbeat_s": 1000.0} | settings
+    return BrokerFixture(policy="attention", seed=seed, **given)
 
 
 def send(fixture: BrokerFixture, number: int = 1, capability: str = "c", **keys: Any) -> list[Deliver]:

@@ -40,9 +40,9 @@ IMPURE = {
 }
 SHELL = (
     *("transport", "native", "dialling", "links", "zmq_links", "metrics", "admin", "state", "operations"),
-    *("journal", "fleet"),
+    *("journal", "fleet", "tracing"),
 )
-MAY_KNOW = {("admin", "metrics"), ("native", "transport"), ("transport", "zmq_links")} | {
+MAY_KNOW = {("admin", "metrics"), ("tracing", "transport"), ("native", "transport"), ("transport", "zmq_links")} | {
     (links, other) for links in ("links", "zmq_links") for other in ("native", "transport", "dialling")
 }
 SDK = ("client", "backend", "sdk")
@@ -59,12 +59,17 @@ DAEMON_SIDE = (
     "zmq_links",
     "metrics",
     "ring_metrics",
+    "operating_metrics",
+    "route_metrics",
     "families",
+    "news",
     "admin",
     "state",
     "operations",
+    "tracing",
     "daemon",
     "config",
+    "conform",
     "testing",
 )
 
@@ -167,6 +172,7 @@ def test_nobody_below_the_daemon_knows_the_ring_but_who_speaks_for_it() -> None:
         "ring_metrics",
         "assembly",
         "daemon",
+        "tracing",
         "cli",
         "lab",
         "testing",
@@ -187,6 +193,12 @@ def check_randomness(name: str) -> None:
     assert drawn <= {"random.Random"}
     made = [node for node in ast.walk(tree(name)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Random"]
     assert made == []
+
+
+@pytest.mark.parametrize("name", modules_of("conform"))
+def test_the_other_side_of_the_protocol_knows_the_wire_and_does_no_io(name: str) -> None:
+    assert {room(other) for other in own(name)} <= {"conform", "wire", "core", "errors"}
+    assert not foreign(name) & IMPURE
 
 
 @pytest.mark.parametrize("name", modules_of("lab"))
@@ -218,7 +230,7 @@ def test_the_rooms_of_the_shell_do_not_know_each_other(name: str) -> None:
 
 @pytest.mark.parametrize("name", modules_of("core", "policies", "wire", "zmtp", "errors", *SHELL))
 def test_nobody_below_knows_the_daemon_or_the_command_line(name: str) -> None:
-    above = {"daemon", "cli", "testing", "lab", *SDK}
+    above = {"daemon", "cli", "testing", "lab", "conform", *SDK}
     assert not {room(other) for other in reachable(name) - {name}} & above
 
 
@@ -247,7 +259,7 @@ def test_the_fakes_for_tests_need_no_sockets() -> None:
 
 def test_the_core_reads_no_clock_by_another_name() -> None:
     calls = {"open", "print", "input", "__import__", "eval", "exec"}
-    for name in modules_of("core", "policies", "ring", "ring_layout", "wire", "zmtp", "lab"):
+    for name in modules_of("core", "policies", "ring", "ring_layout", "wire", "zmtp", "lab", "conform"):
         used = {ast.unparse(node.func) for node in ast.walk(tree(name)) if isinstance(node, ast.Call)}
         assert not used & calls, name
 

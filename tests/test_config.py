@@ -224,7 +224,7 @@ def test_a_long_value_is_cut() -> None:
             "xyzzy.a=2",
             "xyzzy: unknown section; known are frontend, backend, transport, admin, routing, weights, "
             "profile, attention, ring_attention, routes, rollout, retry, hedge, ejection, waiting, exploration, state, "
-            "why, ring, limits, log",
+            "why, tracing, ring, limits, log",
         ),
         ("log.colour.red=1", "log.colour: unknown table; known are level, format"),
     ],

@@ -289,9 +289,27 @@ def test_a_new_policy_that_climbs_knows_the_ring() -> None:
     broker = make_broker(before, 1)
     node = make_node(before, broker)
     assert node is not None
-    assembly.reconfigure(broker, node, before, after, make_settings(after), 1000.0)
+    assembly.reconfigure(broker, before, after, make_settings(after), 1000.0)
     assert isinstance(broker.policy, RingGreedy)
     assert isinstance(broker.policy.layout, RingLayout)
+
+
+def test_so_does_one_that_a_message_asks_for_and_one_that_stands_in() -> None:
+    """They took all backends for one ring by their names."""
+    keys = ["ring.name=a", "ring.listen=tcp://127.0.0.1:5599", "routing.allow_policy=true"]
+    config = load_config(None, {}, [*keys, "rollout.fallback=ring_greedy"])
+    broker = make_broker(config, 1)
+    node = make_node(config, broker)
+    assert node is not None
+    policies = [broker.routes.fallback.policy]
+    found = broker.routes.named("ring_greedy")
+    assert found is not None
+    policies.append(found.policy)
+    assembly.reconfigure(broker, config, config, make_settings(config), 1000.0)
+    assert broker.routes.by_name["ring_greedy"].policy is found.policy
+    for policy in policies:
+        assert isinstance(policy, RingGreedy)
+        assert isinstance(policy.layout, RingLayout)
 
 
 # --- what is open ---
@@ -400,6 +418,16 @@ def test_what_was_rolled_back_stays_so() -> None:
     change(fixture, routes={"candidate": RouteSettings("round_robin")})
     change(fixture, rollout=replace(fixture.settings.rollout, percent=50.0))
     assert rollout_of(fixture.broker).state == ROLLED_BACK
+
+
+def test_what_has_happened_to_a_rollout_is_told_once_after_a_change() -> None:
+    """It was listed twice: from what the old rollout had kept, and again from its history."""
+    fixture = with_rollout()
+    rollout_of(fixture.broker).roll_back(fixture.clock.now)
+    before = rollout_of(fixture.broker).view(fixture.clock.now)["history"]
+    change(fixture, rollout=replace(fixture.broker.settings.rollout, max_p99_ratio=2.0))
+    assert rollout_of(fixture.broker).view(fixture.clock.now)["history"] == before
+    assert [what for what, *_ in fixture.broker.routes.take_news()] == ["rollout rolled back"]
     assert rollout_of(fixture.broker).shares()["candidate"] == 0.0
 
 

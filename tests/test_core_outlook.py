@@ -97,7 +97,8 @@ def test_looking_changes_nothing_that_the_broker_does_next(policy: str) -> None:
         priority = 1 + len(broker.backend("b0").open) % 4
         views.explain(broker.broker, "c", priority, now)
         views.explain(broker.broker, "c", 2, now, max_cost=0.5 if priority == 3 else None)
-        views.explain(broker.broker, "never offered", 2, now)
+        views.explain(broker.broker, "never offered", 2, now, route="stable", key="k")
+        views.weights(broker.broker, "c", 2, now)
         views.backends(broker.broker, now)
         whys.search(broker.broker, whys.Wanted(), 100, now, 0.0)
         for message in list(broker.broker.dispatcher.messages)[:3]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -9,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,9 +84,10 @@ def assert_gone(children: list[psutil.Process]) -> None:
 
 
 def test_live_metrics_are_analysed_though_a_backend_is_killed() -> None:
-    with demo("--seconds", "5") as process:
+    with demo("--seconds", "5", "--rollout", "c3") as process:
         started = read_until(process, "messages [1-9]")
         children = family(process)
+        assert_page(started)
         found = re.search(r"Backends by pid: .*zscore-mad (\d+)", started)
         assert found is not None
         os.kill(int(found[1]), signal.SIGKILL)
@@ -98,6 +101,19 @@ def test_live_metrics_are_analysed_though_a_backend_is_killed() -> None:
         assert int(row[1]) > 0
     sent, answered = counts(summary)
     assert answered > 0.9 * sent > 0
+
+
+def assert_page(said: str) -> None:
+    """The address that it says is the page's, and the daemon behind it has the rollout that was asked for."""
+    found = re.search(r"See in a browser why messages go where they go: (http://\S+)", said)
+    assert found is not None, said
+    browser = urllib.request.Request(found[1], headers={"Accept": "text/html"})
+    with (
+        urllib.request.urlopen(browser, timeout=5) as page,
+        urllib.request.urlopen(f"{found[1]}routes", timeout=5) as r,
+    ):
+        assert b"<title>router-daemon</title>" in page.read()
+        assert json.load(r)["rollout"]["candidate"] == "candidate"
 
 
 def counts(summary: str) -> tuple[int, int]:

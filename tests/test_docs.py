@@ -9,6 +9,7 @@ import inspect
 import json
 import random
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,17 +19,23 @@ from typing import Any, Final, NamedTuple, get_args, get_type_hints
 import msgpack
 import msgspec
 import pytest
+import typer.main
 from rollout_kit import send_and_answer, with_candidate
 from tools import require_tool
 
 from router_daemon.admin.server import AdminServer
 from router_daemon.assembly import LINK_BYTES
+from router_daemon.cli import app
 from router_daemon.cli.reproducing import reproduce
 from router_daemon.config import Config, section_types
+from router_daemon.config.loaded import Loaded
 from router_daemon.config.sections import RoutingSection
 from router_daemon.core import actions, events
 from router_daemon.core.broker import Broker
+from router_daemon.core.chronicle import KINDS, OTHER, Chronicle
 from router_daemon.core.counts import DELIVERY_OUTCOMES, FAILURE_CAUSES, MESSAGE_OUTCOMES
+from router_daemon.core.operating import Operator
+from router_daemon.core.retirement import CAUSES
 from router_daemon.core.settings import Settings
 from router_daemon.core.types import Side
 from router_daemon.errors import RETRY
@@ -36,6 +43,7 @@ from router_daemon.lab.papers.content import Verdict
 from router_daemon.lab.papers.cross_attention.report import ORDER as CROSS_ATTENTION_PARTS
 from router_daemon.lab.papers.registry import PAPERS
 from router_daemon.metrics import Snapshot, render
+from router_daemon.operating_metrics import Operations
 from router_daemon.policies.base import NAMES, make_policy
 from router_daemon.ring.links import Link
 from router_daemon.ring.messages import MESSAGES, Listed, Report, ResultHeader
@@ -48,7 +56,14 @@ REPOSITORY: Final = Path(__file__).resolve().parent.parent
 PROTOCOL: Final = (REPOSITORY / "docs/protocol.md").read_text()
 OPERATIONS: Final = (REPOSITORY / "docs/operations.md").read_text()
 PAPERS_PAGE: Final = (REPOSITORY / "docs/papers.md").read_text()
-DOCUMENTS: Final = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
+SITE_HOME: Final = REPOSITORY / "docs"
+SITE: Final = runpy.run_path(str(SITE_HOME / "conf.py"))
+BUILD: Final = runpy.run_path(str(REPOSITORY / "scripts/build_docs.py"))
+DOCUMENTS: Final = sorted(
+    path
+    for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
+    if "node_modules" not in path.relative_to(REPOSITORY).parts
+)
 
 
 def section(text: str, *titles: str) -> str:
@@ -284,7 +299,14 @@ def session(broker: Broker) -> Iterator[Step]:
         (1.00390625, "backend", sent("ACK", {"id": delivery}, b"HELLO")),
         (2.0, "client", sent("SEND", {"id": 8, "capability": "lower"}, b"hello")),
         (3.0, "client", sent("PING", {})),
-        (4.0, "backend", sent("UNREGISTER", {})),
+        (4.0, "client", sent("SEND", {"id": 9, "capability": "upper", "ttl_ms": 5000}, b"two", b"frames")),
+        (4.0078125, "backend", sent("PART", {"id": delivery + 1}, b"TWO")),
+        (4.015625, "backend", sent("PART", {"id": delivery + 1}, b"FRAMES", b"")),
+        (4.03125, "backend", sent("ACK", {"id": delivery + 1, "queue": 0})),
+        (5.0, "client", sent("SEND", {"id": 10, "capability": "upper", "ttl_ms": 5000})),
+        (5.25, "client", sent("CANCEL", {"id": 10})),
+        (5.2578125, "backend", sent("NACK", {"id": delivery + 2, "code": "cancelled"})),
+        (6.0, "backend", sent("DRAIN", {})),
     ]
     for now, who, frames in script:
         yield Step(who, "daemon", frames)
@@ -300,10 +322,11 @@ def step_text(step: Step) -> str:
     verb, header, *body = step.frames
     readable = json.dumps(msgpack.unpackb(header))
     lines = [f"{step.sender} -> {step.receiver}   {verb.decode()} {readable} {' '.join(map(ascii, body))}".rstrip()]
-    for frame in step.frames:
-        size = f"    [{len(frame)}]".ljust(10)
+    names = ["command", "header", *["body"] * len(body)]
+    for name, frame in zip(names, step.frames, strict=True):
+        size = f"    {name:7} [{len(frame)}]".ljust(18)
         pieces = [frame[at : at + LINE_BYTES].hex(" ", -4) for at in range(0, len(frame), LINE_BYTES)]
-        lines.append(size + ("\n" + " " * len(size)).join(pieces))
+        lines.append((size + ("\n" + " " * len(size)).join(pieces)).rstrip())
     return "\n".join(lines) + "\n"
 
 
@@ -323,7 +346,7 @@ def shown_steps() -> list[Step]:
         sender, receiver = re.findall(r"client|backend|daemon", title)[:2]
         frames: list[bytes] = []
         for line in lines:
-            if found := re.match(r" +\[\d+\] +", line):
+            if found := re.match(r" +\w+ +\[\d+\] *", line):
                 frames.append(bytes.fromhex(line[found.end() :]))
             else:
                 frames[-1] += bytes.fromhex(line)
@@ -345,7 +368,8 @@ def test_the_session_s_bytes_decode() -> None:
             assert type(event).__name__.upper() == verbs[-1]
         else:
             assert isinstance(msgpack.unpackb(frames[1]), dict)
-    answers = ["REGISTERED", "HEARTBEAT", "DELIVER", "REPLY", "ERROR", "PONG", "BYE"]
+    answers = ["REGISTERED", "HEARTBEAT", "DELIVER", "REPLY", "ERROR", "PONG"]
+    answers += ["DELIVER", "PART", "PART", "REPLY", "DELIVER", "ERROR", "CANCEL", "BYE"]
     assert [verb for verb, step in zip(verbs, shown_steps(), strict=True) if step.sender == "daemon"] == answers
 
 
@@ -353,7 +377,7 @@ def test_the_session_s_bytes_decode() -> None:
 
 
 def rendered_metrics() -> list[str]:
-    """Return /metrics after a little of everything: of a daemon in a ring, and of one with a rollout."""
+    """Return /metrics after a little of everything: of a daemon in a ring that traces, and of one with a rollout."""
     broker = make_broker()
     for _ in session(broker):
         pass
@@ -363,7 +387,8 @@ def rendered_metrics() -> list[str]:
     node.counts.errors["not_greeted"] += 1
     rollout = with_candidate("a")
     send_and_answer(rollout, 1)
-    both = (Snapshot(broker, 4.0, node), Snapshot(rollout.broker, rollout.clock.now))
+    operations = Operations(Operator(broker), Chronicle(), Loaded(Config(), 0.0))
+    both = (Snapshot(broker, 4.0, node, operations, {"exported": 1}), Snapshot(rollout.broker, rollout.clock.now))
     return [render(snapshot, openmetrics=False).decode() for snapshot in both]
 
 
@@ -430,6 +455,16 @@ def test_every_page_of_the_admin_server_is_described() -> None:
         assert f"`{resource.canonical}" in text
 
 
+def test_every_kind_of_event_is_described() -> None:
+    kinds = {kind for first in rows(section(OPERATIONS, "What has happened")) for kind in first.split("`, `")}
+    assert kinds == {*KINDS.values(), OTHER}
+
+
+def test_every_cause_for_retirement_is_described() -> None:
+    table = rows(section((REPOSITORY / "docs/rollout.md").read_text(), "Routes to be retired"))
+    assert set(CAUSES) <= {cause for first in table for cause in first.split("`, `")}
+
+
 def test_promtool_finds_no_fault_in_the_metrics() -> None:
     command = [require_tool("promtool"), "check", "metrics"]
     for page in rendered_metrics():
@@ -472,14 +507,105 @@ def anchors(document: Path) -> set[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
+    coming = {SITE_HOME / f"{name}.md" for name in SITE["missing"]()}
     for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
         if re.match(r"https?:", target):
             continue
         place, _, anchor = target.partition("#")
         path = (document.parent / place).resolve() if place else document
+        if path in coming:
+            continue
         assert path.exists(), target
         if anchor:
             assert anchor in anchors(path), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_that_is_typed_exists(document: Path) -> None:
+    known = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    typed = re.findall(r"(?:^ *|`|[|&;(] ?)router-daemon ([a-z]+)\b", document.read_text(), re.MULTILINE)
+    assert set(typed) <= known
+
+
+# --- the site ---
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    listed = [name for names in SITE["pages"]().values() for name in names]
+    there = {path.relative_to(SITE_HOME).with_suffix("").as_posix() for path in SITE_HOME.rglob("*.md")}
+    there = {name for name in there if "node_modules" not in name}
+    assert sorted([*listed, "index"]) == sorted(there)
+
+
+def test_the_first_page_leads_to_every_other() -> None:
+    linked = set(re.findall(r"\]\(([^)#\s]+)\.md", (SITE_HOME / "index.md").read_text()))
+    assert linked == {name for names in SITE["NAVIGATION"].values() for name in names}
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_asks_nobody_else_for_anything(tmp_path: Path) -> None:
+    require_tool("sphinx-build")
+    command = [sys.executable, "-P", str(REPOSITORY / "scripts/build_docs.py"), "--out", str(tmp_path / "site")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == f"{tmp_path / 'site/index.html'}\n"
+    for names in SITE["pages"]().values():
+        for name in names:
+            assert (tmp_path / f"site/{name}.html").exists(), name
+    search = (tmp_path / "site/searchindex.js").read_text()
+    assert all(word in search for word in ("majordomo", "ejected", "prefetch"))
+
+
+@pytest.mark.parametrize(
+    ("page", "found"),
+    [
+        ('<script src="https://a/b.js"></script>', ["<script> https://a/b.js"]),
+        ('<link rel="stylesheet" href="//a/b.css">', ["<link> //a/b.css"]),
+        ('<img src="HTTP://a/b.png">', ["<img> HTTP://a/b.png"]),
+        ('<p style="background: url(https://a/b.png)">', ["https://a/b.png"]),
+        ('<style>@import "https://a/b.css";</style>', ["https://a/b.css"]),
+        ('<a href="https://a/">there</a><link rel="canonical" href="https://a/">', []),
+        ('<script src="_static/b.js"></script><img src="b.png">', []),
+    ],
+)
+def test_what_a_page_loads_from_elsewhere_is_found(page: str, found: list[str], tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(page)
+    assert list(BUILD["outside_requests"](tmp_path)) == [f"page.html loads {each}" for each in found]
+
+
+# --- docs/runbook.md ---
+
+RUNBOOK: Final = (SITE_HOME / "runbook.md").read_text()
+RULES: Final = REPOSITORY / "deploy/prometheus/rules.yml"
+ALERTS: Final = re.findall(r"^## (RouterDaemon\w+)$", RUNBOOK, re.MULTILINE)
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_each_alert_is_told_in_full(alert: str) -> None:
+    text = " ".join(section(RUNBOOK, alert).lower().split()).replace("| do |", "**do**")
+    for part in ("means", "how bad", "look", "do", "over when", "escalate"):
+        assert f"**{part}**" in text, part
+    assert f"](#{alert.lower()})" in RUNBOOK.partition("\n## ")[0]
+
+
+def test_the_alerts_are_those_of_the_rules() -> None:
+    if not RULES.exists():
+        pytest.skip("deploy/prometheus/rules.yml is not there yet")
+    assert set(re.findall(r"alert: (\w+)", RULES.read_text())) == set(ALERTS)
+    assert set(re.findall(r"runbook_url: docs/runbook\.md#(\w+)", RULES.read_text())) == set(map(str.lower, ALERTS))
+
+
+def test_the_queries_of_the_runbook_are_sound(tmp_path: Path) -> None:
+    queries = [line for block in re.findall(r"```promql\n(.*?)```", RUNBOOK, re.DOTALL) for line in block.splitlines()]
+    table = {name.partition("{")[0] for name in rows(section(OPERATIONS, "Metrics"))}
+    for name in re.findall(r"\brouter_\w+", "\n".join(queries)):
+        assert re.sub(r"_(bucket|sum|count)$", "", name) in table, name
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    file = tmp_path / "rules.yml"
+    file.write_text(json.dumps({"groups": [{"name": "runbook", "rules": rules}]}))
+    command = [require_tool("promtool"), "check", "rules", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 if __name__ == "__main__":

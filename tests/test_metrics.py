@@ -26,6 +26,8 @@ EXPECTED = {
     "router_messages_in_flight": ("gauge", set()),
     "router_messages_waiting": ("gauge", set()),
     "router_waiting_messages": ("gauge", {"priority"}),
+    "router_waiting_bytes": ("gauge", set()),
+    "router_limit": ("gauge", {"limit"}),
     "router_waiting_seconds": ("histogram", {"priority", "le"}),
     "router_hedges": ("counter", {"capability"}),
     "router_retries": ("counter", {"capability"}),
@@ -46,7 +48,9 @@ EXPECTED = {
     "router_backend_in_flight": ("gauge", {"backend"}),
     "router_backend_up": ("gauge", {"backend"}),
     "router_backend_ejected": ("gauge", {"backend"}),
+    "router_backends_drained": ("gauge", set()),
     "router_backend_ejections": ("counter", {"backend"}),
+    "router_backend_losses": ("counter", {"backend"}),
     "router_decision_seconds": ("histogram", {"cache", "le"}),
     "router_decision_cache_requests": ("counter", {"result"}),
     "router_decision_cache_hit_ratio": ("gauge", set()),
@@ -62,7 +66,15 @@ EXPECTED = {
     "router_route_fallbacks": ("counter", set()),
     "router_route_faults": ("counter", set()),
     "router_route_breaker_open": ("gauge", {"route"}),
+    "router_route_to_be_retired": ("gauge", set()),
+    "router_overrides": ("gauge", set()),
+    "router_override_messages": ("counter", set()),
+    "router_operator_acts": ("counter", set()),
+    "router_events": ("counter", set()),
+    "router_reloads": ("counter", set()),
     "router_feedback_ignored": ("counter", set()),
+    "router_faults": ("counter", set()),
+    "router_draining": ("gauge", set()),
     "router_build_info": ("gauge", {"version", "python", "libzmq"}),
     "process_cpu_seconds": ("counter", set()),
     "process_resident_memory_bytes": ("gauge", set()),
@@ -140,6 +152,7 @@ VALUES: list[tuple[float, str, dict[str, str]]] = [
     (2.6, "router_retry_budget_tokens", {"capability": "c"}),
     (0.15, "router_hedge_budget_tokens", {"capability": "c"}),
     (0, "router_backend_ejected", {"backend": "a"}),
+    (0, "router_backends_drained", {}),
     (0, "router_backend_ejections_total", {"backend": "a"}),
     (1, "router_deliveries_total", {"backend": "a", "outcome": "acked"}),
     (1, "router_deliveries_total", {"backend": "a", "outcome": "failed"}),
@@ -398,3 +411,6 @@ def test_several_routes_have_series_of_their_own() -> None:
     families = scrape(broker)
     assert value(families, "router_rollout_stopped") == 1
     assert value(families, "router_rollout_verdicts_total", cause="p99") == 0
+    broker.broker.routes.review(broker.clock.now)
+    families = scrape(broker)
+    assert value(families, "router_route_to_be_retired", route="baseline", cause="unused") == 1

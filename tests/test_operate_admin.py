@@ -151,6 +151,28 @@ def test_an_override_without_effect_is_refused(backend: str, why: str) -> None:
     assert ask(broker, questions) == []
 
 
+def test_a_backend_is_drained_and_gets_messages_again() -> None:
+    broker = with_candidate("a", "b")
+
+    async def questions(say: Ask) -> None:
+        row = {"backend": "b", "for_s": 0.0, "registered": True, "in_flight": 0}
+        status, told = await say("/backends/drain", {"backend": "b"})
+        assert (status, told) == (200, {"drained": [row]})
+        _, told = await say("/backends", method="GET")
+        assert ([each["state"] for each in told["backends"]], told["drained"]) == (["up", "drained"], [row])
+        status, told = await say("/backends/drain?backend=b", method="DELETE")
+        assert (status, told) == (200, {"drained": []})
+        status, told = await say("/backends/drain?backend=b", method="DELETE")
+        assert (status, told) == (409, {"error": "backend 'b' is not drained by anybody"})
+        assert (await say("/backends/drain", {"backend": "x"}))[0] == 409
+        status, told = await say("/backends/drain", method="DELETE")
+        assert (status, told["error"]) == (400, "backend is missing: DELETE /backends/drain?backend=NAME")
+        _, told = await say("/routes", method="GET")
+        assert [(act["what"], act["detail"]) for act in told["acts"]] == [("drain", "b"), ("undrain", "b")]
+
+    assert ask(broker, questions) == ["changed"] * 2
+
+
 @pytest.mark.parametrize(
     ("page", "body", "status", "word"),
     [
@@ -199,6 +221,8 @@ def test_with_a_token_only_those_who_know_it_may_write() -> None:
         for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Authorization": "Basic eA=="}):
             assert (await say("/routes/rollback", **wrong))[0] == 401
             assert (await say("/routes/override?capability=c", method="DELETE", **wrong))[0] == 401
+            assert (await say("/backends/drain", {"backend": "a"}, **wrong))[0] == 401
+            assert (await say("/backends/drain?backend=a", method="DELETE", **wrong))[0] == 401
         assert rollout_of(broker).state == "running"
         assert (await say("/routes", method="GET"))[0] == 200
         assert (await say("/routes/rollback", Authorization=f"Bearer {TOKEN}"))[0] == 200
@@ -306,6 +330,8 @@ def test_every_change_has_another_revision() -> None:
         lambda: operator.resume(0.0),
         lambda: operator.override("c", "a", 1.0, 0.0),
         lambda: operator.end_override("c"),
+        lambda: operator.drain("a", 0.0),
+        lambda: operator.undrain("a", 0.0),
         lambda: operator.remember(Act(0.0, "advance", "", "somebody")),
         lambda: setattr(broker.broker.routes, "rollout", copy.copy(rollout_of(broker))),
     ]

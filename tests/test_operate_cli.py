@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import threading
@@ -13,16 +12,17 @@ from typing import Any, Final
 
 import pytest
 import structlog
+from admin_kit import Served
 from command_line import invoke
 from conftest import free_port
 from rollout_kit import rollout_of, send_and_answer, with_candidate
 
-from router_daemon.admin.server import AdminServer
 from router_daemon.cli import routing
 from router_daemon.cli.exits import CommandError
 from router_daemon.cli.operating import seconds_of
+from router_daemon.core.actions import Deliver
 from router_daemon.core.rollout import ROLLED_BACK
-from router_daemon.testing import BrokerFixture
+from router_daemon.testing import only
 
 TOKEN: Final = "a-token-of-some-length"
 
@@ -31,32 +31,6 @@ TOKEN: Final = "a-token-of-some-length"
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("ROUTER_DAEMON__")]:
         monkeypatch.delenv(name)
-
-
-class Served:
-    """A broker with a candidate behind a real admin server, on a thread of its own."""
-
-    def __init__(self, broker: BrokerFixture, token: str) -> None:
-        self.broker = broker
-        self.address = f"127.0.0.1:{free_port()}"
-        self._loop = asyncio.new_event_loop()
-        self._server = AdminServer(broker.broker, self.address, clock=broker.clock, token=token)
-        self._thread = threading.Thread(target=self._loop.run_forever)
-
-    def start(self) -> None:
-        self._loop.run_until_complete(self._server.start())
-        self._thread.start()
-
-    def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    def says(self, *arguments: str) -> tuple[int, str]:
-        """Return exit code and output of `router-daemon route ...`."""
-        result = invoke("route", *arguments, "--admin", self.address)
-        return result.exit_code, result.stdout + result.stderr
 
 
 @pytest.fixture
@@ -89,6 +63,38 @@ def test_route_shows_routes_and_rollout(served: Callable[..., Served]) -> None:
     ]
     assert "rollout candidate of candidate: running" in lines
     assert "the stage waits for 1000 answers of candidate in this window" in lines
+
+
+def test_route_names_what_is_to_be_retired_and_why(served: Callable[..., Served]) -> None:
+    room = served()
+    room.broker.broker.routes.review(room.broker.clock.now)
+    why = "the rollout does not refer to it, and messages may not name it (routing.allow_policy)"
+    assert f"to be retired: baseline: {why}" in room.says()[1].splitlines()
+
+
+def test_explain_says_which_route_a_key_takes_and_shows_another(served: Callable[..., Served]) -> None:
+    room = served()
+    room.broker.broker.overrides.set("c", "a", 60.0, room.broker.clock.now)
+
+    def explained(*arguments: str) -> tuple[int, list[str]]:
+        result = invoke("explain", "c", *arguments, "--admin", room.address)
+        return result.exit_code, (result.stdout + result.stderr).splitlines()
+
+    code, lines = explained()
+    assert (code, lines[1]) == (0, "route stable: no route was asked for; other routes: candidate, baseline")
+    assert "override: new messages go to a for another 60.0 s" in lines
+    code, lines = explained("--key", "user 7 & co")
+    assert (code, lines[1]) == (
+        0,
+        "route stable: a message with this key takes it; other routes: candidate, baseline",
+    )
+    assert lines[2].startswith("key user 7 & co takes stable (rollout candidate): the key stands at ")
+    assert "the rollout is running, at 1.00 %: stage 1 of 3" in lines
+    code, lines = explained("--route", "candidate")
+    assert (code, "policy round_robin" in lines[0]) == (0, True)
+    assert lines[1] == "route candidate: asked for; other routes: stable, baseline"
+    code, lines = explained("--route", "nobody")
+    assert (code, lines) == (3, ["error: there is no route 'nobody', but: stable, candidate, baseline"])
 
 
 def test_the_rollout_is_led_from_the_command_line(served: Callable[..., Served]) -> None:
@@ -235,3 +241,44 @@ def test_check_reads_the_file_of_the_token_and_shows_no_token(tmp_path: Path, mo
         False,
         True,
     )
+
+
+# --- drain and undrain ---
+
+
+def test_a_backend_is_drained_and_undrained(served: Callable[..., Served]) -> None:
+    room = served()
+    code, text = room.told("drain", "b")
+    assert (code, [line.split() for line in text.splitlines()]) == (
+        0,
+        [["DRAINED", "FOR", "S", "REGISTERED", "OPEN"], ["b", "0", "yes", "0"]],
+    )
+    assert room.broker.backend("b").state == "drained"
+    assert room.told("drain", "b")[0] == 0, "twice is as good as once"
+    assert room.told("undrain", "b") == (0, "nobody is drained\n")
+    assert room.broker.backend("b").state == "up"
+    assert room.told("undrain", "b") == (3, "error: backend 'b' is not drained by anybody\n")
+    code, text = room.told("drain", "x\x1b[31m")
+    assert (code, text) == (3, "error: no backend 'x\\x1b[31m' is registered\n")
+    code, text = room.told("drain", "b", "--json")
+    assert [row["backend"] for row in json.loads(text)["drained"]] == ["b"]
+
+
+def test_drain_waits_until_nothing_is_open(served: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:
+    room = served()
+    [sent] = only(room.broker.send("c"), Deliver)
+    name = sent.peer.decode()
+    code, text = room.told("drain", name, "--wait", "0.001s")
+    assert (code, text) == (4, f"error: {name} is drained, and 1 deliveries are open there still\n")
+    monkeypatch.setattr("router_daemon.cli.draining.time.sleep", lambda _: room.broker.ack(sent))
+    code, text = room.told("drain", name, "--wait", "1h")
+    assert (code, text.splitlines()[1].split()) == (0, [name, "0", "yes", "0"])
+    assert room.told("drain", name, "--wait", "soon")[0] == 2
+
+
+def test_draining_needs_the_token(served: Callable[..., Served]) -> None:
+    room = served(TOKEN)
+    assert room.told("drain", "a")[0] == 3
+    assert room.told("drain", "a", "--token", TOKEN)[0] == 0
+    assert room.told("undrain", "a")[0] == 3
+    assert room.broker.backend("a").state == "drained"

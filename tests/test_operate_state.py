@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -67,6 +68,15 @@ class Life:
         return [act["what"] for act in self.operator.view()["acts"]]
 
 
+def test_that_another_daemon_has_stopped_it_is_known_after_a_restart(tmp_path: Path) -> None:
+    """Or it would tell the ring so on its own behalf."""
+    first = Life(tmp_path)
+    rollout_of(first.broker).stop_elsewhere("b", first.broker.clock.now)
+    first.save()
+    rollout = rollout_of(Life(tmp_path).broker)
+    assert (rollout.state, rollout.elsewhere, rollout.reason) == (ROLLED_BACK, True, "daemon b has stopped it")
+
+
 def test_a_rolled_back_rollout_stays_so_over_a_restart(tmp_path: Path) -> None:
     first = Life(tmp_path, percent=100.0)
     assert send_and_answer(first.broker, 1) == "candidate"
@@ -107,6 +117,36 @@ def test_an_override_has_its_time_by_the_calendar(tmp_path: Path) -> None:
     assert kept == {"capability": "c", "backend": "b", "left_s": pytest.approx(60.0)}
     third = Life(tmp_path, wall=WALL - 2 * MOST_S)
     assert third.broker.broker.overrides.in_force == {}, "a clock that was set back makes no override for weeks"
+
+
+def test_who_was_drained_is_drained_after_a_restart(tmp_path: Path) -> None:
+    first = Life(tmp_path)
+    first.operator.drain("b", first.broker.clock.now)
+    first.broker.clock.advance(5.0)
+    first.save()
+    second = Life(tmp_path, wall=WALL + 60.0)
+    second.broker.register("b", "c")  # again: with_candidate registers before the file is read
+    [for_s] = second.broker.broker.registry.drains.snapshot(second.broker.clock.now).values()
+    assert for_s == pytest.approx(65.0), "by the calendar"
+    assert second.broker.backend("b").state == "drained"
+    second.operator.undrain("b", second.broker.clock.now)
+    second.save()
+    third = Life(tmp_path)
+    third.broker.register("b", "c")
+    assert third.broker.backend("b").state == "up"
+
+
+def test_a_file_from_before_there_were_drains_is_taken_over(tmp_path: Path) -> None:
+    first = Life(tmp_path)
+    first.operator.remember(Act(WALL, "advance", "", "somebody"))
+    first.save()
+    with contextlib.closing(sqlite3.connect(tmp_path / NAME)) as database:
+        database.execute("DROP TABLE drains")
+    second = Life(tmp_path)
+    assert second.acts() == ["advance"]
+    second.operator.drain("b", second.broker.clock.now)
+    second.save()
+    assert list(Life(tmp_path).broker.broker.registry.drains.since) == ["b"]
 
 
 def test_another_rollout_begins_anew(tmp_path: Path) -> None:

@@ -1,25 +1,15 @@
-"""What is shipped: the wheel, the image's recipe, the systemd unit, the scripts; as far as no container can run here.
-
-The daemon of these tests is the one of the wheel, in a virtual environment of its own: what works only from a clone
-fails here.
-"""
+"""What is shipped: the wheel, the systemd unit, the scripts. The image has tests of its own (test_image)."""
 
 from __future__ import annotations
 
 import configparser
-import json
 import os
-import re
-import shlex
 import signal
 import socket
 import subprocess
-import sys
-import sysconfig
 import time
 import tomllib
 import urllib.request
-import venv
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -27,63 +17,21 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from command_line import environ
 from conftest import Sections, free_port, write_config
+from packaging_kit import DEFAULTS, REPOSITORY, bare_environment, output, run
 from tools import require_tool
 
 from router_daemon import __version__
-from router_daemon.config import Config, load_config
+from router_daemon.config import load_config
 
-REPOSITORY: Final = Path(__file__).resolve().parent.parent
 UNIT: Final = REPOSITORY / "deploy/systemd/router-daemon.service"
-DEFAULTS: Final = REPOSITORY / "config/router-daemon.toml"
 START_S: Final = 20.0
 STOP_S: Final = 15.0
 MOST_EXPOSED: Final = 20
 """`systemd-analyze security` in tenths: 2.0 of 10."""
 
 
-def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a program, its output kept, without a path to this clone."""
-    env = environ(**variables)
-    del env["PYTHONPATH"]
-    return subprocess.run(
-        list(map(str, command)), cwd=REPOSITORY.parent, env=env, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def output(*command: str | Path, **variables: str) -> str:
-    """Return what a program prints that must succeed."""
-    done = run(*command, **variables)
-    assert done.returncode == 0, f"{shlex.join(map(str, command))}:\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
 # --- the wheel ---
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel with the build backend that is installed, from the clone as it is."""
-    into = tmp_path_factory.mktemp("wheel")
-    offline = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
-    output(sys.executable, "-m", "pip", "wheel", "--quiet", *offline, "--wheel-dir", into, REPOSITORY)
-    (built,) = into.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="session")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel into a new environment, with the dependencies of this one; return the directory of programs."""
-    home = tmp_path_factory.mktemp("home")
-    venv.create(home, symlinks=True)
-    pip = [sys.executable, "-m", "pip", "--python", str(home / "bin/python"), "--disable-pip-version-check"]
-    output(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel)
-    (packages,) = home.glob("lib/python*/site-packages")
-    # Directories named in a .pth are searched, but their own .pth files (an editable install's) are not read.
-    own = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (packages / "dependencies.pth").write_text("\n".join(own) + "\n")
-    return home / "bin"
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
@@ -92,6 +40,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     package = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "router_daemon").rglob("*.py")}
     assert {name for name in names if name.suffix == ".py"} == package
     assert Path("router_daemon/py.typed") in names
+    page = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "router_daemon/admin/page").rglob("*.*")}
+    assert {name for name in names if name.parts[:3] == ("router_daemon", "admin", "page")} == page
+    assert Path("router_daemon/admin/page/vendor/uPlot-LICENSE.txt") in page
     info = f"router_daemon-{__version__}.dist-info"
     assert {name.parts[0] for name in names} == {"router_daemon", info}
     assert {name.name for name in names if name.parts[0] == info} >= {"METADATA", "entry_points.txt", "LICENSE"}
@@ -183,8 +134,7 @@ def _served(installed: Path, tmp_path: Path, notified: Notified) -> Iterator[Ser
         }
         config = tmp_path / "router.toml"
         write_config(config, sections)
-        env = environ(NOTIFY_SOCKET=str(notified.path), **variables)
-        del env["PYTHONPATH"]
+        env = bare_environment(NOTIFY_SOCKET=str(notified.path), **variables)
         with (tmp_path / "log").open("wb") as log:
             command = [str(installed / "router-daemon"), "run", "--config", str(config)]
             process = subprocess.Popen(command, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, stderr=log)
@@ -216,87 +166,6 @@ def test_systemd_may_listen_on_an_abstract_socket(installed: Path, tmp_path: Pat
         notified.path = Path("@" + name)
         with _served(installed, tmp_path, notified) as start:
             assert start().stop() == 0
-
-
-# --- the image's recipe ---
-
-
-Instruction = tuple[str, str]
-
-
-def instructions() -> list[Instruction]:
-    """Return the Dockerfile's instructions, continuation lines joined, comments left out."""
-    lines = [line for line in (REPOSITORY / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
-    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
-    return [(name, rest) for name, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
-
-
-def the(name: str) -> str:
-    """Return the argument of the last instruction of that name."""
-    return [rest for found, rest in instructions() if found == name][-1]
-
-
-def image_environment() -> dict[str, str]:
-    return dict(pair.split("=", 1) for pair in shlex.split(the("ENV")))
-
-
-def image_config() -> Config:
-    """Return the configuration of a container that was told nothing."""
-    return load_config(DEFAULTS, image_environment())
-
-
-def _sent_to_the_builder(name: str) -> bool:
-    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
-    rules = [line for line in lines if line and not line.startswith("#")]
-    assert rules[0] == "*"
-    return f"!{name}" in rules
-
-
-def test_what_the_image_copies_is_there_and_is_sent_to_the_builder() -> None:
-    copies = [rest.split() for name, rest in instructions() if name == "COPY" and not rest.startswith("--from=")]
-    sources = [source.removeprefix("./") for *sources, _ in copies for source in sources]
-    assert {"pyproject.toml", "README.md", "LICENSE", "router_daemon", "config/router-daemon.toml"} == set(sources)
-    for source in sources:
-        assert (REPOSITORY / source).exists(), source
-        assert _sent_to_the_builder(source), source
-
-
-def test_the_image_runs_without_rights_and_names_its_version() -> None:
-    user, _, group = the("USER").partition(":")
-    assert int(user) > 0
-    assert int(group) > 0
-    assert f"VERSION={__version__}" in [rest for name, rest in instructions() if name == "ARG"]
-
-
-def test_the_image_listens_on_every_interface_on_the_ports_it_names() -> None:
-    config = image_config()
-    binds = [*config.frontend.addresses, *config.backend.addresses, config.admin.bind]
-    assert [bind.removeprefix("tcp://").rpartition(":")[0] for bind in binds] == ["0.0.0.0"] * 3
-    assert [bind.rpartition(":")[2] for bind in binds] == the("EXPOSE").split()
-
-
-def test_the_image_runs_the_daemon_with_the_file_it_ships(installed: Path) -> None:
-    command = [*json.loads(the("ENTRYPOINT")), *json.loads(the("CMD"))]
-    assert command[:3] == ["router-daemon", "run", "--config"]
-    shipped = next(rest.split()[-1] for name, rest in instructions() if name == "COPY" and rest.endswith(".toml"))
-    assert command[3:] == [shipped]
-    said = {name: text for name, text in image_environment().items() if name.startswith("ROUTER_DAEMON__")}
-    output(installed / "router-daemon", "check", "--config", DEFAULTS, **said)
-
-
-def test_the_health_check_follows_the_daemon(installed: Path, serve: Serve) -> None:
-    interpreter, *arguments = json.loads(the("HEALTHCHECK").partition(" CMD ")[2])
-    assert interpreter == "python"
-    served = serve()
-    there = {"ROUTER_DAEMON__ADMIN__BIND": served.admin.replace("127.0.0.1", "0.0.0.0")}
-    proxy = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
-    output(installed / "python", *arguments, **there, **proxy)
-    assert served.stop() == 0
-    assert run(installed / "python", *arguments, **there).returncode == 1
-
-
-def test_hadolint() -> None:
-    output(require_tool("hadolint"), REPOSITORY / "Dockerfile")
 
 
 # --- the systemd unit ---
@@ -369,6 +238,7 @@ def test_the_unit_allows_what_libzmq_aborts_without() -> None:
 SCRIPTS: Final = (
     "scripts/test",
     "scripts/demo",
+    "scripts/docs",
     "scripts/bench_broker",
     "scripts/bench_prefetch",
     "scripts/chaos",

@@ -23,7 +23,7 @@ SEED = 20_260_301
 BALANCERS = ("least_in_flight", "p2c_peak_ewma", "prequal", "c3")
 
 
-def fixture(policy: str, *names: str, slots: int = 8, seed: int = SEED, **keys: object) -> BrokerFixture:
+def fixture(policy: str, *names: str, slots: int = 8, seed: int = SEED, **keys: Any) -> BrokerFixture:
     everybody_warm = ExplorationSettings(slow_start=False)
     broker = BrokerFixture(policy=policy, seed=seed, mode="single", exploration=everybody_warm, **keys)
     for name in names:

@@ -20,8 +20,9 @@ def single(room: Room, client: RawClient, backends: list[RawBackend], **keys: An
 def test_deliver_says_what_the_client_said(room: Room) -> None:
     client, backend = room.client(), room.backend()
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    client.send(room.capability, b"x", priority=4, ttl_ms=9_000, traceparent=traceparent, embedding=[1, 0.5])
-    delivery = backend.delivery(capability=room.capability, priority=4, attempt=1, head=1, traceparent=traceparent)
+    context: dict[str, Any] = {"traceparent": traceparent, "tracestate": "vendor=1,other=2"}
+    client.send(room.capability, b"x", priority=4, ttl_ms=9_000, embedding=[1, 0.5], **context)
+    delivery = backend.delivery(capability=room.capability, priority=4, attempt=1, head=1, **context)
     assert 8_000 < delivery.header["ttl_ms"] <= 9_000
     given = delivery.header["embedding"]
     assert (list(struct.unpack("<2f", given)) if isinstance(given, bytes) else given) == [1.0, 0.5]
@@ -31,7 +32,7 @@ def test_deliver_leaves_out_what_was_not_given(room: Room) -> None:
     client, backend = room.client(), room.backend()
     client.send(room.capability)
     delivery = backend.delivery(priority=2)
-    assert not {"embedding", "traceparent", "fetch"} & delivery.header.keys()
+    assert not {"embedding", "traceparent", "tracestate", "fetch"} & delivery.header.keys()
     assert 29_000 < delivery.header["ttl_ms"] <= 30_000
 
 

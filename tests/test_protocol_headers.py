@@ -79,6 +79,7 @@ WRONG_VALUES: list[tuple[str, Any]] = [
     ("idle_ms", 0),
     ("idle_ms", "10"),
     ("traceparent", 1),
+    ("tracestate", 1),
     ("durable", 1),
     ("durable", "yes"),
 ]
@@ -137,6 +138,7 @@ RIGHT_VALUES: list[tuple[str, Any]] = [
     ("first_ms", 1_000),
     ("idle_ms", 1_000),
     ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ("tracestate", "vendor=1"),
 ]
 
 

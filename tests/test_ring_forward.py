@@ -120,12 +120,13 @@ def results(ring: Ring) -> list[tuple[str, int]]:
 
 def test_the_backend_of_another_daemon_answers_like_one_of_our_own() -> None:
     ring = across()
-    ring.send("a", b"question", b"more", priority=3, traceparent="00-abc", embedding=[0.5, 1.0])
+    ring.send("a", b"question", b"more", priority=3, traceparent="00-abc", tracestate="v=1", embedding=[0.5, 1.0])
     ring.run(0.01)
     taken = ring.take_one()
     header = taken.action.header
     assert (taken.daemon, taken.backend, tuple(taken.action.body)) == ("d", "x", (b"question", b"more"))
-    assert (header.priority, header.traceparent, header.embedding) == (3, "00-abc", [0.5, 1.0])
+    assert (header.priority, header.traceparent, header.tracestate) == (3, "00-abc", "v=1")
+    assert header.embedding == [0.5, 1.0]
     ring.ack(taken, b"answer")
     ring.run(0.01)
     (reply,) = ring.heard["client"]

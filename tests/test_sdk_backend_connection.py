@@ -180,6 +180,21 @@ def test_a_daemon_that_forgot_the_backend_gets_it_again() -> None:
         assert daemon.receive("HEARTBEAT").header == register.header
 
 
+def test_work_for_a_daemon_that_forgot_the_backend_is_dropped() -> None:
+    """docs/protocol.md, error codes: "REGISTER, and drop unfinished work". `conform` found it unkept."""
+    with FakeDaemon() as daemon:
+        backend = Backend("b1", daemon.address)
+        held = Held(backend)
+        with Running(backend):
+            peer = daemon.registered().peer
+            daemon.deliver(peer, 1, b"old")
+            assert held.began.wait(PATIENCE_S)
+            daemon.send(peer, "ERROR", {"id": None, "code": "not_registered", "detail": "", "retry": False})
+            daemon.registered()
+            assert held.ended.wait(PATIENCE_S)
+            assert daemon.silent("HEARTBEAT")
+
+
 def test_unanswered_heartbeats_lead_to_a_new_connection_with_the_same_session() -> None:
     with FakeDaemon() as daemon, running(daemon):
         first = daemon.registered(heartbeat_ms=40)

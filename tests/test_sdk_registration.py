@@ -130,6 +130,7 @@ def test_forgotten_by_the_daemon_it_registers_again_once() -> None:
     registration.on_message(error, 1.0)
     registration.on_message(error, 1.0)
     assert said(registration) == [("REGISTER", HEADER)]
+    assert told(registration) == ["lost"]  # docs/protocol.md: "REGISTER, and drop unfinished work"
 
 
 @pytest.mark.parametrize("code", ["name_taken", "draining", "internal"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import shutil
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -152,3 +155,36 @@ def test_a_program_is_looked_for_where_the_shell_would() -> None:
     assert shutil.which("cat") is not None
     with pytest.raises(CommandError, match=r"no such executable: \./cat"):
         serve.serve("n", ["c"], ["./cat"], "ipc:///nowhere", 1, None)
+
+
+@pytest.fixture
+def adopting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this process be the parent of what its children leave behind, as process 1 is."""
+    set_child_subreaper = 36
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    assert prctl(set_child_subreaper, 1, 0, 0, 0) == 0
+    me = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    yield
+    monkeypatch.undo()
+    assert os.getpid() == me
+    assert prctl(set_child_subreaper, 0, 0, 0, 0) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_as_process_1_it_waits_for_what_a_killed_command_leaves_behind(adopting: None, fifo: Path) -> None:
+    async def scenario() -> int:
+        command = shell(f"sleep 60 & echo $! >{fifo}; wait")
+        killed = asyncio.create_task(run_command(command, delivery(b"")))
+        child = await read_pid(fifo)
+        killed.cancel()
+        await asyncio.gather(killed, return_exceptions=True)
+        return child
+
+    child = asyncio.run(scenario())
+    for _ in range(50):  # it may die after the command that it was killed with: the next one's end is the time
+        assert run(["true"]) == b""
+        if not Path(f"/proc/{child}").exists():
+            break
+    assert not Path(f"/proc/{child}").exists()
+    assert serve._left_behind._groups == set()

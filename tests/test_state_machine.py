@@ -314,6 +314,11 @@ class Peers(RuleBasedStateMachine):
         peer = self.backends[pick % len(self.backends)]
         self.do(events.Heartbeat(peer, False, events.HeartbeatHeader(queue=queue)))
 
+    @rule(name=st.sampled_from("abcd"), drained=st.booleans())
+    def a_person_drains(self, name: str, drained: bool) -> None:
+        self.fixture.broker.members.set_drained(name, drained, self.fixture.clock.now)
+        self.fixture.broker.check()
+
     @rule(seconds=st.sampled_from((0.001, 0.03, 0.06, 0.25, 0.6, 1.2, 3.1, 31.0)))
     def time_passes(self, seconds: float) -> None:
         for _ in range(int(seconds)):

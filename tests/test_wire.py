@@ -221,11 +221,15 @@ GOLDEN_OUT: list[tuple[Any, bytes, bytes]] = [
     ),
     (
         actions.Deliver(
-            PEER, False, actions.DeliverHeader(1, "m1", "c", 2, 5, 2, 2, 2, embedding=b"\0\0\0\0", traceparent="00")
+            PEER,
+            False,
+            actions.DeliverHeader(
+                1, "m1", "c", 2, 5, 2, 2, 2, embedding=b"\0\0\0\0", traceparent="00", tracestate="v=1"
+            ),
         ),
         b"CAR1.DELIVER",
-        b"\x8a\xa2id\x01\xa7message\xa2m1\xaacapability\xa1c\xa8priority\x02\xa6ttl_ms\x05\xa7attempt\x02\xa4head\x02"
-        b"\xa5heads\x02\xa9embedding\xc4\x04\x00\x00\x00\x00\xabtraceparent\xa200",
+        b"\x8b\xa2id\x01\xa7message\xa2m1\xaacapability\xa1c\xa8priority\x02\xa6ttl_ms\x05\xa7attempt\x02\xa4head\x02"
+        b"\xa5heads\x02\xa9embedding\xc4\x04\x00\x00\x00\x00\xabtraceparent\xa200\xaatracestate\xa3v=1",
     ),
     (
         actions.CancelDelivery(PEER, False, actions.CancelDeliveryHeader(9)),

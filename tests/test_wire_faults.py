@@ -51,7 +51,7 @@ BAD: list[tuple[str, Any]] = [
     *(("SEND", changed(OK, resources=[{"id": "r", "bytes": value}])) for value in (-1, 1.5, True)),
     *(
         ("SEND", changed(OK, **{key: value}))
-        for key in ("key", "policy", "backend", "traceparent")
+        for key in ("key", "policy", "backend", "traceparent", "tracestate")
         for value in (1, b"")
     ),
     *(

@@ -74,6 +74,7 @@ HEADERS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
             "first_ms": MILLISECONDS,
             "idle_ms": MILLISECONDS,
             "traceparent": st.text(max_size=8),
+            "tracestate": st.text(max_size=8),
             "durable": st.booleans(),
         },
     ),

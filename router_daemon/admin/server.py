@@ -11,7 +11,7 @@ import asyncio
 import base64
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -19,21 +19,28 @@ import numpy as np
 from aiohttp import web
 
 from router_daemon import __version__
+from router_daemon.admin.assets import Assets, wants_page
 from router_daemon.admin.commands import BODY_BYTES, Commands
 from router_daemon.admin.decisions import wanted_of
 from router_daemon.admin.gate import Gate
+from router_daemon.admin.live import Live
 from router_daemon.admin.ring import ring_view
+from router_daemon.config.loaded import Loaded
 from router_daemon.core import views, whys
 from router_daemon.core.broker import Broker
+from router_daemon.core.chronicle import MOST_AT_ONCE, Chronicle
 from router_daemon.core.operating import Operator
+from router_daemon.core.placement import UnknownRouteError
 from router_daemon.errors import ConfigError, StartError
 from router_daemon.metrics import OPENMETRICS, TEXT, Snapshot, render
+from router_daemon.operating_metrics import Operations
 from router_daemon.ring.node import Node
 
 if TYPE_CHECKING:
     from router_daemon.reloading import Reloaded
 
 SHUTDOWN_S: Final = 1.0
+MOST_DIGITS: Final = 18
 LINE_BYTES: Final = 131_072
 """An embedding may come in a query: of 16,000 numbers, the most a header on the wire holds, it takes 86,000 bytes."""
 
@@ -47,6 +54,8 @@ class AdminServer:
         clock: seconds, the broker's. calendar: seconds since 1970.
         node: where the broker is one of a ring.
         operator: does what the pages that write are asked. token: for those, "" for none. changed: awaited after each.
+        chronicle: of what has happened. loaded: what is known of the configuration.
+        traces: what became of traced messages, by result; None where none are.
     """
 
     def __init__(
@@ -60,15 +69,29 @@ class AdminServer:
         operator: Operator | None = None,
         token: str = "",
         changed: Callable[[], Awaitable[None]] | None = None,
+        traces: Mapping[str, int] | None = None,
         reload: Callable[[], Awaitable[Reloaded]] | None = None,
+        chronicle: Chronicle | None = None,
+        loaded: Loaded | None = None,
     ) -> None:
         self._broker = broker
+        self._chronicle = chronicle or Chronicle()
         self._operator = operator or Operator(broker)
+        self._operations = Operations(self._operator, self._chronicle, loaded)
         self._gate = Gate(bind, token)
         self._commands = Commands(
-            self._operator, self._gate, self._routes_view, _json, clock=clock, calendar=calendar, done=changed
+            self._operator,
+            self._gate,
+            self._routes_view,
+            self._drained_view,
+            _json,
+            clock=clock,
+            calendar=calendar,
+            done=changed,
         )
+        self._live = Live(broker, self._chronicle, clock, calendar)
         self._node = node
+        self._traces = traces
         self._reload = reload
         self._bind = bind
         self._clock = clock
@@ -93,33 +116,42 @@ class AdminServer:
         except OSError as error:
             await self.stop()
             raise StartError(f"cannot listen on {self._bind} (admin): {error.strerror}") from None
+        self._live.start()
 
     async def stop(self) -> None:
         """Stop listening."""
         if self._runner is not None:
+            await self._live.stop()
             await self._runner.cleanup()
             self._runner = None
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=BODY_BYTES)
+        self._assets = Assets()
+        self._assets.add_to(app.router)
+        self._live.add_to(app.router)
         app.router.add_get("/", self._index)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/backends", self._backends)
+        app.router.add_get("/backends/drain", self._drained)
         app.router.add_get("/routes", self._routes)
         app.router.add_get("/explain", self._explain)
         app.router.add_get("/decisions", self._decisions)
         app.router.add_get("/decisions/{id:.+}", self._why)
+        app.router.add_get("/events/recent", self._events)
         app.router.add_get("/ring", self._ring)
         self._commands.add_to(app.router)
         if self._reload is not None:
             app.router.add_post("/reload", self._reloaded)
         return app
 
-    async def _index(self, _: web.Request) -> web.Response:
-        pages = ["/metrics", "/backends", "/routes", "/explain", "/decisions", "/ring", "/livez", "/readyz"]
-        return await _json({"router-daemon": __version__, "see": pages})
+    async def _index(self, request: web.Request) -> web.Response:
+        if wants_page(request.headers.get("Accept", "")):
+            return self._assets.index(request)
+        pages = ["/metrics", "/backends", "/routes", "/explain", "/decisions", "/events/recent", "/snapshot", "/ring"]
+        return await _json({"router-daemon": __version__, "see": [*pages, "/livez", "/readyz"], "stream": "/events"})
 
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -131,7 +163,7 @@ class AdminServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        snapshot = Snapshot(self._broker, self._clock(), self._node)
+        snapshot = Snapshot(self._broker, self._clock(), self._node, self._operations, self._traces)
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(None, lambda: render(snapshot, openmetrics=openmetrics))
         return web.Response(body=body, headers={"Content-Type": OPENMETRICS if openmetrics else TEXT})
@@ -141,13 +173,19 @@ class AdminServer:
         for part in views.backend_parts(self._broker, self._clock()):
             rows += part
             await asyncio.sleep(0)
-        return await _json({"backends": rows})
+        return await _json({"backends": rows} | self._drained_view())
+
+    async def _drained(self, _: web.Request) -> web.Response:
+        return await _json(self._drained_view())
 
     async def _ring(self, _: web.Request) -> web.Response:
         return await _json({} if self._node is None else ring_view(self._node, self._clock()))
 
     async def _routes(self, _: web.Request) -> web.Response:
         return await _json(self._routes_view())
+
+    def _drained_view(self) -> dict[str, Any]:
+        return {"drained": views.drained(self._broker, self._clock())}
 
     def _routes_view(self) -> dict[str, Any]:
         return views.routes(self._broker, self._clock()) | self._operator.view()
@@ -168,9 +206,14 @@ class AdminServer:
             embedding = _embedding(request.query.get("embedding"))
         except ValueError as error:
             return await _json({"error": f"embedding must be finite numbers between commas, or float32: {error}"}, 400)
-        view = views.explain(
-            self._broker, capability, int(priority), self._clock(), max_cost=max_cost, embedding=embedding
-        )
+        asked = {name: request.query.get(name) for name in ("route", "key")}
+        now = self._clock()
+        try:
+            view = views.explain(
+                self._broker, capability, int(priority), now, max_cost=max_cost, embedding=embedding, **asked
+            )
+        except UnknownRouteError as error:
+            return await _json({"error": str(error)}, 404)
         return await _json(view)
 
     async def _decisions(self, request: web.Request) -> web.Response:
@@ -180,6 +223,13 @@ class AdminServer:
         except ValueError as error:
             return await _json({"error": str(error)}, 400)
         return await _json(whys.search(self._broker, wanted, limit, now, self._calendar()))
+
+    async def _events(self, request: web.Request) -> web.Response:
+        since, limit = request.query.get("since", "0"), request.query.get("limit", str(MOST_AT_ONCE))
+        for name, text in (("since", since), ("limit", limit)):
+            if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
+                return await _json({"error": f"{name} must be a whole number from 0 on, got {text!r}"}, 400)
+        return await _json(self._chronicle.view(int(since), min(int(limit), MOST_AT_ONCE)))
 
     async def _why(self, request: web.Request) -> web.Response:
         text, now = request.match_info["id"], self._clock()

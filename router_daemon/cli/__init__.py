@@ -12,20 +12,20 @@ Rules:
 
 from __future__ import annotations
 
-import enum
 import json
 import os
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from router_daemon import __version__
-from router_daemon.cli import comparing, lab, operating, reproducing
+from router_daemon.cli import comparing, conforming, draining, lab, operating, reproducing
+from router_daemon.cli.bench import command as benching
 from router_daemon.cli.exits import USAGE, CommandError, complain, reported
-from router_daemon.cli.options import Admin, AsJson, ConfigFile, Token, admin_address, admin_token, reachable
-from router_daemon.config import addresses, load_config
+from router_daemon.cli.options import Admin, AsJson, ConfigFile, Mode, Token, admin_address, admin_token, socket_address
+from router_daemon.cli.top import command as topping
+from router_daemon.config import load_config
 from router_daemon.config.sources import Flag
 
 app = typer.Typer(
@@ -36,15 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Mode(enum.StrEnum):
-    """How a message is spread over its heads."""
-
-    AUTO = "auto"
-    FANOUT = "fanout"
-    HEDGE = "hedge"
-    SINGLE = "single"
 
 
 Overrides = Annotated[
@@ -182,16 +173,20 @@ def explain(
     embedding: Annotated[
         str | None, typer.Option(metavar="E", help="Its embedding: numbers between commas, or a file (.npy, JSON).")
     ] = None,
+    route: Annotated[
+        str | None, typer.Option(metavar="R", help="On this route. [default: its key's, or stable]")
+    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="K", help="Its key: which route it takes, and why.")] = None,
     config: ConfigFile = None,
     admin: Admin = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how a message would be routed now.
 
-    Whether it would be sent, wait or be refused, what mode auto would do and why, and every candidate: why the running
-    daemon would or would not send to it, its score term by term, and what was measured of it.
+    On which route, whether it would be sent, wait or be refused, what mode auto would do and why, and every candidate:
+    why the running daemon would or would not send to it, its score term by term, and what was measured of it.
 
-    Exit code: 0, 1 where no daemon answers, 3 where it would refuse the message (no such capability).
+    Exit code: 0, 1 where no daemon answers, 3 where it would refuse the message (no such capability, no such route).
     """
     wanted = name or capability
     if wanted is None or (name and capability):
@@ -199,7 +194,8 @@ def explain(
 
     from router_daemon.cli import asking, embeddings, explaining
 
-    query: dict[str, str | float] = {} if max_cost is None else {"max_cost": max_cost}
+    said = {"max_cost": max_cost, "route": route, "key": key}
+    query: dict[str, str | float] = {name: value for name, value in said.items() if value is not None}
     if embedding is not None:
         query["embedding"] = embeddings.packed(embeddings.read(embedding))
     answer = asking.fetch(admin_address(admin, config), "/explain", capability=wanted, priority=priority, **query)
@@ -291,7 +287,7 @@ def send(
     """
     if every and stream:
         raise CommandError(USAGE, "--all and --stream cannot be had together")
-    address = _socket("--frontend", frontend, config, "frontend")
+    address = socket_address("--frontend", frontend, config, "frontend")
 
     from router_daemon.cli import sending
     from router_daemon.sdk.answers import SendKeys
@@ -327,7 +323,7 @@ def serve(
 
     Exit code: 0 after a drain, 2 for wrong usage or no such executable, 3 where the daemon refuses the registration.
     """
-    address = _socket("--backend", backend, config, "backend")
+    address = socket_address("--backend", backend, config, "backend")
 
     from router_daemon.cli import serving
     from router_daemon.logs import configure_logging
@@ -336,21 +332,16 @@ def serve(
     serving.serve(name, list(dict.fromkeys(capability)), command, address, slots, prefetch)
 
 
+app.command()(draining.drain)
+app.command()(draining.undrain)
+app.command()(topping.top)
+app.command()(benching.bench)
+app.command()(conforming.conform)
 app.add_typer(operating.app)
 app.command()(lab.simulate)
 app.command()(lab.guard)
 app.command()(comparing.compare)
 app.command()(reproducing.reproduce)
-
-
-def _socket(option: str, flag: str | None, file: Path | None, section: str) -> str:
-    """Return where to connect to: what the flag says, else the first address that the daemon is configured to bind."""
-    if flag is None:
-        loaded = load_config(file, os.environ)
-        flag = (loaded.frontend if section == "frontend" else loaded.backend).addresses[0]
-    if "://" not in flag:
-        raise CommandError(USAGE, f"{option} {flag}: must be {addresses.ENDPOINT_RULE}")
-    return reachable(option, flag)
 
 
 def main() -> None:

@@ -47,6 +47,20 @@ def fetch(admin: str, path: str, **query: str | float) -> dict[str, Any]:
     return _answer(urllib.request.Request(url), f"http://{admin}{path}", {HTTPStatus.NOT_FOUND})
 
 
+def fetch_text(admin: str, path: str) -> str:
+    """Return the text that the daemon whose admin room is at `admin` (HOST:PORT) answers.
+
+    Raises:
+        CommandError: there is no daemon, or its answer is no text.
+    """
+    place = f"http://{admin}{path}"
+    body = _body(urllib.request.Request(place), place, ())
+    try:
+        return body.decode()
+    except ValueError:
+        raise CommandError(NO_DAEMON, f"{place} answered something that is no text") from None
+
+
 def tell(
     admin: str, path: str, body: Mapping[str, Any], token: str, *, method: str = "POST", **query: str
 ) -> dict[str, Any]:
@@ -64,10 +78,22 @@ def tell(
 
 def _answer(request: urllib.request.Request, place: str, refusals: Collection[int]) -> dict[str, Any]:
     """Return a JSON object; an answer with one of the statuses `refusals` is the daemon's no."""
+    body = _body(request, place, refusals)
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise CommandError(NO_DAEMON, f"{place} answered something that is no JSON object")
+    return answer
+
+
+def _body(request: urllib.request.Request, place: str, refusals: Collection[int]) -> bytes:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Straight)
     try:
         with opener.open(request, timeout=TIMEOUT_S) as response:
-            answer = json.loads(response.read(ANSWER_BYTES))
+            body: bytes = response.read(ANSWER_BYTES)
+            return body
     except urllib.error.HTTPError as error:
         with error:
             body = error.read(ERROR_BYTES)
@@ -79,11 +105,6 @@ def _answer(request: urllib.request.Request, place: str, refusals: Collection[in
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise CommandError(NO_DAEMON, f"no daemon's admin room at {request.host}: {_why(reason)}") from None
-    except (ValueError, RecursionError):
-        answer = None
-    if not isinstance(answer, dict):
-        raise CommandError(NO_DAEMON, f"{place} answered something that is no JSON object")
-    return answer
 
 
 def _said(body: bytes) -> str | None:

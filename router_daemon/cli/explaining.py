@@ -51,6 +51,7 @@ def _lines(answer: Row) -> Iterator[str]:
         f"policy {text_of(answer, 'policy')}, mode {text_of(answer, 'mode')}, "
         f"up to {text_of(answer, 'heads')} heads over {number_of(answer, 'threshold', 2)}, capability {rule}"
     )
+    yield from _route_lines(table_of(answer, "route"), table_of(answer, "override"))
     age = f", {number_of(cache, 'age_s')} s old" if cache.get("age_s") is not None else ""
     yield f"cached ranking: {text_of(cache, 'state')}{age}, kept for {number_of(cache, 'ttl_s')} s"
     admission, auto = table_of(answer, "admission"), table_of(answer, "auto")
@@ -61,6 +62,32 @@ def _lines(answer: Row) -> Iterator[str]:
     if auto:
         yield f"mode auto now: {text_of(auto, 'would')}, {text_of(auto, 'why')}"
     yield from _pool_lines(table_of(answer, "pool"))
+
+
+def _route_lines(route: Row, override: Row) -> Iterator[str]:
+    if route:
+        decides = f", decided by {text_of(route, 'decides')}" if route.get("decides") != route.get("name") else ""
+        others = route.get("others")
+        rest = f"; other routes: {', '.join(map(str, others))}" if isinstance(others, list) and others else ""
+        yield f"route {text_of(route, 'name')}{decides}: {text_of(route, 'why')}{rest}"
+    placed = table_of(route, "key")
+    if placed:
+        rollout = f" (rollout {text_of(placed, 'rollout')})" if placed.get("rollout") else ""
+        yield f"key {text_of(placed, 'key')} takes {text_of(placed, 'route')}{rollout}: {text_of(placed, 'why')}"
+        yield from _stage_line(placed)
+    if override:
+        none = "" if override.get("there") else ", which is not there, so that it has no effect"
+        left = number_of(override, "left_s")
+        yield f"override: new messages go to {text_of(override, 'backend')} for another {left} s{none}"
+
+
+def _stage_line(placed: Row) -> Iterator[str]:
+    stage = table_of(placed, "stage")
+    if stage:
+        yield (
+            f"the rollout is {text_of(placed, 'state')}, at {number_of(stage, 'percent')} %: "
+            f"stage {text_of(stage, 'number')} of {text_of(stage, 'of')}"
+        )
 
 
 def _pool_lines(pool: Row) -> Iterator[str]:

@@ -71,21 +71,28 @@ def simulate(
 @reported
 def guard(
     runs: Annotated[int, typer.Option(metavar="N", min=1, help="Of each kind of candidate.")] = 1000,
-    answers: Annotated[int, typer.Option(metavar="N", min=1000, help="Of both sides, in each run.")] = 50_000,
+    answers: Annotated[int, typer.Option(metavar="N", min=1000, help="Of all sides, in each window.")] = 50_000,
     seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same tables.")] = 1,
 ) -> None:
     """Measure the guard of a rollout: how often it stops a harmless candidate, how soon a bad one.
 
-    The daemon's own guard with its default settings, looking all the time at answers drawn by chance.
+    And how often a harmless route is named for retirement, how soon a bad one. The daemon's own tests with their
+    default settings, looking all the time at answers drawn by chance.
     """
     from router_daemon.lab.guard_trials import TRIALS, report, run_trial
+    from router_daemon.lab.naming_trials import NAMINGS, naming_report, run_naming
 
     outcomes = []
     for trial in TRIALS:
         outcomes.append(run_trial(trial, runs=runs, answers=answers, seed=seed))
         stopped = sum(outcomes[-1].stopped.values())
         complain(f"{trial.name}: {stopped} of {runs} stopped")
-    print("\n".join(report(outcomes)))
+    print("\n".join((*report(outcomes), "")))
+    namings = []
+    for trial in NAMINGS:
+        namings.append(run_naming(trial, runs=runs, answers=answers, seed=seed))
+        complain(f"{trial.name}: a harmless route was named in {namings[-1].falsely} of {runs}")
+    print("\n".join(naming_report(namings)))
 
 
 def what_broke(broken: BaseException) -> str:

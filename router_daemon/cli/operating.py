@@ -125,7 +125,7 @@ def override(
     _tell("override", asked, config, admin, token, as_json)
 
 
-def seconds_of(text: str) -> float:
+def seconds_of(text: str, option: str = "--for") -> float:
     """Return a time like 30s, 10m, 2h, 1d or 90 in seconds.
 
     Raises:
@@ -134,7 +134,7 @@ def seconds_of(text: str) -> float:
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)", text, re.ASCII)
     seconds = math.nan if match is None else float(match[1]) * SECONDS[match[2]]
     if not seconds > 0.0:
-        raise CommandError(USAGE, f"--for {text}: must be a time above 0 like 30s, 10m, 2h or 1d")
+        raise CommandError(USAGE, f"{option} {text}: must be a time above 0 like 30s, 10m, 2h or 1d")
     return seconds
 
 

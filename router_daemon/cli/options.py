@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,16 @@ import typer
 
 from router_daemon.cli.exits import USAGE, CommandError
 from router_daemon.config import addresses, load_config, tokens
+
+
+class Mode(enum.StrEnum):
+    """How a message is spread over its heads."""
+
+    AUTO = "auto"
+    FANOUT = "fanout"
+    HEDGE = "hedge"
+    SINGLE = "single"
+
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file to read.")]
 Admin = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The daemon's admin room. [default: configured]")]
@@ -44,6 +55,21 @@ def admin_token(flag: str | None, file: Path | None) -> str:
     if not token.isascii() or not token.isprintable():
         raise CommandError(USAGE, "--token: must be printable ASCII")
     return token
+
+
+def socket_address(option: str, flag: str | None, file: Path | None, section: str) -> str:
+    """Return where to connect to: what the flag says, else the first address that the daemon is configured to bind.
+
+    Raises:
+        CommandError: it is no endpoint.
+        ConfigError: the configuration is wrong.
+    """
+    if flag is None:
+        loaded = load_config(file, os.environ)
+        flag = (loaded.frontend if section == "frontend" else loaded.backend).addresses[0]
+    if "://" not in flag:
+        raise CommandError(USAGE, f"{option} {flag}: must be {addresses.ENDPOINT_RULE}")
+    return reachable(option, flag)
 
 
 def reachable(option: str, address: str) -> str:

@@ -16,13 +16,13 @@ def mapper(stack: ExitStack, processes: int) -> Callable[..., Any]:
     if processes == 1:
         return map
     pool = stack.enter_context(
-        ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_with_parent)
+        ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_parent)
     )
     stack.callback(pool.shutdown, cancel_futures=True)
     return pool.map
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this worker when its parent has ended: the queue that it sleeps on has both ends here, and says nothing."""
     Thread(target=_wait_for_parent, name="end with parent", daemon=True).start()
 

@@ -21,7 +21,7 @@ def routes_text(answer: Row) -> str:
     rollout = table_of(answer, "rollout")
     paragraphs = [
         _routes_table(answer, table_of(rollout, "percent")),
-        "\n".join(map(printable, _rollout_lines(rollout, answer))),
+        "\n".join(map(printable, (*rollout_lines(rollout, answer), *_retired_lines(answer)))),
         _overrides_table(answer),
         _history(rollout),
         _acts(answer),
@@ -43,7 +43,8 @@ def _route_cells(row: Row, shares: Row) -> list[str]:
     ]
 
 
-def _rollout_lines(rollout: Row, answer: Row) -> Iterator[str]:
+def rollout_lines(rollout: Row, answer: Row) -> Iterator[str]:
+    """Yield how the rollout does and what it waits for, as it was told: names in it are as peers wrote them."""
     if not rollout:
         yield "no rollout"
         return
@@ -54,9 +55,11 @@ def _rollout_lines(rollout: Row, answer: Row) -> Iterator[str]:
     missing = rollout.get("missing")
     for each in missing if isinstance(missing, list) else ():
         yield f"the stage waits for {each}"
-    retired = rollout.get("to_be_retired")
-    if isinstance(retired, list) and retired:
-        yield f"to be retired: {', '.join(map(str, retired))}"
+
+
+def _retired_lines(answer: Row) -> Iterator[str]:
+    for row in rows_of(answer, "to_be_retired"):
+        yield f"to be retired: {text_of(row, 'route')}: {text_of(row, 'why')}"
 
 
 def _overrides_table(answer: Row) -> str:

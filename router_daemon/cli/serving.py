@@ -6,6 +6,8 @@ Rules:
   it started (its process group), and it is waited for. A process that puts itself into another group is its own.
 - Output is bounded: past `OUTPUT_BYTES` the delivery has failed; of stderr only the end is kept.
 - The result is complete when stdout is closed, so a command that leaves a child behind with it must close it.
+- As process 1 (in a container without an init) this program is the parent of whatever commands leave behind, and waits
+  for it: else what was killed with a command would stay a zombie, and with enough of them nothing could be started.
 """
 
 from __future__ import annotations
@@ -99,6 +101,7 @@ async def run_command(command: Sequence[str], delivery: Delivery) -> bytes:
         raise CommandFailed(f"killed after its {delivery.ttl_ms} ms were over") from None
     finally:
         await run.close()
+        _left_behind.collect()
     return run.result()
 
 
@@ -170,6 +173,7 @@ class _Run(asyncio.SubprocessProtocol):
 
     async def close(self) -> None:
         """Leave nothing behind: where it has not ended, kill the process and all in its group, and wait for it."""
+        _left_behind.add(self._transport.get_pid())
         if not self.ended.done():
             self._kill_group()
             self._transport.close()
@@ -193,6 +197,44 @@ class _Run(asyncio.SubprocessProtocol):
         """The group may live on without its first process, so that one's end is no reason not to."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._transport.get_pid(), signal.SIGKILL)
+
+
+class _LeftBehind:
+    """Process groups of commands that have ended: as process 1, this one has to wait for what is left of them.
+
+    No timer: what ends after its command is waited for when the next command has ended. So there are never more
+    groups than processes that live on, and never more zombies than one command leaves.
+    """
+
+    def __init__(self) -> None:
+        self._groups: set[int] = set()
+
+    def add(self, group: int) -> None:
+        """A command has ended; its group is called by the number of its first process."""
+        if os.getpid() == 1:
+            self._groups.add(group)
+
+    def collect(self) -> None:
+        """Wait for all of them that have ended; forget the groups of which nothing is left."""
+        for group in list(self._groups):
+            self._wait_for(group)
+            with contextlib.suppress(PermissionError):  # somebody else's by now, but there
+                try:
+                    os.killpg(group, 0)
+                except ProcessLookupError:
+                    self._groups.discard(group)
+
+    @staticmethod
+    def _wait_for(group: int) -> None:
+        """The first process of a group is asyncio's, which waits for it itself."""
+        with contextlib.suppress(ChildProcessError):
+            while found := os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if found.si_pid == group:
+                    return
+                os.waitpid(found.si_pid, os.WNOHANG)
+
+
+_left_behind: Final = _LeftBehind()
 
 
 def _last_line(complaint: bytes) -> str:

@@ -46,6 +46,7 @@ from router_daemon.config.sections import (
 )
 from router_daemon.config.sources import Flag, read_sources
 from router_daemon.config.text import Rule, commented_default, plain_type, tables_of
+from router_daemon.config.tracing import TracingSection
 from router_daemon.config.why import WhySection
 from router_daemon.errors import ConfigError
 
@@ -78,6 +79,7 @@ class Config(Section):
     exploration: ExplorationSection = Field(default_factory=ExplorationSection)
     state: StateSection = Field(default_factory=StateSection)
     why: WhySection = Field(default_factory=WhySection)
+    tracing: TracingSection = Field(default_factory=TracingSection)
     ring: RingSection = Field(default_factory=RingSection)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     log: LogSection = Field(default_factory=LogSection)

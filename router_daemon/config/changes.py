@@ -18,16 +18,16 @@ from router_daemon.errors import ConfigError
 
 RESTART: Final = frozenset(
     {
-        *("frontend", "backend", "transport", "admin", "state", "ring"),
+        *("frontend", "backend", "transport", "admin", "state", "ring", "tracing"),
         *("routing.require_capability", "routing.seed", "rollout.rollback_file"),
         *("limits.max_message_bytes", "limits.max_header_bytes", "limits.max_body_frames"),
         *("limits.client_unread_bytes", "limits.backend_unread_bytes", "limits.high_water_mark"),
         "limits.label_values",
     }
 )
-"""Sections, and keys of others, that are read once: addresses, the engine and its limits, who this daemon is in a ring
-and where it keeps profiles; `require_capability`, which decides what pools there are; which file means rollback; series
-of the metrics."""
+"""Sections, and keys of others, that are read once: addresses, the engine and its limits, who this daemon is in a ring,
+where it keeps profiles and sends traces; `require_capability`, which decides what pools there are; which file means
+rollback; series of the metrics."""
 ABSENT: Final = "absent"
 HIDDEN: Final = "(hidden)"
 

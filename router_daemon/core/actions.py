@@ -89,6 +89,7 @@ class DeliverHeader(Record):
     heads: int
     embedding: Embedding | UnsetType = UNSET
     traceparent: str | UnsetType = UNSET
+    tracestate: str | UnsetType = UNSET
 
 
 class CancelDeliveryHeader(Record):

@@ -35,6 +35,7 @@ class Backend:
 
     Attributes:
         limit, free: deliveries that may be open at once now, and how many more; see the module's rules.
+        draining: nothing new is sent to it, since it is `leaving` (it said DRAIN) or `drained` (a person said so).
         paused_until: after a NACK `busy`, nothing is sent before this time.
         connected: False once its connection is known to be gone while its session may still come back.
         queue: what it last reported as waiting or running there, None before it did.
@@ -68,6 +69,8 @@ class Backend:
     limit: int = 0
     free: int = 0
     draining: bool = False
+    leaving: bool = False
+    drained: bool = False
     connected: bool = True
     paused_until: float = 0.0
     queue: int | None = None
@@ -189,9 +192,9 @@ class Backend:
 
     @property
     def state(self) -> str:
-        """`up`, `draining`, `disconnected`, `ejected` or `paused`, for people."""
+        """`up`, `draining` (by itself), `drained` (by a person), `disconnected`, `ejected` or `paused`, for people."""
         if self.draining:
-            return "draining"
+            return "draining" if self.leaving else "drained"
         if not self.connected:
             return "disconnected"
         if self.ejected:
@@ -213,6 +216,15 @@ class Backend:
             pool.trials.pop(self, None)
             pool.stale.pop(self, None)
         self.pools = ()
+
+    def check(self) -> None:
+        """Assert what must hold between its fields, and that it is a member of its pools."""
+        assert self.draining == (self.leaving or self.drained)
+        assert bool(self.pools) != self.draining
+        assert all(pool.members.get(self.name) is self for pool in self.pools)
+        assert 0 <= self.limit <= self.places
+        assert self.free == max(0, self.limit - len(self.open))
+        assert not (self.ejected and self.limit)
 
     def _add(self, sign: int) -> None:
         info = self.info

@@ -73,6 +73,7 @@ class Broker:
         routes: beside `stable`; those that `settings.rollout` names must be among them.
         fallback: the policy that decides where another one fails.
         make_policy: by name, for messages that ask for one; None, or where it returns None: there is none.
+        decisions: what records them, where it is to do more than that; see `traces`.
 
     Attributes:
         faults: of ours, for the shell to log and clear: the kind of what was at hand, and what was raised.
@@ -90,6 +91,7 @@ class Broker:
         routes: Sequence[RouteSpec] = (),
         fallback: Policy | None = None,
         make_policy: Callable[[str], Policy | None] | None = None,
+        decisions: Decisions | None = None,
     ) -> None:
         self.settings, self.policy = settings, policy
         self.counts = Counts(settings.label_values)
@@ -102,7 +104,7 @@ class Broker:
         self._timers = Timers()
         self._actions: list[Action] = []
         emit = self._actions.append
-        self.decisions = Decisions(settings)
+        self.decisions = decisions or Decisions(settings)
         chooser = Chooser(settings, self.registry, self.counts, timer)
         self.dispatcher = Dispatcher(
             settings, self.registry, chooser, self._timers, self.counts, emit, rng, first_delivery_id, self.decisions
@@ -110,14 +112,14 @@ class Broker:
         self.serving = Serving(self.registry, self.dispatcher, self.counts)
         observer = self.routes.observer
         self._settler = Settler(self.registry.learning, self.dispatcher, self.serving, observer, self.counts, emit)
-        self._members = Membership(
+        self.members = Membership(
             settings, self.registry, self.dispatcher, self.serving, self._settler, self._timers, self.counts, emit
         )
         self._clients = Clients(
             settings, self.registry, self.dispatcher, self.routes, self.overrides, self.counts, emit, instance
         )
         self._chores = Chores(self.registry, self.routes, self.overrides, self._timers)
-        rooms = self.registry, self.routes, self.dispatcher, self.serving, self._settler, self._members, self._clients
+        rooms = self.registry, self.routes, self.dispatcher, self.serving, self._settler, self.members, self._clients
         self._rooms = Rooms(*rooms, self._chores)
         self.faults: list[tuple[str, Exception]] = []
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
@@ -129,11 +131,11 @@ class Broker:
             Cancel: self._clients.cancel,
             Feedback: self._clients.feedback,
             Ping: self._clients.ping,
-            Register: self._register,
-            Update: self._member(self._members.update),
-            Heartbeat: self._member(self._members.heartbeat),
-            Drain: self._member(self._members.drain),
-            Unregister: self._member(self._members.unregister),
+            Register: self.members.register,
+            Update: self._member(self.members.update),
+            Heartbeat: self._member(self.members.heartbeat),
+            Drain: self._member(self.members.drain),
+            Unregister: self._member(self.members.unregister),
             Malformed: self._malformed,
             Gone: self._gone,
             Undelivered: self._undelivered,
@@ -141,8 +143,8 @@ class Broker:
         self._due: dict[type[Any], Callable[[Any, float], None]] = {
             Message: self._settler.message_due,
             Delivery: self._delivery_due,
-            Backend: self._members.backend_due,
-            Claim: self._members.claim_due,
+            Backend: self.members.backend_due,
+            Claim: self.members.claim_due,
             Housekeeping: self._chores.keep_house,
             Look: self._chores.look,
             Changed: self._rooms.serve_all,
@@ -178,6 +180,7 @@ class Broker:
             try:
                 handlers[type(event)](event, now)
             except Exception as fault:  # noqa: BLE001 - kept for the shell to log; `check` fails for it
+                self.counts.faults += 1
                 self.faults.append((type(event).__name__, fault))
                 if isinstance(event, Send):
                     self._clients.abandon(event, actions[before:], now)
@@ -190,6 +193,7 @@ class Broker:
             try:
                 self._due[type(item)](item, now)
             except Exception as fault:  # noqa: BLE001 - kept for the shell to log; `check` fails for it
+                self.counts.faults += 1
                 self.faults.append((type(item).__name__, fault))
                 if isinstance(item, Message) and not item.ended:
                     self._clients.give_up(item, now)
@@ -229,7 +233,7 @@ class Broker:
         for message in list(self.dispatcher.messages):
             message.reason = "the daemon exits"
             self.dispatcher.fail(message, "draining", now)
-        self._members.stop(now)
+        self.members.stop(now)
         return self._take()
 
     def _forgive_a_pause(self, now: float) -> None:
@@ -241,8 +245,8 @@ class Broker:
 
     def take_news(self) -> list[tuple[str, str]]:
         """Return who joined, left or was lost since the last call: (what, backend's name)."""
-        news = self._members.news.copy()
-        self._members.news.clear()
+        news = self.members.news.copy()
+        self.members.news.clear()
         return news
 
     @property
@@ -284,9 +288,6 @@ class Broker:
 
     # --- backends ---
 
-    def _register(self, event: Register, now: float) -> None:
-        self._members.register(event, now)
-
     def _ack(self, event: Ack, now: float) -> None:
         backend = self.registry.by_peer.get(event.peer)
         if backend is None:
@@ -307,7 +308,7 @@ class Broker:
         if dearer and self.dispatcher.waiting.size:
             self.serving.serve_dearer(backend, now)
         if backend.draining:
-            self._members.end_drain(backend, now)
+            self.members.end_drain(backend, now)
 
     def _nack(self, event: Nack, now: float) -> None:
         self._answered(event, now, lambda delivery: self._settler.nacked(delivery, event.header, now))
@@ -326,7 +327,7 @@ class Broker:
             self.counts.stray_answers["unknown"] += 1
             return
         settle(delivery)
-        self._members.end_drain(backend, now)
+        self.members.end_drain(backend, now)
 
     def _member(self, act: Callable[[Backend, Any, float], None]) -> Callable[[Any, float], None]:
         """Return a handler for a command that only a registered backend may send."""
@@ -342,19 +343,18 @@ class Broker:
         return handle
 
     def _not_registered(self, event: Inbound | Malformed) -> None:
-        self._members.error(event.peer, event.delimited, "not_registered", "REGISTER first")
+        self.members.error(event.peer, event.delimited, "not_registered", "REGISTER first")
 
     def _find(self, peer: Peer, delivery_id: int) -> Delivery | None:
         """Return an open delivery by the connection it was sent over, which its backend may have left since."""
         backend = self.registry.by_peer.get(peer)
         if backend is not None and delivery_id in backend.open:
             return backend.open[delivery_id]
-        others = (other.open.get(delivery_id) for other in self.registry.by_name.values())
-        return next(filter(None, others), None)
+        return next(filter(None, (other.open.get(delivery_id) for other in self.registry.by_name.values())), None)
 
     def _delivery_due(self, delivery: Delivery, now: float) -> None:
         self._settler.delivery_due(delivery, now)
-        self._members.end_drain(delivery.backend, now)
+        self.members.end_drain(delivery.backend, now)
 
     # --- faults of peers, news of the transport ---
 
@@ -365,21 +365,21 @@ class Broker:
         backend = self.registry.by_peer.get(event.peer)
         if backend is None:
             if event.verb == "REGISTER":
-                self._members.error(event.peer, event.delimited, event.code, event.detail)
+                self.members.error(event.peer, event.delimited, event.code, event.detail)
             else:
                 self._not_registered(event)
             return
         delivery = backend.open.get(event.id) if event.id is not None else None
-        self._members.error(
+        self.members.error(
             event.peer, event.delimited, event.code, event.detail, None if delivery is None else delivery.id
         )
         if delivery is not None:
             self._settler.malformed(delivery, event.code, now)
-            self._members.end_drain(backend, now)
+            self.members.end_drain(backend, now)
 
     def _gone(self, event: Gone, now: float) -> None:
         if event.side is Side.BACKEND:
-            self._members.gone(event.peer, now)
+            self.members.gone(event.peer, now)
             return
         self._clients.gone(event.peer, now)
 
@@ -390,9 +390,9 @@ class Broker:
             if delivery is not None:
                 backend = delivery.backend
                 if not event.full and backend.peer == action.peer:
-                    self._members.unreachable(backend, now)
+                    self.members.unreachable(backend, now)
                 self._settler.undelivered(delivery, now, full=event.full)
-                self._members.end_drain(backend, now)
+                self.members.end_drain(backend, now)
         elif action.side is Side.CLIENT:
             self.counts.lost_answers["unread" if event.full else "gone"] += 1
             if isinstance(action, Piece) and event.full:

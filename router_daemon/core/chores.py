@@ -1,4 +1,4 @@
-"""What recurs without anybody asking: forgetting what nobody came back for, and looking how a rollout does."""
+"""What recurs without anybody asking: forgetting what nobody came back for, and looking how routes and a rollout do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Look(Struct, eq=False):
 
 
 class Changed(Struct, eq=False):
-    """The moment to look again for those who wait, as settings have changed."""
+    """The moment to look again for those who wait, as settings or somebody's drain have changed."""
 
     bucket: dict[Any, None] | None = None
 
@@ -61,10 +61,11 @@ class Chores:
             self._timers.schedule(Look(), now + TICK_S, now)
 
     def keep_house(self, item: Housekeeping, now: float) -> None:
-        """Forget."""
+        """Forget, and see which routes are to be retired."""
         self._timers.schedule(item, now + HOUSEKEEPING_S, now)
         self._registry.forget(now)
         self._overrides.forget(now)
+        self._routes.review(now)
 
     def look(self, item: Look, now: float) -> None:
         """See how the rollout does."""

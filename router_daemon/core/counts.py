@@ -197,15 +197,16 @@ class BackendCounts:
         outcomes: how its deliveries ended (`DELIVERY_OUTCOMES`).
         failures: those that count against it, by cause (`FAILURE_CAUSES`).
         ejections: how often it began to get nothing.
+        losses: how often it went without saying so.
     """
 
-    __slots__ = ("ejections", "failures", "label", "outcomes")
+    __slots__ = ("ejections", "failures", "label", "losses", "outcomes")
 
     def __init__(self, label: str) -> None:
         self.label = label
         self.outcomes = dict.fromkeys(DELIVERY_OUTCOMES, 0)
         self.failures = dict.fromkeys(FAILURE_CAUSES, 0)
-        self.ejections = 0
+        self.ejections = self.losses = 0
 
 
 _S = TypeVar("_S", CapabilityCounts, BackendCounts)
@@ -229,6 +230,7 @@ class Counts:
         self.lost_answers: Counter[str] = Counter()
         self.feedback_ignored = 0
         self.label_overflow = 0
+        self.faults = 0
 
     def capability(self, name: str, *, offered: bool) -> CapabilityCounts:
         """Return the series for a capability, made where it is missing; `offered`: some backend has offered it."""

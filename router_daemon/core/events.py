@@ -60,6 +60,7 @@ class Request(Record):
     first_ms: Milliseconds | UnsetType = UNSET
     idle_ms: Milliseconds | UnsetType = UNSET
     traceparent: str | UnsetType = UNSET
+    tracestate: str | UnsetType = UNSET
     durable: bool = False
 
 

@@ -101,6 +101,14 @@ def alarm_needed(confidence: float, windows: int) -> float:
     return log(2.0 * windows * (windows + 1.0) / (1.0 - confidence))
 
 
+def naming_needed(confidence: float, windows: int, place: int) -> float:
+    """Return the log e-value of "worse" that names a route for retirement, for success and p99 each.
+
+    As `alarm_needed`, and spent over all routes as well, of which this is the i-th: alpha / (i (i + 1) j (j + 1)).
+    """
+    return alarm_needed(confidence, windows) + log(place * (place + 1.0))
+
+
 def fine_needed(confidence: float) -> float:
     """Return the log e-value of "not worse" that a stage ends with; both tests must have it, so nothing is divided."""
     return -log(1.0 - confidence)

@@ -135,9 +135,13 @@ class Health:
         if not again:
             backend.correlated = any(pool.ejected > 1 for pool in backend.pools)
             backend.profile.counts.ejections += 1
+            failures, answers = backend.failed.bit_count(), min(backend.settled, settings.window)
+            news = f"backend ejected for {length_s:.1f} s: {failures} of its last {answers} deliveries failed"
+            self._registry.news.append((news, backend.name))
         self._watch(backend, now)
 
     def _readmit(self, backend: Backend, now: float) -> None:
+        self._registry.news.append(("backend let in again", backend.name))
         self._registry.set_ejected(backend, ejected=False, now=now)
         backend.failed = backend.settled = 0
         backend.failures_at.clear()

@@ -6,13 +6,15 @@ Rules:
   connection just closed may still arrive, and is then told `name_taken`.
 - A backend whose connection is gone is lost at once where it gave no session (nobody could answer for it any more),
   else after three silent heartbeats like any other: until then it may come back with its session.
+- Who is drained by a person (`drains`) is a backend like any other, but in no capability: it gets nothing new, and no
+  BYE.
 - Whatever makes room (join, update, end of a pause, a move) serves the waiting room; whatever removes the last
   backend for somebody who waits fails him at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from msgspec import UNSET, Struct
@@ -27,6 +29,7 @@ from router_daemon.core.actions import (
     RegisteredHeader,
 )
 from router_daemon.core.backends import Backend
+from router_daemon.core.chores import Changed
 from router_daemon.core.counts import Counts
 from router_daemon.core.dispatch import Dispatcher
 from router_daemon.core.events import Drain, EmptyHeader, Heartbeat, Register, Registration, Unregister, Update
@@ -37,10 +40,11 @@ from router_daemon.core.serving import Serving
 from router_daemon.core.settings import Settings
 from router_daemon.core.settle import Settler
 from router_daemon.core.timers import Timers
-from router_daemon.core.types import Peer
+from router_daemon.core.types import Peer, RingPeer
 from router_daemon.errors import RETRY
 
 CLAIM_S: Final = 0.1
+LEFT: Final = "left"
 
 
 class Claim(Struct, eq=False):
@@ -122,7 +126,7 @@ class Membership:
 
     def drain(self, backend: Backend, event: Drain, now: float) -> None:  # noqa: ARG002
         """DRAIN: nothing new, and BYE once nothing is open."""
-        if not backend.draining:
+        if not backend.leaving:
             pools = backend.pools
             self._registry.drain(backend, now)
             let_in = self._dispatcher.health.let_in_where_needed(now)
@@ -135,11 +139,39 @@ class Membership:
         self.bye(backend)
         self.leave(backend, now)
 
+    # --- what a person says ---
+
+    def set_drained(self, name: str, drained: bool, now: float) -> bool:
+        """Give whoever has the name nothing new, or end that, and tell whether it is new.
+
+        Who waits is looked at with what is due next: here, nothing can be sent.
+
+        Raises:
+            ValueError: too many names are drained.
+        """
+        drains, backend = self._registry.drains, self._registry.by_name.get(name)
+        if not (drains.set(name, now) if drained else drains.clear(name)):
+            return False
+        self.news.append(("backend drained by a person" if drained else "backend undrained by a person", name))
+        if backend is not None:
+            self._registry.set_drained(backend, drained, now)
+            self._dispatcher.health.let_in_where_needed(now)
+            self._dispatcher.health.due(backend, now)  # resting dropped its trial
+        self._timers.schedule(Changed(), now, now)
+        return True
+
+    def restore_drains(self, kept: Mapping[str, float], now: float) -> None:
+        """Take in what an earlier process had: who was drained, and for how long (seconds)."""
+        for name, for_s in kept.items():
+            if self.set_drained(name, True, now):
+                self.news.pop()  # it was told when it was done
+            self._registry.drains.since[name] = now - for_s
+
     # --- what happens to backends ---
 
     def end_drain(self, backend: Backend, now: float) -> None:
         """Say BYE to a draining backend once its last delivery is settled."""
-        if backend.draining and not backend.open:
+        if backend.leaving and not backend.open:
             self.bye(backend)
             self.leave(backend, now)
 
@@ -147,9 +179,11 @@ class Membership:
         """Tell a backend that it is not registered any more."""
         self._emit(Bye(backend.peer, backend.delimited, EmptyHeader()))
 
-    def leave(self, backend: Backend, now: float, *, why: str = "left") -> None:
+    def leave(self, backend: Backend, now: float, *, why: str = LEFT) -> None:
         """Take a backend out; what is open there goes to other heads; a claim for its name is granted."""
         self.news.append((f"backend {why}", backend.name))
+        if why != LEFT and not isinstance(backend.peer, RingPeer):  # of those, their own daemon knows it
+            backend.profile.counts.losses += 1
         self._timers.cancel(backend)
         pools = backend.pools
         self._registry.remove(backend, now)

@@ -1,4 +1,4 @@
-"""What people may say to a running broker: the rollout's rollback, resume, advance and percent, and overrides.
+"""What people may say to a running broker: the rollout's rollback, resume, advance, percent; overrides; drains.
 
 Rules:
 - What makes no sense now is refused with one sentence, and changes nothing. A rollout that was rolled back gets no
@@ -11,7 +11,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Any, Final
 
 from msgspec import Struct
@@ -20,6 +21,8 @@ from router_daemon.core.broker import Broker
 from router_daemon.core.rollout import ROLLED_BACK, RUNNING, Rollout
 
 MOST_ACTS: Final = 256
+MOST_KINDS: Final = 32
+OTHER: Final = "other"
 NOBODY: Final = "a person says so"
 
 
@@ -45,6 +48,7 @@ class Operator:
     Attributes:
         held: why the rollout may not go on, "" where it may.
         acts: what was said, the newest last. said: how often something was, ever.
+        counts: the same by what, in this process; beyond `MOST_KINDS` under `OTHER`.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -52,6 +56,7 @@ class Operator:
         self.held = ""
         self.acts: deque[Act] = deque(maxlen=MOST_ACTS)
         self.said = 0
+        self.counts: Counter[str] = Counter()
         self._seen: Rollout | None = None
         self._rollouts = 0
 
@@ -112,7 +117,7 @@ class Operator:
         if found is None:
             raise Refused(f"no backend {backend!r} is registered")
         if found.draining:
-            raise Refused(f"backend {backend!r} drains")
+            raise Refused(f"backend {backend!r} {'drains' if found.leaving else 'is drained: undrain it first'}")
         if self._broker.settings.require_capability and capability not in found.info.capabilities:
             raise Refused(f"backend {backend!r} does not offer {capability!r}")
         self._broker.overrides.set(capability, backend, for_s, now)
@@ -128,12 +133,36 @@ class Operator:
             raise Refused(f"there is no override for {capability!r}")
         return capability
 
+    def drain(self, name: str, now: float) -> str:
+        """Send a backend nothing new, and whoever comes back under its name, until `undrain`.
+
+        Raises:
+            Refused: nobody of that name is there, or was in the last ten minutes.
+            ValueError: of the number of those drained.
+        """
+        registry = self._broker.registry
+        if not (name in registry.by_name or name in registry.remembered() or name in registry.drains.since):
+            raise Refused(f"no backend {name!r} is registered")
+        return name if self._broker.members.set_drained(name, True, now) else f"{name} had been drained already"
+
+    def undrain(self, name: str, now: float) -> str:
+        """Let a backend have messages again.
+
+        Raises:
+            Refused: nobody has drained it; what drains by itself, only its own REGISTER can bring back.
+        """
+        if not self._broker.members.set_drained(name, False, now):
+            raise Refused(f"backend {name!r} is not drained by anybody")
+        return name
+
     def hold(self, why: str, now: float) -> bool:
         """Keep the rollout rolled back from now on, and tell whether that is new; said again and again while it lasts.
 
         "" ends the hold, and changes nothing else.
         """
         new, self.held = why != self.held, why
+        if new and why:
+            self._count("rollback_file")
         rollout = self._broker.routes.rollout
         if why and rollout is not None and rollout.state != ROLLED_BACK:
             rollout.roll_back(now, why)
@@ -143,6 +172,14 @@ class Operator:
         """Keep what was said."""
         self.acts.append(act)
         self.said += 1
+        self._count(act.what.replace(" ", "_"))
+
+    def recall(self, acts: Iterable[Act]) -> None:
+        """Take in what was said to an earlier process."""
+        self.acts.extend(acts)
+
+    def _count(self, what: str) -> None:
+        self.counts[what if what in self.counts or len(self.counts) < MOST_KINDS else OTHER] += 1
 
     def revision(self) -> tuple[int, ...]:
         """Return numbers of which one differs after each change that must outlive a restart."""
@@ -150,7 +187,7 @@ class Operator:
         if rollout is not self._seen:  # another one may have happened to count as far
             self._seen, self._rollouts = rollout, self._rollouts + 1
         told = (0, 0) if rollout is None else (rollout.told, rollout.windows)
-        return (self._rollouts, *told, overrides.changes, self.said)
+        return (self._rollouts, *told, overrides.changes, self._broker.registry.drains.changes, self.said)
 
     def view(self) -> dict[str, Any]:
         """Return what /routes shows of it, as plain data for JSON."""

@@ -18,6 +18,7 @@ from router_daemon.core.choosing import may_spread, surely_idle
 from router_daemon.core.events import Request
 from router_daemon.core.pools import Pool
 from router_daemon.core.ranking import Candidate, Ranking
+from router_daemon.core.routes import Route
 from router_daemon.core.waiting import CRITICAL
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Outlook:
     Args:
         broker: asked, not changed.
         request: what a client would ask for.
+        route: that the message would take.
         ranking: detached, the one in force or what would be.
         now: seconds.
 
@@ -39,13 +41,14 @@ class Outlook:
         total: sum of the scores of the candidates.
     """
 
-    def __init__(self, broker: Broker, request: Request, ranking: Ranking, now: float) -> None:
+    def __init__(self, broker: Broker, request: Request, route: Route, ranking: Ranking, now: float) -> None:
         self._broker = broker
         self._request = request
         self._ranking = ranking
         self._now = now
         self._chooser = broker.dispatcher.chooser
         self._message, self._refusal = broker.probe(request, now)
+        self._message.route = route.detached()
         live = list(ranking.policy.peek(ranking, request, now))
         self._candidates = {candidate.backend.name for candidate in live}
         self.total = sum(candidate.score for candidate in live)

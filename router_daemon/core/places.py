@@ -76,6 +76,7 @@ class Places:
                 heads,
                 request.embedding,
                 request.traceparent,
+                request.tracestate,
             )
             emit(Deliver(backend.peer, backend.delimited, header, message.body))
         message.out += count

@@ -131,6 +131,24 @@ class Pool:
         twin.stale = self.stale.copy()
         return twin
 
+    def check(self) -> None:
+        """Assert that the sums are those of the members."""
+        slots = places = free = warm = costly = ejected = 0
+        busy = 0.0
+        for backend in self.members.values():  # once for all: tests do this after every step
+            assert self in backend.pools
+            slots += backend.info.slots
+            places += backend.places
+            free += backend.free
+            busy += len(backend.open) + backend.other
+            warm += backend.info.slots if backend.warm else 0
+            costly += backend.cost is not None
+            ejected += backend.ejected
+        assert (self.slots, self.places, self.free) == (slots, places, free)
+        assert (self.warm, self.costly, self.ejected) == (warm, costly, ejected)
+        assert abs(self.busy - busy) < 1e-6 * (1 + self.busy)
+        assert all(backend.ejected and self.members.get(backend.name) is backend for backend in self.trials)
+
     def configure(self, settings: Settings, before: Settings, now: float) -> None:
         """Take over other settings; what the budgets hold is theirs, up to what they may hold now."""
         retry, hedge = settings.retry, settings.hedge

@@ -18,6 +18,7 @@ from msgspec import UNSET
 
 from router_daemon.core.backends import Backend
 from router_daemon.core.counts import OTHER, Counts
+from router_daemon.core.drains import Drains
 from router_daemon.core.events import Registration, Revision
 from router_daemon.core.memory import BackendRecord, Profiles, Unclaimed, restore_profile, restored_service
 from router_daemon.core.pools import Pool, make_pool
@@ -56,6 +57,7 @@ class Registry:
         self._seen: dict[str, float] = {}
         self._remembered: dict[str, tuple[Profile, float]] = {}
         self.unclaimed = Unclaimed()
+        self.drains = Drains()
         self.news: list[tuple[str, str]] = []
 
     def pool(self, capability: str) -> Pool:
@@ -116,6 +118,7 @@ class Registry:
         failures_at = deque[float](maxlen=self.settings.ejection.remembered)
         backend = Backend(peer, delimited, info, profile, group, now, now, {}, {}, failures_at, progress_at=now)
         backend.queue_alpha = self.settings.profile.queue_alpha
+        backend.draining = backend.drained = info.name in self.drains.since
         self.by_name[info.name] = backend
         self.by_peer[peer] = backend
         self._index(backend, now)
@@ -146,7 +149,7 @@ class Registry:
         self.by_peer[peer] = backend
 
     def replace(self, backend: Backend, info: Registration, now: float) -> None:
-        """Put a new registration of the same name in the place of the old one; this ends a drain.
+        """Put a new registration of the same name in the place of the old one; this ends a drain of its own.
 
         Rankings stay in force where it can do the same at the same cost: of ten thousand backends each takes 20 ms to
         make, and places change often.
@@ -157,7 +160,7 @@ class Registry:
         self._unindex(backend, now)
         backend.info = info
         backend.group_label = self._counts.group(info.group or "")
-        backend.draining = False
+        backend.leaving, backend.draining = False, backend.drained
         for capability in backend.services.keys() - set(info.capabilities):
             if self._everyone is None:
                 del backend.services[capability]
@@ -175,16 +178,34 @@ class Registry:
         """Change the keys that an UPDATE names; a drain goes on."""
         changes = {key: value for key in revision.__struct_fields__ if (value := getattr(revision, key)) is not UNSET}
         fields = {key: getattr(backend.info, key) for key in backend.info.__struct_fields__}
-        draining = backend.draining
+        leaving = backend.leaving
         self.replace(backend, Registration(**{**fields, **changes}), now)
-        if draining:
+        if leaving:
             self.drain(backend, now)
 
     def drain(self, backend: Backend, now: float) -> None:
-        """Send nothing new to it."""
-        backend.draining = True
-        self._unindex(backend, now)
-        backend.refresh(now)
+        """Send nothing new to it, as it says itself."""
+        backend.leaving = True
+        self._rest(backend, now)
+
+    def set_drained(self, backend: Backend, drained: bool, now: float) -> None:
+        """Send nothing new to it, as a person says, or end that: then it is as one that has just registered."""
+        backend.drained = drained
+        if drained:
+            self._rest(backend, now)
+        elif not backend.leaving:
+            backend.draining = False
+            self._index(backend, now)
+            if not backend.warm:
+                backend.window = self._first_window(backend)
+            backend.refresh(now)
+            self._note_version(backend, now)
+
+    def _rest(self, backend: Backend, now: float) -> None:
+        if not backend.draining:
+            backend.draining = True
+            self._unindex(backend, now)
+            backend.refresh(now)
 
     def set_warm(self, backend: Backend, warm: bool, window: int | None, now: float) -> None:
         """Set whether a backend is warm, and how many places it has while it starts slowly (None: all)."""
@@ -222,9 +243,9 @@ class Registry:
         self.news.append((f"backend has version {backend.info.version!r}, before {was!r}: measured anew", backend.name))
 
     def _note_version(self, backend: Backend, now: float) -> None:
-        """Look whether a backend that has come or has changed is another version than what is known of it."""
+        """Look whether a backend is another version than what is known of it; of one drained, when that ends."""
         version = backend.info.version
-        if version is UNSET:
+        if version is UNSET or backend.drained:
             return
         if backend.profile.version not in (None, version) and not backend.draining:
             self.re_evaluate(backend, now)
@@ -318,15 +339,11 @@ class Registry:
             assert backend.name == name
             assert self.by_peer.get(backend.peer) is backend
             assert name not in self._remembered
-            able = not backend.draining
-            assert bool(backend.pools) == able
-            assert all(pool.members.get(name) is backend for pool in backend.pools)
-            assert 0 <= backend.limit <= backend.places
-            assert backend.free == max(0, backend.limit - len(backend.open))
-            assert not (backend.ejected and backend.limit)
+            assert backend.drained == (name in self.drains.since)
+            backend.check()
         assert len(self.by_peer) == len(self.by_name)
         for pool in self.pools():
-            _check_sums(pool)
+            pool.check()
 
     def _first_window(self, backend: Backend) -> int | None:
         """Return 1 where of each of its capabilities half of the others' slots are warm, else None.
@@ -358,6 +375,8 @@ class Registry:
                 self.unclaimed.claim_reference(pool)
             if capability in self._seen or len(self._seen) < CAPABILITIES_SEEN:
                 self._seen[capability] = now
+        if backend.draining:
+            return
         if self._everyone is not None:
             backend.join_pools((self._everyone,))
         else:
@@ -377,21 +396,3 @@ class Registry:
     def _reserve(self, backend: Backend, pools: Iterable[Pool] | None = None) -> None:
         for pool in backend.pools if pools is None else pools:
             pool.reserved = share_of(self.settings.waiting.reserve, pool.places)
-
-
-def _check_sums(pool: Pool) -> None:
-    slots = places = free = warm = costly = ejected = 0
-    busy = 0.0
-    for backend in pool.members.values():  # once for all: tests do this after every step
-        assert pool in backend.pools
-        slots += backend.info.slots
-        places += backend.places
-        free += backend.free
-        busy += len(backend.open) + backend.other
-        warm += backend.info.slots if backend.warm else 0
-        costly += backend.cost is not None
-        ejected += backend.ejected
-    assert (pool.slots, pool.places, pool.free) == (slots, places, free)
-    assert (pool.warm, pool.costly, pool.ejected) == (warm, costly, ejected)
-    assert abs(pool.busy - busy) < 1e-6 * (1 + pool.busy)
-    assert all(backend.ejected and pool.members.get(backend.name) is backend for backend in pool.trials)

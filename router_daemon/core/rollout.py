@@ -18,14 +18,15 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Any, Final
 
 from msgspec import UNSET, Struct
 
+from router_daemon.core.comparison import Comparison, Verdict
 from router_daemon.core.events import Request
-from router_daemon.core.guard import Evidence, Side, alarm_needed, fine_needed, p99_evidence, success_evidence
+from router_daemon.core.guard import Evidence, Side, alarm_needed, fine_needed
 from router_daemon.core.routes import Route
 from router_daemon.core.settings import RolloutSettings
 from router_daemon.core.tally import Tally
@@ -53,15 +54,6 @@ class Happened(Struct, frozen=True):
     detail: str
 
 
-class Verdict(Struct, frozen=True):
-    """What the guard has found: of `success` or `p99`, with log e-value and threshold."""
-
-    of: str
-    evidence: float
-    needed: float
-    detail: str
-
-
 class Rollout:
     """The state of one rollout.
 
@@ -69,25 +61,37 @@ class Rollout:
         settings: see `RolloutSettings`.
         stable, candidate, control: the routes; control None: no control group.
         twin: the control group's route is as stable's, so that both are one side of the comparison.
+        everyone: returns all routes, of which each counts in the same window; None: those of the rollout.
 
     Attributes:
+        name: what keys are hashed with.
         state: `running`, `rolled back` or `done`. reason: why it was rolled back.
         percent: the candidate's, while it runs. stage: how many stages have been begun.
         history: of what happened, the newest last; news: the same, for the shell to log and clear. told: how often
             something happened, ever.
         verdicts: how often the guard stopped the candidate, by what.
+        elsewhere: it is rolled back as another daemon said so.
     """
 
     def __init__(
-        self, settings: RolloutSettings, stable: Route, candidate: Route, control: Route | None, *, twin: bool = True
+        self,
+        settings: RolloutSettings,
+        stable: Route,
+        candidate: Route,
+        control: Route | None,
+        *,
+        twin: bool = True,
+        everyone: Callable[[], Iterable[Route]] | None = None,
     ) -> None:
         self.settings = settings
         self.stable, self.candidate, self.control = stable, candidate, control
         self._twin = twin
-        self._name = settings.name or candidate.name
-        self._salt = blake2b(f"{self._name}\0".encode(), digest_size=_HASH_BYTES)
+        self._everyone = everyone or self.routes
+        self.name = settings.name or candidate.name
+        self._salt = blake2b(f"{self.name}\0".encode(), digest_size=_HASH_BYTES)
         self.state = RUNNING
         self.reason = ""
+        self.elsewhere = False
         self.percent = settings.first_percent
         self.began_at = 0.0
         self.windows = 0
@@ -96,7 +100,7 @@ class Rollout:
         self.news: list[Happened] = []
         self.told = 0
         self.verdicts = {"success": 0, "p99": 0, "policy": 0}
-        self._retired: set[str] = set()
+        self._retired: dict[str, tuple[str, str]] = {}
         self._restored = False
         for route in self.routes():
             route.tally = route.tally or Tally()
@@ -176,10 +180,10 @@ class Rollout:
         self.verdicts[cause] += 1
         self._tell("rollout stopped", self.candidate, detail, now)
         self._roll_back(detail, now)
-        self._retire(self.candidate, detail, now)
+        self._retire(self.candidate, "stopped", detail, now)
 
-    def _roll_back(self, reason: str, now: float) -> None:
-        self.state, self.reason = ROLLED_BACK, reason
+    def _roll_back(self, reason: str, now: float, *, elsewhere: bool = False) -> None:
+        self.state, self.reason, self.elsewhere = ROLLED_BACK, reason, elsewhere
         self._share()
         self._new_window(now)
 
@@ -191,11 +195,12 @@ class Rollout:
         self.state = DONE
         self._tell("rollout done", self.candidate, f"no worse than stable at {self.percent:g} %", now)
         if self.percent >= 100.0:
-            self._retire(self.stable, f"{self.candidate.name} has taken its place", now)
+            self._retire(self.stable, "replaced", self._successor(), now)
 
     def _go_to(self, percent: float, why: str, now: float) -> None:
         self.percent = percent
         self.state, self.reason, self.began_at = RUNNING, "", now
+        self._retired.clear()
         self._share()
         self._new_window(now)
         self._tell("rollout stage", self.candidate, f"{percent:g} % of the messages: {why}", now)
@@ -203,7 +208,7 @@ class Rollout:
     def _new_window(self, now: float) -> None:
         self.windows += 1
         self.window_at = now
-        for route in self.routes():
+        for route in self._everyone():
             if route.tally is not None:
                 route.tally.side = Side(now)
 
@@ -213,63 +218,63 @@ class Rollout:
         self.news.append(happened)
         self.told += 1
 
-    def _retire(self, route: Route, why: str, now: float) -> None:
+    def _retire(self, route: Route, cause: str, why: str, now: float) -> None:
         if route.name not in self._retired:
-            self._retired.add(route.name)
+            self._retired[route.name] = (cause, why)
             self._tell("route to be retired", route, why, now)
+
+    def _successor(self) -> str:
+        return f"{self.candidate.name} has taken its place"
+
+    def to_be_retired(self) -> list[tuple[str, str, str]]:
+        """Return which of its routes are: name, `stopped` or `replaced`, and why."""
+        return [(name, *why) for name, why in sorted(self._retired.items())]
 
     # --- the guard ---
 
     def sides(self) -> tuple[Side, Side]:
         """Return what was counted of the candidate and of what it is compared with, in this window."""
-        mine, reference = _side(self.candidate), _side(self.stable)
+        return _side(self.candidate), self.reference()
+
+    def reference(self) -> Side:
+        """Return what was counted of what others are compared with: stable, its twin, or who is left at 100 %."""
+        reference = _side(self.stable)
         if self.control is not None and (self._twin or self._below >= self._control_from):
-            reference = reference.plus(_side(self.control)) if self._twin else _side(self.control)
-        return mine, reference
+            return reference.plus(_side(self.control)) if self._twin else _side(self.control)
+        return reference
+
+    @property
+    def baseline(self) -> Route | None:
+        """The control group's route, where it is another one than stable's."""
+        return None if self._twin else self.control
+
+    def comparison(self) -> Comparison:
+        """Return the candidate, and what it is held against."""
+        return Comparison(*self.sides(), self.settings)
 
     def evidence(self) -> dict[str, Evidence]:
         """Return log e-values, of success and of p99."""
-        mine, reference = self.sides()
-        return {
-            "success": success_evidence(mine, reference, self.settings.max_success_drop),
-            "p99": p99_evidence(mine, reference, self.settings.max_p99_ratio),
-        }
+        return self.comparison().evidence()
 
     def verdict(self) -> Verdict | None:
         """Return why the candidate is to be stopped; None while nothing says so."""
-        needed = alarm_needed(self.settings.confidence, self.windows)
-        for of, (worse, _) in self.evidence().items():
-            if worse >= needed:
-                return Verdict(of, worse, needed, f"{self._compared(of)} (log e-value {worse:.1f} of {needed:.1f})")
-        return None
-
-    def _compared(self, of: str) -> str:
-        mine, reference = self.sides()
-        if of == "success":
-            return (
-                f"success {_percent(mine.success)} of {mine.answers} answers, stable {_percent(reference.success)} of "
-                f"{reference.answers}; {self.settings.max_success_drop:.2%} less is allowed"
-            )
-        return (
-            f"p99 {_ms(mine.p99_s)} of {mine.answered} answers, stable {_ms(reference.p99_s)} of {reference.answered}; "
-            f"{self.settings.max_p99_ratio:g} times as much is allowed"
-        )
+        return self.comparison().verdict(alarm_needed(self.settings.confidence, self.windows))
 
     def _enough(self) -> bool:
         return all(side.answers >= self.settings.min_answers for side in self.sides())
 
     def missing(self, now: float) -> Iterator[str]:
         """Yield, for people, what the stage waits for."""
-        settings = self.settings
+        settings, comparison = self.settings, self.comparison()
         left_s = settings.stage_s - (now - self.began_at)
         if left_s > 0.0:
             yield f"{left_s:.0f} s of the stage's time"
-        for side, whose in zip(self.sides(), (self.candidate.name, "stable"), strict=True):
+        for side, whose in zip(comparison[:2], (self.candidate.name, "stable"), strict=True):
             if side.answers < settings.min_answers:
                 yield f"{settings.min_answers - side.answers} answers of {whose} in this window"
-        for of, (_, fine) in self.evidence().items():
+        for of, (_, fine) in comparison.evidence().items():
             if fine < fine_needed(settings.confidence):
-                yield f"proof that {of} is not worse: {self._compared(of)}"
+                yield f"proof that {of} is not worse: {comparison.words(of)}"
         if (share := self._fallbacks()) > MOST_FALLBACKS:
             yield f"decisions of the candidate's own policy: the fallback made {share:.1%} of them"
 
@@ -300,10 +305,15 @@ class Rollout:
         self._tell("rollout rolled back", self.candidate, why, now)
         self._roll_back(why, now)
 
+    def stop_elsewhere(self, daemon: str, now: float) -> None:
+        """Roll back as another daemon has stopped the rollout of this name."""
+        why = f"daemon {daemon} has stopped it"
+        self._tell("rollout rolled back", self.candidate, why, now)
+        self._roll_back(why, now, elsewhere=True)
+
     def resume(self, now: float) -> None:
         """Begin again, at the first stage, after it was stopped or rolled back."""
         self.candidate.close()
-        self._retired.discard(self.candidate.name)
         self._go_to(self.settings.stages[0] if self.settings.stages else self.percent, "resumed by a person", now)
 
     # --- over a restart ---
@@ -312,10 +322,11 @@ class Rollout:
         """Return what must survive a restart, as plain data with ages instead of times."""
         return {
             "format": FORMAT,
-            "name": self._name,
+            "name": self.name,
             "candidate": self.candidate.name,
             "state": self.state,
             "reason": self.reason,
+            "elsewhere": self.elsewhere,
             "percent": self.percent,
             "stage_age_s": now - self.began_at,
             "windows": self.windows,
@@ -326,13 +337,16 @@ class Rollout:
 
     def restore(self, kept: dict[str, Any], now: float) -> bool:
         """Go on as an earlier process left off, with a new window; False where that was another rollout."""
-        if (kept.get("format"), kept.get("name"), kept.get("candidate")) != (FORMAT, self._name, self.candidate.name):
+        if (kept.get("format"), kept.get("name"), kept.get("candidate")) != (FORMAT, self.name, self.candidate.name):
             return False
         self.state, self.reason, self.percent = kept["state"], kept["reason"], kept["percent"]
+        self.elsewhere = kept.get("elsewhere", False)
         self.began_at = now - kept["stage_age_s"]
         self.windows = kept["windows"]
         self.verdicts.update(kept["verdicts"])
-        self._retired.update(kept["retired"])
+        for name in kept["retired"]:
+            stopped = name == self.candidate.name
+            self._retired[name] = ("stopped", self.reason) if stopped else ("replaced", self._successor())
         for each in kept.get("history", ()):
             self.history.append(Happened(now - each["age_s"], each["what"], each["route"], each["detail"]))
         self._restored = True
@@ -344,13 +358,14 @@ class Rollout:
 
     def view(self, now: float) -> dict[str, Any]:
         """Return it as plain data for JSON."""
-        mine, reference = self.sides()
+        comparison = self.comparison()
+        mine, reference = comparison[:2]
         compared = {
-            of: {"worse": found.worse, "fine": found.fine, "what": self._compared(of)}
-            for of, found in self.evidence().items()
+            of: {"worse": found.worse, "fine": found.fine, "what": comparison.words(of)}
+            for of, found in comparison.evidence().items()
         }
         return {
-            "name": self._name,
+            "name": self.name,
             "state": self.state,
             "reason": self.reason or None,
             "candidate": self.candidate.name,
@@ -360,7 +375,7 @@ class Rollout:
             "missing": list(self.missing(now)) if self.state == RUNNING else [],
             "window": {
                 "number": self.windows,
-                "age_s": now - self.window_at,
+                "age_s": now - _side(self.stable).began_at,
                 "answers": {self.candidate.name: mine.answers, "stable": reference.answers},
                 "log_e_values": compared,
                 "stops_at": alarm_needed(self.settings.confidence, self.windows),
@@ -382,11 +397,3 @@ def _side(route: Route) -> Side:
     assert route.tally is not None
     assert route.tally.side is not None
     return route.tally.side
-
-
-def _percent(share: float | None) -> str:
-    return "unknown" if share is None else f"{share:.2%}"
-
-
-def _ms(seconds: float | None) -> str:
-    return "unknown" if seconds is None else f"{seconds * 1000.0:.3g} ms"

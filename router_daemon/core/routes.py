@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from copy import copy
 from math import inf
 from typing import Final
 
@@ -130,6 +131,13 @@ class Route:
 
     def __repr__(self) -> str:
         return f"<Route {self.name!r}: {self.policy.name}>"
+
+    def detached(self) -> Route:
+        """Return a copy whose faults count for nobody, for people to look at."""
+        route = copy(self)
+        route.faults, route.fallbacks, route.news = Counter(), dict.fromkeys(REASONS, 0), []
+        route.tally = None
+        return route
 
     def rate(self, score: float) -> None:
         """Take in how good an answer was, 0 to 1."""

@@ -11,7 +11,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from router_daemon.core.backends import Backend
 from router_daemon.core.counts import Counts
 from router_daemon.core.ranking import Observer, Policy, RankingCache
+from router_daemon.core.retirement import Retirement
 from router_daemon.core.rollout import DONE, ROLLED_BACK, Rollout
 from router_daemon.core.routes import FALLBACK, FewestOpen, Route
 from router_daemon.core.settings import RolloutSettings, Settings
@@ -67,8 +68,10 @@ class Routes:
         by_name: every route, `stable` first.
         stable: what messages take that nothing else is said of.
         fallback: who decides where a policy fails.
-        rollout: None where there is none.
+        rollout: None where there is none. retirement: names the routes that are to be retired.
         news: for the shell to log and to clear: (what, route, detail).
+        prepare: called with every policy before it decides anything, for what the shell gives it; None: nothing. It is
+            called again with each change of routes.
     """
 
     stable: Route
@@ -86,6 +89,8 @@ class Routes:
         self._watchers: list[tuple[Policy, Watcher]] = []
         self.by_name: dict[str, Route] = {}
         self.rollout: Rollout | None = None
+        self.retirement = Retirement()
+        self.prepare: Callable[[Policy], None] | None = None
         self.news: list[tuple[str, str, str]] = []
 
     def open(self, registry: Registry, specs: Sequence[RouteSpec], fallback: Policy | None) -> None:
@@ -124,7 +129,16 @@ class Routes:
                 route.retire()
         drop_own(self._registry, self._policies())
         changed = {name for name, route in self.by_name.items() if policies.get(name) is not route.policy}
+        self._judge_anew(changed, before.keys() - self.by_name.keys())
         self._go_on(changed, now)
+
+    def _judge_anew(self, changed: set[str], gone: set[str]) -> None:
+        """Count anew for what are other policies; what was said of them, and of who was held against them, is over."""
+        self.retirement.forget(self.by_name if self.stable.name in changed else changed | gone)
+        for name in changed:
+            tally = self.by_name[name].tally
+            if tally is not None:
+                tally.side = None
 
     def _go_on(self, changed: set[str], now: float) -> None:
         """Begin, change or end the rollout, by the settings; one that they do not touch goes on as it was."""
@@ -171,7 +185,11 @@ class Routes:
             self.by_name[settings.candidate],
             self.by_name[control] if control else None,
             twin=settings.control in ("", settings.stable),
+            everyone=self._everyone,
         )
+
+    def _everyone(self) -> Iterable[Route]:
+        return self.by_name.values()
 
     def _route(self, spec: RouteSpec, stand_in: Route | None) -> Route:
         assert self._registry is not None
@@ -208,6 +226,9 @@ class Routes:
         """Tell every policy in use what it wants to know, and those that are new to that who is there."""
         assert self._registry is not None
         policies = self._policies()
+        if self.prepare is not None:
+            for policy in policies:
+                self.prepare(policy)
         know = {policy for policy, _ in self._watchers}
         self._observers = [(policy, policy.observe) for policy in policies if policy.observe is not None]
         self._watchers = [(policy, policy.watch) for policy in policies if policy.watch is not None]
@@ -245,6 +266,12 @@ class Routes:
 
     # --- for people ---
 
+    def review(self, now: float) -> None:
+        """Look which routes are to be retired."""
+        settings = self._settings
+        found = self.retirement.review(self, settings.rollout, now, askable=settings.policy_override)
+        self.news += [("route to be retired", each.route, each.why) for each in found]
+
     def take_news(self) -> list[tuple[str, str, str]]:
         """Return what has happened to routes since the last call: (what, route, detail)."""
         news = self.news.copy()
@@ -260,6 +287,7 @@ class Routes:
             "routes": [self._shown(route, now) for route in self.by_name.values()],
             "fallback": self.fallback.policy.name,
             "rollout": None if self.rollout is None else self.rollout.view(now),
+            "to_be_retired": [each.view() for each in self.retirement.named(self.rollout)],
         }
 
     def _shown(self, route: Route, now: float) -> dict[str, Any]:
@@ -299,7 +327,6 @@ def _take_over(rollout: Rollout, before: Rollout, other: bool, now: float) -> No
     if not rollout.restore(before.snapshot(now), now):
         rollout.begin(now)
         return
-    rollout.history.extend(before.history)
     rollout.news += before.news
     settings = rollout.settings
     if rollout.state == ROLLED_BACK:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import UNSET
 
 from router_daemon.core.backends import Backend
 from router_daemon.core.events import Request
 from router_daemon.core.outlook import Outlook
+from router_daemon.core.placement import asked_route
 from router_daemon.core.ranking import Candidate
+from router_daemon.core.routes import Route
 from router_daemon.core.service import Service
 
 if TYPE_CHECKING:
@@ -39,6 +41,20 @@ def backend_parts(broker: Broker, now: float, size: int = 64) -> Iterator[list[d
         yield [_backend(broker, backend, now) for backend in there if backend is not None]
 
 
+def drained(broker: Broker, now: float) -> list[dict[str, Any]]:
+    """Return which names a person has drained: for how long (s), whether one is registered, and what is open there."""
+    found = broker.registry.by_name
+    return [
+        {
+            "backend": name,
+            "for_s": for_s,
+            "registered": name in found,
+            "in_flight": len(found[name].open) if name in found else 0,
+        }
+        for name, for_s in broker.registry.drains.snapshot(now).items()
+    ]
+
+
 def routes(broker: Broker, now: float) -> dict[str, Any]:
     """Return what came of each route, the rollout with what its stage waits for, and the overrides in force."""
     return broker.routes.view(now) | {"overrides": broker.overrides.snapshot(now)}
@@ -51,6 +67,7 @@ def _backend(broker: Broker, backend: Backend, now: float) -> dict[str, Any]:
         "name": info.name,
         "up": backend.connected,
         "state": backend.state,
+        "drained": backend.drained,
         "capabilities": info.capabilities,
         "slots": info.slots,
         "prefetch": info.prefetch,
@@ -121,28 +138,45 @@ def explain(
     *,
     max_cost: float | None = None,
     embedding: bytes | None = None,
+    route: str | None = None,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Return, candidate by candidate and term by term, what a message of that kind would meet now.
 
-    Of more than `MOST_SHOWN` backends, those that come first. `embedding`: of the message, as on the wire.
+    Of more than `MOST_SHOWN` backends, those that come first.
+
+    Args:
+        broker: asked, not changed.
+        capability: of the message.
+        priority: of the message.
+        now: seconds.
+        max_cost: of the message.
+        embedding: of the message, as on the wire.
+        route: that it would take; None: the one that `key` leads to, or stable.
+        key: of the message.
+
+    Raises:
+        UnknownRouteError: there is no such route.
     """
-    cache, settings = broker.rankings, broker.settings
+    looked, about = asked_route(broker.routes, route, key)
+    policy, cache, settings = looked.acting.policy, looked.acting.rankings, broker.settings
     state, cached = cache.peek(capability, priority, now)
-    in_force = cached if cached is not None and state == "hit" else cache.preview(capability, priority, now)
     request = Request(0, capability, priority, mode="auto", max_cost=UNSET if max_cost is None else max_cost)
     if embedding is not None:
         request.embedding = embedding
-    outlook = Outlook(broker, request, in_force.detached(), now)
+    outlook = _outlook(broker, request, looked, now)
     shown = outlook.rows[:MOST_SHOWN]
     draining = [] if len(shown) == MOST_SHOWN else _draining(broker, capability, now)
     return {
         "capability": capability,
         "priority": priority,
         "embedding": None if embedding is None else len(embedding) // 4,
-        "policy": broker.policy.name,
+        "route": about,
+        "override": _override(broker, capability, now),
+        "policy": policy.name,
         "mode": settings.mode,
         "heads": settings.heads,
-        "threshold": broker.policy.threshold,
+        "threshold": policy.threshold,
         "require_capability": settings.require_capability,
         "unsaid_idempotent": settings.unsaid_idempotent,
         "cache": {"state": state, "age_s": None if cached is None else now - cached.made_at, "ttl_s": cache.ttl_s},
@@ -156,12 +190,49 @@ def explain(
     }
 
 
+class Weight(NamedTuple):
+    """What one backend weighs for one kind of message: its attention weight, and its place among the heads, or None."""
+
+    weight: float
+    head: int | None
+
+
+def weights(broker: Broker, capability: str, priority: int, now: float) -> dict[str, Weight]:
+    """Return what each backend weighs for a message of that kind, by name: what `explain` says of route stable."""
+    outlook = _outlook(broker, Request(0, capability, priority, mode="auto"), broker.routes.stable, now)
+    return {
+        candidate.backend.name: Weight(_weight(outlook, candidate), outlook.heads.get(candidate.backend.name))
+        for candidate in outlook.rows
+    }
+
+
+def _outlook(broker: Broker, request: Request, route: Route, now: float) -> Outlook:
+    """Look at a message of a route, with the ranking in force or what would be."""
+    cache, capability, priority = route.acting.rankings, request.capability, request.priority
+    state, cached = cache.peek(capability, priority, now)
+    in_force = cached if cached is not None and state == "hit" else cache.preview(capability, priority, now)
+    return Outlook(broker, request, route, in_force.detached(), now)
+
+
+def _weight(outlook: Outlook, candidate: Candidate) -> float:
+    return candidate.score / outlook.total if outlook.total else candidate.weight
+
+
+def _override(broker: Broker, capability: str, now: float) -> dict[str, Any] | None:
+    """Return which backend all new messages of the capability go to, whatever else is said here, and how long."""
+    override = broker.overrides.in_force.get(capability)
+    if override is None or now >= override.until:
+        return None
+    there = override.backend in broker.registry.by_name
+    return {"backend": override.backend, "left_s": override.until - now, "there": there}
+
+
 def _candidate(broker: Broker, outlook: Outlook, candidate: Candidate, now: float) -> dict[str, Any]:
     backend = candidate.backend
     return {
         "backend": backend.name,
         "score": candidate.score,
-        "weight": candidate.score / outlook.total if outlook.total else candidate.weight,
+        "weight": _weight(outlook, candidate),
         "terms": candidate.terms,
         "logit": candidate.logit,
         "head": outlook.heads.get(backend.name),
@@ -180,10 +251,11 @@ def _draining(broker: Broker, capability: str, now: float) -> list[dict[str, Any
         for backend in registry.by_name.values()
         if backend.draining and (capability in backend.info.capabilities or not required)
     ]
-    nothing: dict[str, Any] = {"score": None, "weight": None, "terms": {}, "head": None, "reason": "draining"}
+    nothing: dict[str, Any] = {"score": None, "weight": None, "terms": {}, "head": None}
     return [
         {"backend": backend.name}
         | nothing
+        | {"reason": backend.state}
         | _load(broker, backend, copy(registry.peek_service(backend, capability, now)), now)
         | {"cost": backend.cost, "surcharge": 0.0}
         for backend in leaving[:MOST_SHOWN]

@@ -117,12 +117,12 @@ def _run(trial: Trial, answers: int, rng: Any, confidence: float) -> tuple[str, 
     """Return what stopped the candidate ("" for nothing), after how many answers of its own, in all, and until fine."""
     alarm, good = alarm_needed(confidence, 1), fine_needed(confidence)
     mine, stable, fine = Side(0.0), Side(0.0), 0
-    buckets = {side: _buckets(times) for side, times in ((mine, trial.slower), (stable, 1.0))}
+    spread = {side: buckets(times) for side, times in ((mine, trial.slower), (stable, 1.0))}
     for seen in range(LOOK_ANSWERS, answers + 1, LOOK_ANSWERS):
-        failing = _failing(trial, seen)
+        failing = failing_rate(trial, seen)
         count = int(rng.binomial(LOOK_ANSWERS, trial.share))
-        _draw(mine, count, min(1.0, failing + trial.drop), buckets[mine], rng)
-        _draw(stable, LOOK_ANSWERS - count, failing, buckets[stable], rng)
+        draw(mine, count, min(1.0, failing + trial.drop), spread[mine], rng)
+        draw(stable, LOOK_ANSWERS - count, failing, spread[stable], rng)
         success = success_evidence(mine, stable, trial.margin)
         p99 = p99_evidence(mine, stable, trial.ratio)
         if success.worse >= alarm or p99.worse >= alarm:
@@ -132,22 +132,24 @@ def _run(trial: Trial, answers: int, rng: Any, confidence: float) -> tuple[str, 
     return "", mine.answers, answers, fine
 
 
-def _failing(trial: Trial, seen: int) -> float:
+def failing_rate(trial: Trial, seen: int) -> float:
+    """Return the failure rate of what is not worse, after so many answers."""
     if trial.outages is None:
         return trial.failing
     rate, length, gap = trial.outages
     return rate if seen % (length + gap) < length else trial.failing
 
 
-def _draw(side: Side, count: int, failing: float, buckets: Any, rng: Any) -> None:
+def draw(side: Side, count: int, failing: float, spread: Any, rng: Any) -> None:
+    """Give a side so many more answers; `spread`: see `buckets`."""
     failed = int(rng.binomial(count, failing))
     side.failed += failed
     side.answered += count - failed
-    times = rng.multinomial(count - failed, buckets)
+    times = rng.multinomial(count - failed, spread)
     side.seconds = [have + more for have, more in zip(side.seconds, times.tolist(), strict=True)]
 
 
-def _buckets(times: float) -> Any:
+def buckets(times: float) -> Any:
     """Return the probability of each bucket of `FINE_SECONDS`, and of what is above them, so many times slower."""
     below = [0.5 * (1.0 + erf(log(bound / (MEDIAN_S * times)) / (SPREAD * sqrt(2.0)))) for bound in FINE_SECONDS]
     shares = np.diff([0.0, *below, 1.0])
@@ -162,7 +164,7 @@ def report(outcomes: Sequence[Outcome]) -> Iterator[str]:
         if each.trial.harmless:
             stopped = sum(each.stopped.values())
             fine = f"{each.quantile('fine', 0.5):,.0f}, {each.quantile('fine', 0.9):,.0f}"
-            yield f"| {each.trial.name} | {each.runs} | {stopped / each.runs:.2%} | 0.50% | {_never(fine)} |"
+            yield f"| {each.trial.name} | {each.runs} | {stopped / each.runs:.2%} | 0.50% | {in_time(fine)} |"
     yield ""
     yield "| bad candidate, its share | runs | stopped | its answers until then: median, p90 | all answers: median |"
     yield "| --- | --- | --- | --- | --- |"
@@ -170,9 +172,10 @@ def report(outcomes: Sequence[Outcome]) -> Iterator[str]:
         if not each.trial.harmless:
             stopped = sum(each.stopped.values())
             until = f"{each.quantile('answers', 0.5):,.0f}, {each.quantile('answers', 0.9):,.0f}"
-            seen = _never(f"{each.quantile('seen', 0.5):,.0f}")
-            yield f"| {each.trial.name} | {each.runs} | {stopped / each.runs:.1%} | {_never(until)} | {seen} |"
+            seen = in_time(f"{each.quantile('seen', 0.5):,.0f}")
+            yield f"| {each.trial.name} | {each.runs} | {stopped / each.runs:.1%} | {in_time(until)} | {seen} |"
 
 
-def _never(text: str) -> str:
+def in_time(text: str) -> str:
+    """Return a text with words for what is infinite."""
     return text.replace("inf", "not in this time")

@@ -1,8 +1,9 @@
-"""The database of operations: the rollout, the overrides and what was said, in SQLite with a write-ahead log.
+"""The database of operations: the rollout, overrides, drains and what was said, in SQLite with a write-ahead log.
 
 Rules:
 - Each write is one transaction with everything, on disk before it returns (`synchronous = FULL`): a kill at any moment
-  leaves the state before or after it. Everything is bounded, so that is less than two thousand short rows.
+  leaves the state before or after it. Everything is bounded, so that is less than three thousand short rows.
+- A table that is new is added to a file of the same version: an older daemon, after a step back, leaves it alone.
 - Times in it are seconds since 1970, since the next process has another monotonic clock.
 - A file that is damaged, foreign or of another version is set aside (`operations.db.broken`, in place of an older one)
   with a line in the log; the daemon starts with a new one. One that cannot be written ends the start, where somebody
@@ -23,6 +24,7 @@ import msgspec
 import structlog
 from msgspec import Meta, Struct
 
+from router_daemon.core.drains import MOST_DRAINS
 from router_daemon.core.operating import MOST_ACTS, Act
 from router_daemon.core.overrides import MOST_OVERRIDES
 from router_daemon.core.rollout import MOST_EVENTS
@@ -39,6 +41,7 @@ SCHEMA: Final = (
     "CREATE TABLE acts (at REAL NOT NULL, what TEXT NOT NULL, detail TEXT NOT NULL, by TEXT NOT NULL)",
     f"PRAGMA user_version = {VERSION}",
 )
+LATER: Final = ("CREATE TABLE IF NOT EXISTS drains (backend TEXT PRIMARY KEY, since REAL NOT NULL)",)
 _ENVIRONMENT: Final = frozenset(
     {
         *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY),
@@ -65,6 +68,7 @@ class RolloutRecord(Struct):
     windows: Count
     verdicts: dict[Literal["success", "p99", "policy"], Count]
     retired: list[str]
+    elsewhere: bool = False
 
 
 class HappenedRow(Struct, array_like=True):
@@ -84,6 +88,13 @@ class OverrideRow(Struct, array_like=True):
     until: float
 
 
+class DrainRow(Struct, array_like=True):
+    """A backend that a person has drained, and since when."""
+
+    backend: str
+    since: float
+
+
 class ActRow(Struct, array_like=True):
     """As `Act`."""
 
@@ -99,6 +110,7 @@ class Kept(Struct):
     rollout: RolloutRecord | None
     happened: list[HappenedRow]
     overrides: list[OverrideRow]
+    drains: list[DrainRow]
     acts: list[ActRow]
 
 
@@ -146,13 +158,14 @@ class OperationsFile:
             connection = self._connection
             assert connection is not None
             with _transaction(connection):
-                for table in ("rollout", "happened", "overrides", "acts"):
+                for table in ("rollout", "happened", "overrides", "drains", "acts"):
                     connection.execute(f"DELETE FROM {table}")  # noqa: S608 - names of this file
                 if kept.rollout is not None:
                     record = msgspec.json.encode(_encodable(msgspec.to_builtins(kept.rollout))).decode()
                     connection.execute("INSERT INTO rollout VALUES (?)", (record,))
                 connection.executemany("INSERT INTO happened VALUES (?, ?, ?, ?)", _rows(kept.happened))
                 connection.executemany("INSERT INTO overrides VALUES (?, ?, ?)", _rows(kept.overrides))
+                connection.executemany("INSERT INTO drains VALUES (?, ?)", _rows(kept.drains))
                 connection.executemany("INSERT INTO acts VALUES (?, ?, ?, ?)", _rows(kept.acts))
 
     def close(self) -> None:
@@ -194,6 +207,7 @@ class OperationsFile:
             None if record is None else _decoded(record[0]),
             _of(list[HappenedRow], connection, "SELECT * FROM happened ORDER BY rowid LIMIT ?", MOST_EVENTS),
             _of(list[OverrideRow], connection, "SELECT * FROM overrides LIMIT ?", MOST_OVERRIDES),
+            _of(list[DrainRow], connection, "SELECT * FROM drains LIMIT ?", MOST_DRAINS),
             _of(list[ActRow], connection, "SELECT * FROM acts ORDER BY rowid LIMIT ?", MOST_ACTS),
         )
 
@@ -209,7 +223,7 @@ class OperationsFile:
         if checked != "ok":
             raise Broken(f"damaged: {checked}")
         with _transaction(connection):
-            for statement in SCHEMA if version == 0 else ():
+            for statement in (*(SCHEMA if version == 0 else ()), *LATER):
                 connection.execute(statement)
 
     def _set_aside(self) -> None:

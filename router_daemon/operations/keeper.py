@@ -23,8 +23,15 @@ import structlog
 
 from router_daemon.core.broker import Broker
 from router_daemon.core.operating import Act, Operator
-from router_daemon.core.overrides import MOST_S
-from router_daemon.operations.file import HappenedRow, Kept, OperationsFile, OverrideRow, RolloutRecord, act_row
+from router_daemon.operations.file import (
+    DrainRow,
+    HappenedRow,
+    Kept,
+    OperationsFile,
+    OverrideRow,
+    RolloutRecord,
+    act_row,
+)
 
 LOOK_S: Final = 1.0
 _log = structlog.get_logger("router_daemon.operations")
@@ -34,7 +41,7 @@ class OperationsKeeper:
     """Reads and writes the file of operations, and looks at the rollback file.
 
     Args:
-        broker: whose rollout and overrides are kept.
+        broker: whose rollout, overrides and drains are kept.
         operator: who remembers what was said, and holds the rollout.
         directory: where the file is, "" for none.
         rollback_file: "" for none.
@@ -140,17 +147,21 @@ class OperationsKeeper:
             OverrideRow(each["capability"], each["backend"], wall + each["left_s"])
             for each in self._broker.overrides.snapshot(now)
         ]
+        drained = self._broker.registry.drains.snapshot(now)
+        drains = [DrainRow(name, wall - for_s) for name, for_s in drained.items()]
         acts = [act_row(act) for act in self._operator.acts]
-        return Kept(msgspec.convert(record, RolloutRecord) if record else None, happened, overrides, acts)
+        return Kept(msgspec.convert(record, RolloutRecord) if record else None, happened, overrides, drains, acts)
 
     def _apply(self, kept: Kept) -> None:
         now, wall = self._clock(), self._wall()
-        for act in kept.acts:
-            self._operator.remember(Act(act.at, act.what, act.detail, act.by))
-        for each in kept.overrides:
-            left_s = each.until - wall
-            if 0.0 < left_s <= MOST_S:
-                self._broker.overrides.set(each.capability, each.backend, left_s, now)
+        self._operator.recall(Act(act.at, act.what, act.detail, act.by) for act in kept.acts)
+        overrides = [
+            {"capability": each.capability, "backend": each.backend, "left_s": each.until - wall}
+            for each in kept.overrides
+        ]
+        self._broker.overrides.restore(overrides, now)
+        drained = {each.backend: max(0.0, wall - each.since) for each in kept.drains}
+        self._broker.members.restore_drains(drained, now)
         if kept.rollout is not None:
             self._apply_rollout(kept.rollout, kept.happened, now, wall)
 

@@ -132,9 +132,9 @@ class Abroad:
             self._join(remote, listed)
         elif listed.draining:
             remote.listed = listed
-            if not backend.draining:
+            if not backend.leaving:
                 self._feed(Drain(remote.peer, False, EmptyHeader()))
-        elif backend.draining or listed != remote.listed:
+        elif backend.leaving or listed != remote.listed:
             self._join(remote, listed)
 
     def _drop(self, remote: Remote) -> None:

@@ -121,7 +121,8 @@ class Floods:
             if known.links_seq >= 0:
                 yield LinksHeader(known.name, known.instance, known.links_seq, known.links, age_ms)
             for page in known.pages:
-                yield RosterHeader(known.name, known.instance, page.seq, page.page, page.pages, page.backends, age_ms)
+                copied = (known.name, known.instance, page.seq, page.page, page.pages, page.backends)
+                yield RosterHeader(*copied, age_ms, page.stopped)
 
     def _find(self, header: LinksHeader | RosterHeader | ProfilesHeader, heard_at: float, now: float) -> Known | None:
         """Return what is known of who reports, begun where nothing was; None where the report is not to be believed."""

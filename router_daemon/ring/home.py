@@ -274,5 +274,6 @@ def _foreign(peer: RingPeer, header: ForwardHeader, body: Body) -> ForeignSend:
         policy=header.route,
         backend=header.backend,
         traceparent=header.traceparent,
+        tracestate=header.tracestate,
     )
     return ForeignSend(peer, False, request, body, header.message, header.attempt - 1, header.heads)

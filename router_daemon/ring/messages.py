@@ -32,6 +32,7 @@ Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[^/
 """Of a daemon, or of a ring: a slash would be read as the end of it in `daemon/backend`."""
 BackendName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 RouteName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+RolloutName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=2**62)]
 Path: TypeAlias = Annotated[list[Name], Meta(max_length=256)]
 
@@ -122,6 +123,7 @@ class RosterHeader(Record):
         page, pages: this one (from 0), and how many there are; a roster holds once all of them have come.
         backends: of this page.
         age_ms: as in LINKS.
+        stopped: rollouts that the origin has stopped, by name, with a number that is another one each time; on page 0.
     """
 
     origin: Name
@@ -131,6 +133,7 @@ class RosterHeader(Record):
     pages: Annotated[int, Meta(ge=1, le=NAMES)]
     backends: Annotated[list[Listed], Meta(max_length=NAMES)]
     age_ms: Count = 0
+    stopped: Annotated[dict[RolloutName, Count], Meta(max_length=16)] | UnsetType = UNSET
 
 
 class Report(Record):
@@ -170,8 +173,8 @@ class ForwardHeader(Record):
         to, at: the home, and which process of it: another one under that name has not been asked.
         backend: its name there.
         origin, instance, id: who sends, and the number of the delivery there, never used again.
-        message, capability, priority, ttl_ms, attempt, head, heads, embedding, traceparent: those of DELIVER, for the
-            backend; ttl_ms: what is left when it arrives, as far as the origin can tell.
+        message, capability, priority, ttl_ms, attempt, head, heads, embedding, traceparent, tracestate: those of
+            DELIVER, for the backend; ttl_ms: what is left when it arrives, as far as the origin can tell.
         hops: links it has been sent over, this one included. path: the daemons it has left, the origin first.
         route: that it took at the origin, where there are several; the home counts it for the same.
     """
@@ -193,6 +196,7 @@ class ForwardHeader(Record):
     path: Path
     embedding: Embedding | UnsetType = UNSET
     traceparent: str | UnsetType = UNSET
+    tracestate: str | UnsetType = UNSET
     route: RouteName | UnsetType = UNSET
 
 

@@ -31,6 +31,7 @@ from router_daemon.ring.outbound import Outbound
 from router_daemon.ring.reach import Reach
 from router_daemon.ring.relay import Relay
 from router_daemon.ring.settings import RingSettings
+from router_daemon.ring.stops import Stops
 from router_daemon.ring.telling import Telling
 from router_daemon.ring.topology import Topology
 
@@ -50,20 +51,20 @@ class Node:
 
     Attributes:
         counts, links, floods, topology, reach, abroad, outbound, home: its parts, for people to look at.
-        routes: the broker's.
+        routes, overrides: the broker's.
         faults: of ours, for the shell to log and clear: the kind of what was at hand, and what was raised.
     """
 
     def __init__(
         self, broker: Broker, settings: RingSettings, *, instance: int, secret: bytes = b"", version: str = ""
     ) -> None:
-        self.broker, self.routes = broker, broker.routes
+        self.broker, self.routes, self.overrides = broker, broker.routes, broker.overrides
         self.settings = settings
         self.instance = instance
         self.counts = RingCounts()
         self._out: list[Any] = []
         self._feed: deque[Any] = deque()
-        feed, registry = self._feed.append, broker.registry
+        feed, registry, stops = self._feed.append, broker.registry, Stops(broker.routes)
         prefix = b"ring/" + secret + b"/" if secret else b"ring/"
         links = self.links = Links(settings, instance, version, self.counts, self._out.append)
         self.floods = Floods(settings, self.counts)
@@ -74,7 +75,7 @@ class Node:
         )
         self.outbound = Outbound(settings, instance, self.abroad, self.counts, self.relay.send, feed)
         self.home = Home(settings, instance, registry, prefix, self.counts, self.relay.send, feed)
-        self._telling = Telling(settings, instance, registry, self.home, self.links, self.counts, self._out.append)
+        self._telling = Telling(settings, instance, registry, self.home, links, stops, self.counts, self._out.append)
         self.reach = Reach(
             instance,
             self.floods,
@@ -84,6 +85,7 @@ class Node:
             self.home,
             pass_on=self._telling.flood,
             link_lost=self._link_lost,
+            hear_stops=stops.hear,
         )
         self._now = 0.0
         self._told_at = -inf
@@ -101,6 +103,7 @@ class Node:
             "ask all": lambda _, now: self.outbound.ask(0.0, now),
             "refresh": self._refresh,
         }
+        relayed = links.greeted(lambda message, _: self.relay.take(message))
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             messages.Opened: links.opened,
             messages.Hello: links.hello,
@@ -111,10 +114,7 @@ class Node:
             messages.Links: links.greeted(self.reach.hear_links),
             messages.Roster: links.greeted(self.reach.hear_roster),
             messages.Profiles: links.greeted(self.reach.hear_profiles),
-            Forward: links.greeted(lambda message, _: self.relay.take(message)),
-            Result: links.greeted(lambda message, _: self.relay.take(message)),
-            RingCancel: links.greeted(lambda message, _: self.relay.take(message)),
-            Ask: links.greeted(lambda message, _: self.relay.take(message)),
+            **dict.fromkeys((Forward, Result, RingCancel, Ask), relayed),
             Gone: self._gone,
             Malformed: self._malformed,
             Undelivered: self._undelivered,
@@ -228,6 +228,7 @@ class Node:
         try:
             act(argument, self._now)
         except Exception as fault:  # noqa: BLE001 - kept for the shell to log; `check` fails for it
+            self.broker.counts.faults += 1
             self.faults.append((what, fault))
         self._follow()
 
@@ -377,6 +378,7 @@ class Node:
     def _tell_profiles(self, _: None, now: float) -> None:
         if not self.reach.aside:
             self._telling.tell_profiles(now)
+            self._telling.tell_stops(draining=self.draining)
         self._plan("profiles", now + self.settings.profiles_s)
 
     def _refresh(self, _: None, now: float) -> None:

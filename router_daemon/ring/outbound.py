@@ -108,6 +108,7 @@ class Outbound:
                     [],
                     header.embedding,
                     header.traceparent,
+                    header.tracestate,
                     sent.route,
                 ),
                 sent.action.body,

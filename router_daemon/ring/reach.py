@@ -12,7 +12,9 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+from msgspec import UNSET, UnsetType
 
 from router_daemon.core.types import Peer
 from router_daemon.ring.abroad import Abroad
@@ -24,7 +26,7 @@ from router_daemon.ring.topology import Topology
 
 
 class Reach:
-    """See the module; `link_lost` is called when one has gone from the graph.
+    """See the module; `link_lost` is called when one has gone from the graph, `hear_stops` when others stop a rollout.
 
     Attributes:
         news: (what, name of a daemon).
@@ -44,6 +46,7 @@ class Reach:
         *,
         pass_on: Callable[[Flooded, Peer], None],
         link_lost: Callable[[], None],
+        hear_stops: Callable[[str, Mapping[str, int], float], None],
     ) -> None:
         self._instance = instance
         self._floods = floods
@@ -53,6 +56,7 @@ class Reach:
         self._home = home
         self._pass_on = pass_on
         self._link_lost = link_lost
+        self._stopped = hear_stops
         self.news: list[tuple[str, str]] = []
         self.stale = False
         self.aside = False
@@ -73,7 +77,13 @@ class Reach:
         if news:
             self._pass_on(message, message.peer)
         if whole:
-            self.list(message.header.origin)
+            origin = message.header.origin
+            self.list(origin)
+            self._hear_stops(origin, self._floods.known[origin].pages[0].stopped, now)
+
+    def _hear_stops(self, origin: str, stopped: Mapping[str, int] | UnsetType, now: float) -> None:
+        if stopped is not UNSET:
+            self._stopped(origin, stopped, now)
 
     def hear_profiles(self, message: Profiles, now: float) -> None:
         """PROFILES."""

@@ -37,6 +37,7 @@ from router_daemon.ring.messages import (
 )
 from router_daemon.ring.messages import Links as LinksMessage
 from router_daemon.ring.settings import RingSettings
+from router_daemon.ring.stops import Stops
 
 LONGEST_ENTRY_BYTES: Final = 60_000
 
@@ -55,6 +56,7 @@ class Telling:
         registry: Registry,
         home: Home,
         links: Links,
+        stops: Stops,
         counts: RingCounts,
         emit: Callable[[Any], None],
     ) -> None:
@@ -63,12 +65,14 @@ class Telling:
         self._registry = registry
         self._home = home
         self._links = links
+        self._stops = stops
         self._counts = counts
         self._emit = emit
         self.seq = 0
         self.pages: list[RosterHeader] = []
         self._refreshes = 0
         self._listed: list[Listed] = []
+        self._stopped: dict[str, int] = {}
         self._told: dict[str, tuple[Any, ...]] = {}
 
     # --- to whom ---
@@ -92,6 +96,11 @@ class Telling:
         for page in self.roster(draining=draining, anyway=refresh and anyway):
             self.flood(Roster(b"", page))
 
+    def tell_stops(self, *, draining: bool) -> None:
+        """Tell all that a rollout was stopped here, or is so no longer, where the last ROSTER does not say so."""
+        if self._stops.told() != self._stopped:
+            self.tell_roster(draining=draining)
+
     def tell_profiles(self, now: float, *, everything: bool = False) -> None:
         """Tell all what was measured of our backends."""
         for header in self.profiles(now, everything=everything) if self._links.neighbours() else ():
@@ -108,14 +117,16 @@ class Telling:
     def roster(self, *, draining: bool, anyway: bool) -> list[RosterHeader]:
         """Return the pages of ROSTER; none where nothing has changed since the last time, unless told `anyway`."""
         listed = [listing(backend, draining=draining) for backend in self._own()]
-        if self.pages and listed == self._listed and not anyway:
+        if self.pages and listed == self._listed and self._stops.told() == self._stopped and not anyway:
             return []
-        self._listed = listed
+        self._listed, self._stopped = listed, self._stops.told()
         self._refreshes = 0
         self.seq += 1
         parts = list(self._parts(listed))
         name, instance, seq = self._settings.name, self._instance, self.seq
         self.pages = [RosterHeader(name, instance, seq, page, len(parts), part) for page, part in enumerate(parts)]
+        if self._stopped:
+            self.pages[0].stopped = self._stopped
         return self.pages
 
     def profiles(self, now: float, *, everything: bool) -> list[ProfilesHeader]:

@@ -37,7 +37,7 @@ class SendKeys(TypedDict, total=False):
         policy, backend: manual overrides.
         budget, max_cost: most that the message may cost.
         first_ms, idle_ms: most time to the first piece or answer, and between pieces.
-        traceparent: of W3C trace context.
+        traceparent, tracestate: W3C trace context; `opentelemetry.propagate.inject` fills in a map with just these.
         durable: whether the message must be on stable storage before it is routed.
     """
 
@@ -58,6 +58,7 @@ class SendKeys(TypedDict, total=False):
     first_ms: int | None
     idle_ms: int | None
     traceparent: str | None
+    tracestate: str | None
     durable: bool | None
 
 

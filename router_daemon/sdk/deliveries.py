@@ -71,7 +71,8 @@ class Delivery:
         ttl_ms: what was left of its time to live when it came.
         attempt: 1, plus earlier deliveries of the same message.
         body: the client's frames.
-        header: all of DELIVER's keys (head, heads, embedding, traceparent, fetch, ...).
+        header: all of DELIVER's keys (head, heads, embedding, traceparent, tracestate, fetch, ...);
+            `opentelemetry.propagate.extract` reads the trace context off it.
         cancelled: set when the answer is no longer wanted.
     """
 

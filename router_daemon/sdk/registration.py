@@ -219,6 +219,7 @@ class Registration:
         if code == "not_registered":
             if self.in_force:
                 log.warning("the daemon has forgotten this backend; registering again")
+                self.events.append(LinkEvent("lost"))
                 self._register(now)
         elif self._phase is Phase.REGISTERING and not about_delivery:
             self._on_refused(code, detail, now)

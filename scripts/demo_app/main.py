@@ -62,7 +62,7 @@ class Demo:
         self._feed = feed
         self._seconds = math.inf if seconds is None else seconds
         self._console = console
-        self._troupe = Troupe(directory, options.seed)
+        self._troupe = Troupe(directory, options.seed, options.rollout or "")
         self._gauges = Gauges(self._troupe.admin)
         self._ledger = Ledger()
         self._datagrams = Datagrams()
@@ -153,6 +153,7 @@ class Demo:
             raise DemoError(f"no backend registered within {START_S:.0f} s\n{_words(daemon)}\n{_words(child)}")
         pids = ", ".join(f"{child.name} {child.pid}" for child in self._troupe.backends.values())
         self._say(f"Daemon: pid {daemon.pid}, metrics at http://{self._troupe.admin}/metrics")
+        self._say(f"See in a browser why messages go where they go: http://{self._troupe.admin}/")
         self._say(f"Backends by pid: {pids}")
         for name in missing:
             self._say(f"{name} did not register within {START_S:.0f} s; going on without it")

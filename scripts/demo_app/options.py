@@ -12,6 +12,7 @@ DEFAULT_RATE: Final = 200.0
 MAX_RATE: Final = 5000.0
 PLAIN_SECONDS: Final = 20.0
 DEFAULT_SEED: Final = 7
+CANDIDATES: Final = ("paper", "round_robin", "least_in_flight", "p2c_peak_ewma", "prequal", "c3")
 
 _DESCRIPTION = """\
 Starts a router daemon and twelve backend processes that do real work, feeds them this machine's live metrics or a CSV
@@ -33,6 +34,7 @@ class Options:
         rate: messages per second to aim at, over all capabilities.
         picture: where to save the last table as SVG; None for nowhere.
         seed: of the backends' extra times and failures.
+        rollout: the policy that gets a growing share of the messages; None for no rollout.
     """
 
     input: Path | None
@@ -40,6 +42,7 @@ class Options:
     rate: float
     picture: Path | None
     seed: int
+    rollout: str | None = None
 
 
 def _positive(text: str) -> float:
@@ -84,5 +87,11 @@ def parse(arguments: list[str]) -> Options:
     )
     parser.add_argument(
         "--seed", type=int, default=DEFAULT_SEED, help="of extra times and failures, default %(default)s"
+    )
+    parser.add_argument(
+        "--rollout",
+        choices=CANDIDATES,
+        metavar="POLICY",
+        help=f"try this policy on a growing share of the messages, as the page shows: {', '.join(CANDIDATES)}",
     )
     return Options(**vars(parser.parse_args(arguments)))

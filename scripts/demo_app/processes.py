@@ -54,6 +54,17 @@ level = "info"
 format = "console"
 """
 
+ROLLOUT: Final = """
+[routes.candidate]
+policy = "{policy}"
+
+[rollout]
+candidate = "candidate"
+stages = [1, 5, 25, 50, 100]
+stage_minutes = 0.5
+min_answers = 100
+"""
+
 
 def free_ports(count: int) -> list[int]:
     """Return distinct ports of loopback that nobody has; on Linux nobody else draws them while this process lives."""
@@ -137,9 +148,12 @@ class Child:
 
 
 class Troupe:
-    """All children of one run; `directory` holds the configuration, the logs and the spool."""
+    """All children of one run; `directory` holds the configuration, the logs and the spool.
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    `rollout` names the policy of a candidate, "" for no rollout.
+    """
+
+    def __init__(self, directory: Path, seed: int, rollout: str = "") -> None:
         self._directory = directory
         self._seed = seed
         frontend, backend, admin = free_ports(3)
@@ -148,7 +162,8 @@ class Troupe:
         self.spool = directory / "findings.jsonl"
         self._backend = f"tcp://127.0.0.1:{backend}"
         self._config = directory / "router-daemon.toml"
-        self._config.write_text(CONFIG.format(frontend=frontend, backend=backend, admin=admin))
+        config = CONFIG.format(frontend=frontend, backend=backend, admin=admin)
+        self._config.write_text(config + (ROLLOUT.format(policy=rollout) if rollout else ""))
         self.daemon: Child | None = None
         self.backends: dict[str, Child] = {}
 

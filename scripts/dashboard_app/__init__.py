@@ -1,0 +1,1 @@
+"""Makes deploy/grafana/router-daemon.json."""
