@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -13,6 +15,7 @@ from router_daemon.admin.glance import Glance
 from router_daemon.admin.moments import MOST_BACKENDS, Moment, between, moment_of
 from router_daemon.core import views
 from router_daemon.core.actions import Deliver
+from router_daemon.core.chronicle import KINDS
 from router_daemon.testing import BrokerFixture, only
 
 WALL: Final = 1_750_000_000.0
@@ -211,3 +214,11 @@ def test_a_policy_that_raises_costs_its_weights_and_nothing_else() -> None:
     told = glance_at(broker)
     assert told["capabilities"][0]["fault"] == "ArithmeticError: no such thing"
     assert told["backends"][0]["name"] == "a"
+
+
+# --- what the page's scripts know ---
+
+
+def test_the_page_has_a_mark_for_every_kind_of_event_and_no_other() -> None:
+    script = (Path(glance.__file__).parent / "page/kinds.js").read_text()
+    assert set(re.findall(r"^  (\w+): \[", script, re.MULTILINE)) == set(KINDS.values())

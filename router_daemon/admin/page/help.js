@@ -6,7 +6,7 @@ const READ = [
   ["The map", "For each capability (a column) the attention weights of the backends that offer it, in percent. The darkest is the best of its column; a small 1 marks who gets the next message, 2 and 3 further heads. A striped field: it does not offer that."],
   ["Success", "Answered messages among those that somebody can be blamed for, of the last five seconds; so are messages per second, p50, p99, cache hits and refusals."],
   ["A backend's latency", "The average that the daemon keeps and decides with, not that of the last second."],
-  ["Dots", "Round and green: up. Square: paused or draining. Diamond: ejected because it fails, or disconnected."],
+  ["Dots", "Round and green: up. Square: paused, draining, or drained by a person. Diamond: ejected because it fails, or disconnected."],
 ];
 const KEYS = [
   ["Tab", "from panel to panel; the map is one stop"],

@@ -20,6 +20,8 @@ const KINDS = {
   backend_ejected: ["⊘", "ejected", "warn"],
   backend_let_in: ["○", "let in again", "good"],
   backend_version: ["v", "new version", "plain"],
+  backend_drained: ["⏸", "drained", "warn"],
+  backend_undrained: ["▶", "undrained", "good"],
   link_up: ["+", "link up", "good"],
   link_down: ["×", "link down", "bad"],
 };
