@@ -15,6 +15,8 @@ from browser import Browser, Keys, chromium
 from conftest import Daemon, DaemonFactory, Room, free_port
 from peers import RawBackend, unique
 
+from router_daemon.admin.live import MOST_LISTENERS
+
 NONE: Final = "\u2013"
 """What the page says where nothing is known."""
 TOKEN: Final = "a-token-of-some-length"
@@ -294,6 +296,19 @@ def test_it_says_that_the_daemon_is_gone_and_goes_on_when_it_is_back(
     assert not browser.one("#banner").is_displayed()
     browser.see("#happenings li", "started: version")
     assert [line for line in browser.said() if "ERR_CONNECTION" not in line and "ERR_INCOMPLETE" not in line] == []
+
+
+def test_it_says_that_too_many_listen_and_goes_on_when_one_has_left(browser: Browser, open_page: Open) -> None:
+    page = open_page()
+    [backend] = page.room.backends(1)
+    streams = [urllib.request.urlopen(f"{page.url}/events", timeout=5) for _ in range(MOST_LISTENERS)]
+    browser.driver.get(page.url)
+    browser.see("#banner", "The daemon runs, but as many pages listen as it allows.")
+    for stream in streams:
+        stream.close()
+    cell(browser, backend.name)
+    browser.until(lambda: browser.one("#state").get_attribute("data-state") == "live")
+    assert [line for line in browser.said() if "503" not in line] == []
 
 
 # --- what changes something ---

@@ -64,6 +64,7 @@ function say(state, heard) {
 function words(state, heard) {
   const since = heard === null ? "" : ` since ${clock(heard / 1000)}; what you see is what it said last`;
   if (state === "gone") return `The daemon does not answer${since}. Trying again every two seconds.`;
+  if (state === "full") return "The daemon runs, but as many pages listen as it allows. Trying again every two seconds.";
   if (state === "late") return `The daemon has said nothing${since}.`;
   return memory.snapshot?.draining ? "The daemon is draining: it takes no new messages and ends when the open ones have ended." : "";
 }

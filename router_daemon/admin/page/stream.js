@@ -10,7 +10,7 @@ export class Stream {
     this.url = url;
     this.on = on;
     this.heard = null; // milliseconds since 1970
-    this.down = false;
+    this.down = this.full = false;
     this.source = null;
     this.hiding = null;
     document.addEventListener("visibilitychange", () => this.#visible());
@@ -25,18 +25,27 @@ export class Stream {
     source.addEventListener("history", (event) => this.on.history(JSON.parse(event.data)));
     source.addEventListener("snapshot", (event) => {
       this.heard = Date.now();
-      this.down = false;
+      this.down = this.full = false;
       this.on.snapshot(JSON.parse(event.data));
       this.#look();
     });
     source.addEventListener("error", () => {
       this.down = true;
+      this.full &&= source.readyState === EventSource.CLOSED;
       this.#look();
-      if (source.readyState === EventSource.CLOSED && this.source === source) {
-        this.source = null; // refused: the browser does not try again by itself
-        setTimeout(() => this.source || document.hidden || this.open(), AGAIN_MS);
-      }
+      if (source.readyState === EventSource.CLOSED && this.source === source) this.#refused();
     });
+  }
+
+  // The daemon answers, but not with a stream: then the browser does not try again by itself.
+  #refused() {
+    this.source = null;
+    const found = (full) => {
+      this.full = full;
+      this.#look();
+    };
+    fetch("/livez").then((answer) => found(answer.ok), () => found(false));
+    setTimeout(() => this.source || document.hidden || this.open(), AGAIN_MS);
   }
 
   close() {
@@ -52,6 +61,6 @@ export class Stream {
 
   #look() {
     const late = this.heard !== null && Date.now() - this.heard > LATE_S * 1000;
-    this.on.state(this.down ? "gone" : this.heard === null ? "connecting" : late ? "late" : "live", this.heard);
+    this.on.state(this.full ? "full" : this.down ? "gone" : this.heard === null ? "connecting" : late ? "late" : "live", this.heard);
   }
 }

@@ -3,8 +3,8 @@
 Rules:
 - What is shown is made by `views` and `status`; here it is only laid out. Every text is put on the screen as
   `rich.Text`, never as markup: names come from peers.
-- The screen is never waited for by a reading, nor a reading by the screen: a thread reads (`reader`), and what it found
-  is handed over between two keys.
+- The screen is never waited for by a reading, nor a reading by the screen: a thread reads (`reader`) and makes the
+  tables, and what it made is handed over between two keys.
 - While there is no daemon, what was seen last stays, dimmed, under a line that says since when.
 - At most `MOST_ROWS` rows are laid out, since a terminal shows fifty of them; a filter finds the others.
 """
@@ -96,7 +96,7 @@ class Top(App[None]):
         self._address = address
         self._drain = drain
         self._calendar = calendar
-        self._figures = Figures()
+        self._figures, self._of_reader = Figures(), Figures()
         self._reader = Reader(source, self._hand_over, every_s)
         self._rates: deque[float | None] = deque(maxlen=RATES_KEPT)
         self._tables: dict[str, Table] = {}
@@ -137,24 +137,31 @@ class Top(App[None]):
     # --- what was read ---
 
     def _hand_over(self, found: Reading | CommandError) -> None:
-        """Give what the reader's thread has found to the screen's."""
+        """Make tables of what the reader's thread has found, there, and give them to the screen's."""
+        made: tuple[Figures, dict[str, Table]] | CommandError
+        if isinstance(found, CommandError):
+            self._of_reader.forget()
+            made = found
+        else:
+            self._of_reader.take(found)
+            figures = self._of_reader.copy()
+            made = figures, tables(figures)
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # it has just been closed
-            self._loop.call_soon_threadsafe(self.call_later, self._take, found)
+            self._loop.call_soon_threadsafe(self.call_later, self._take, made)
 
-    def _take(self, found: Reading | CommandError) -> None:
-        if isinstance(found, CommandError):
-            self._figures.forget()
+    def _take(self, made: tuple[Figures, dict[str, Table]] | CommandError) -> None:
+        if isinstance(made, CommandError):
             since = self._lost[0] if self._lost else time.monotonic()
-            self._lost = since, str(found)
+            self._lost = since, str(made)
             self._rates.append(None)
             self._tell_problem()
             return
         self._lost = None
-        self._figures.take(found)
+        self._figures, found = made
         self._rates.append(self._figures.rate("router_messages_total"))
         if not self._paused:
-            self._tables = tables(self._figures)
+            self._tables = found
             self._choose_first()
         self._tell_problem()
         self._lay_out()

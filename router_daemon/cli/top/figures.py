@@ -52,6 +52,12 @@ class Figures:
             self._past.popleft()
         self.reading = reading
 
+    def copy(self) -> Figures:
+        """Return the same, to be kept while this one takes in more."""
+        twin = Figures()
+        twin._past, twin._started_at, twin.reading = self._past.copy(), self._started_at, self.reading
+        return twin
+
     def forget(self) -> None:
         """There was no daemon: what it counts next is compared with nothing that was before."""
         self._past.clear()
