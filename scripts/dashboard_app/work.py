@@ -281,6 +281,15 @@ def process() -> list[Json]:
             (rate("router_traces_total", AT, "result"), "{{result}}"),
             unit="ops",
         ),
+        graph(
+            "Configuration and people",
+            "A reload that was refused, keys that wait for a restart, overrides in force, and what people have said.",
+            (f"sum (1 - router_config_last_reload_ok{{{AT}}})", "reload refused"),
+            (f"sum (router_config_waiting_for_restart{{{AT}}})", "keys waiting for a restart"),
+            (f"sum (router_overrides{{{AT}}})", "overrides"),
+            (f"sum by (act) (increase(router_operator_acts_total{{{AT}}}{W}))", "{{act}}"),
+            width=12,
+        ),
         table(
             "Daemons",
             "Since when, which version, and whether it drains.",
@@ -290,6 +299,6 @@ def process() -> list[Json]:
                 ("build", f"router_build_info{{{AT}}}", "short"),
             ],
             by="instance",
-            width=24,
+            width=12,
         ),
     ]
