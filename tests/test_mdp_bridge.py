@@ -16,7 +16,7 @@ from command_line import environ
 from conftest import Room, free_port
 
 BRIDGE: Final = Path(__file__).resolve().parent.parent / "docs/examples/python/mdp_bridge.py"
-BEAT_MS: Final = 250
+BEAT_MS: Final = 1_000
 WAIT_S: Final = 20.0
 
 pytestmark = pytest.mark.slow
@@ -188,8 +188,15 @@ def test_a_busy_worker_may_be_silent(bridged: Bridged) -> None:
 
 
 def test_what_a_worker_had_that_leaves_goes_to_another(bridged: Bridged) -> None:
-    leaving, staying = bridged.worker(), bridged.worker()
+    leaving = bridged.worker()
     ident, _ = bridged.asked(leaving, b"x")
+    staying = bridged.worker()
+    other = bridged.client.send(bridged.room.capability, b"y", mode="single", ttl_ms=20_000)
+    heard = staying.heard(WAIT_S)  # the one that leaves has no place left
+    assert heard is not None
+    assert heard[3:] == [b"y"]
+    staying.say(staying.final, heard[1], b"", b"done")
+    assert bridged.client.expect("REPLY", id=other).body == [b"done"]
     leaving.say(leaving.disconnect)
     heard = staying.heard(WAIT_S)
     assert heard is not None
