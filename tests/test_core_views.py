@@ -54,6 +54,7 @@ def test_backends_tell_everything_known() -> None:
         "name": "a",
         "up": True,
         "state": "up",
+        "drained": False,
         "capabilities": ["c", "d"],
         "slots": 2,
         "prefetch": 1,
