@@ -2,8 +2,8 @@
 
 Rules:
 - Every check runs, whatever an earlier one said, so that one run shows everything that is wrong.
-- The tests are spread over a process for each core (pytest-xdist). Many of them wait for daemons, so mypy runs beside
-  them in what is left of the cores; what it says is shown before the tests' own summary.
+- The tests are spread over processes, one more than there are cores (pytest-xdist), and mypy runs beside them in what
+  is left: many tests wait for what they have started. What mypy says is shown before the tests' own summary.
 - pytest runs in this process, and its closing line is the last line of all; what else failed is named in its summary.
   The exit code is pytest's, or 1 where only another check failed.
 - Nothing is changed: the formatter only looks.
@@ -29,7 +29,7 @@ TESTS: Final = ROOT / "tests"
 SUPPORTED: Final = ("3.11", "3.12", "3.13")
 QUICK: Final = (("ruff check", ["ruff", "check", "."]), ("ruff format", ["ruff", "format", "--check", "."]))
 BESIDE: Final = (("mypy", ["mypy"]),)
-MOST_WORKERS: Final = 4
+MOST_WORKERS: Final = 6
 """Each starts daemons of its own, and the longest tests take as long on any number of them."""
 BESIDE_NICE: Final = 5
 
@@ -61,7 +61,7 @@ class OtherChecks:
         self.failed = list(failed)
         self._beside = list(beside)
 
-    @pytest.hookimpl(optionalhook=True)
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_xdist_auto_num_workers(self) -> int:
         """Called by pytest-xdist, where it is on."""
         return workers(cores())
@@ -92,8 +92,8 @@ def cores() -> int:
 
 
 def workers(cores: int) -> int:
-    """Return how many processes run the tests; 0 is this one alone."""
-    return min(cores, MOST_WORKERS) if cores > 1 else 0
+    """Return how many processes run the tests: one more than cores, since tests wait for what they have started."""
+    return min(cores + 1, MOST_WORKERS)
 
 
 def spread(for_pytest: Sequence[str]) -> list[str]:

@@ -77,12 +77,12 @@ GOOD: Final = ["this"]
 BAD: Final = ["antigravity.nothing"]
 
 
-def test_the_last_line_is_pytest_s_and_the_tests_have_a_process_for_each_core(tmp_path: Path) -> None:
-    done = run("checks.cores = lambda: 2\n" + main(), tmp_path)
+def test_the_last_line_is_pytest_s_and_the_tests_are_spread(tmp_path: Path) -> None:
+    done = run("checks.cores = lambda: 3\n" + main(), tmp_path)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in lines[-1]
-    assert "created: 2/2 workers" in lines
+    assert "created: 4/4 workers" in lines
 
 
 def test_what_else_failed_is_named_and_decides_the_exit_code(tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_what_the_caller_says_of_workers_comes_last() -> None:
     assert checks.spread(["-n0", "-x"]) == ["-n", "auto", "--dist", "worksteal", "-n0", "-x"]
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 2), (4, 4), (64, 4)])
-def test_there_are_no_more_workers_than_cores_and_not_very_many(cores: int, workers: int) -> None:
+@pytest.mark.parametrize(("cores", "workers"), [(1, 2), (2, 3), (4, 5), (64, 6)])
+def test_there_is_one_more_worker_than_cores_and_not_very_many(cores: int, workers: int) -> None:
     assert checks.workers(cores) == workers
 
 
