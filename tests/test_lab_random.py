@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from tools import FULL
 
 from router_daemon.lab.random_world import CLIENTS, KINDS, WAYS, random_plan
 from router_daemon.policies.base import NAMES
@@ -25,7 +26,7 @@ BY_NUMPY: Final[tuple[str, ...]] = ()
 SEEDS: Final = (4, 8, 12)
 GOLDEN_MESSAGES: Final = 100
 
-WORLDS: Final = 200
+WORLDS: Final = 200 if FULL else 100
 BATCH: Final = 20
 MESSAGES: Final = 100
 
