@@ -36,7 +36,7 @@ def refused(play: ClientPlay, ident: str, code: str, **extra: Any) -> Script[Non
     next_one = yield from play.expect(ident, "what came of the task", is_send)
     play.require("no-retry", not is_work(next_one), f"no second SEND after {code!r} with retry: false", next_one)
     play.book.passed("no-retry")
-    play.judge_outcome(ident, (yield from play.outcome(ident)), "error", (code.encode(),))
+    yield from play.ends(ident, "error", (code.encode(),))
     play.book.passed(ident)
 
 
@@ -62,7 +62,7 @@ def retry(play: ClientPlay) -> Script[None]:
     early = waited_ms < RETRY_AFTER_MS - EARLY_MS
     play.check("retry-after", not early, expected, f"after {waited_ms:.0f} ms:\n{shown(again.frames)}")
     play.reply(again, SMALL)
-    play.judge_outcome("retry-after", (yield from play.outcome("retry-after")), "reply", SMALL)
+    yield from play.ends("retry-after", "reply", SMALL)
 
 
 def complaint(play: ClientPlay) -> Script[None]:
@@ -74,7 +74,7 @@ def complaint(play: ClientPlay) -> Script[None]:
     play.say(sent, "ERROR", about)
     yield from play.pause(QUIET_S, "complaint")
     play.reply(sent, SMALL)
-    play.judge_outcome("complaint", (yield from play.outcome("complaint")), "reply", SMALL)
+    yield from play.ends("complaint", "reply", SMALL)
     play.book.passed("complaint")
 
 
@@ -86,7 +86,7 @@ def broken_stream(play: ClientPlay) -> Script[None]:
     for seq in range(2):
         play.part(sent, seq, (b"piece",))
     play.error(sent, "failed", message="conform")
-    play.judge_outcome("stream-error", (yield from play.outcome("stream-error")), "error", (b"failed",))
+    yield from play.ends("stream-error", "error", (b"failed",))
     play.book.passed("stream-error")
 
 
@@ -94,7 +94,7 @@ def cancelled(play: ClientPlay) -> Script[None]:
     """CANCEL, answered by ERROR."""
     sent = yield from _cancels(play, "cancel")
     play.error(sent, "cancelled", message="conform")
-    play.judge_outcome("cancel", (yield from play.outcome("cancel")), "error", (b"cancelled",))
+    yield from play.ends("cancel", "error", (b"cancelled",))
     play.book.passed("cancel")
 
 
@@ -118,7 +118,7 @@ def silent(play: ClientPlay) -> Script[None]:
         play.reply(sent, (b"too late",))
     yield from play.task("send", SMALL)
     play.reply((yield from play.sent("foreign-answer")), SMALL)
-    play.judge_outcome("foreign-answer", (yield from play.outcome("foreign-answer")), "reply", SMALL)
+    yield from play.ends("foreign-answer", "reply", SMALL)
 
 
 def started_again(play: ClientPlay) -> Script[None]:
@@ -131,7 +131,7 @@ def started_again(play: ClientPlay) -> Script[None]:
     play.require("restart", outcome.word in ("lost", "error"), expected, str(outcome))
     yield from play.task("send", SMALL)
     play.reply((yield from play.sent("restart")), SMALL)
-    play.judge_outcome("restart", (yield from play.outcome("restart")), "reply", SMALL)
+    yield from play.ends("restart", "reply", SMALL)
     play.book.passed("restart")
 
 

@@ -177,6 +177,10 @@ class ClientPlay(Play):
         expected = f"the client to say: {word!r} with {shown_body(rest)}"
         self.require(ident, good, expected, f"{outcome}\n{shown(outcome.asked.frames)}")
 
+    def ends(self, ident: str, word: str, rest: Sequence[bytes]) -> Script[None]:
+        """Wait for what the client says it got, and require that it is just that."""
+        self.judge_outcome(ident, (yield from self.outcome(ident)), word, rest)
+
     def _supported(self, asked: Message) -> None:
         if Outcome(asked).word == "unsupported":
             raise Unseen(doing(self._verb))

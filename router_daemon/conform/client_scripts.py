@@ -39,7 +39,7 @@ def there_and_back(play: ClientPlay, ident: str, body: Sequence[bytes], **keys: 
     received = f"{shown_body(sent.body)}\n{shown(sent.frames)}"
     play.require(ident, sent.body == tuple(body), f"SEND with {shown_body(body)}", received)
     play.reply(sent, tuple(reversed(body)))
-    play.judge_outcome(ident, (yield from play.outcome(ident)), "reply", tuple(reversed(body)))
+    yield from play.ends(ident, "reply", tuple(reversed(body)))
     play.book.passed(ident)
     return sent
 
@@ -74,7 +74,7 @@ def wide_encoding(play: ClientPlay) -> Script[None]:
     """A REPLY whose every size and number takes the most bytes."""
     yield from play.task("send", SMALL)
     play.reply_wide((yield from play.sent("wide-encoding")), SMALL)
-    play.judge_outcome("wide-encoding", (yield from play.outcome("wide-encoding")), "reply", SMALL)
+    yield from play.ends("wide-encoding", "reply", SMALL)
     play.book.passed("wide-encoding")
 
 
@@ -82,7 +82,7 @@ def unknown_keys(play: ClientPlay) -> Script[None]:
     """A REPLY with keys of a later version."""
     yield from play.task("send", SMALL)
     play.reply((yield from play.sent("unknown-keys")), SMALL, **UNKNOWN_KEYS)
-    play.judge_outcome("unknown-keys", (yield from play.outcome("unknown-keys")), "reply", SMALL)
+    yield from play.ends("unknown-keys", "reply", SMALL)
     play.book.passed("unknown-keys")
 
 
@@ -95,7 +95,7 @@ def unknown_commands(play: ClientPlay) -> Script[None]:
         play.say(sent, verb, play.reply_header(sent), (b"not this",), version=version)
         yield from play.pause(QUIET_S, ident)
         play.reply(sent, SMALL)
-        play.judge_outcome(ident, (yield from play.outcome(ident)), "reply", SMALL)
+        yield from play.ends(ident, "reply", SMALL)
         play.book.passed(ident)
 
 
@@ -109,7 +109,7 @@ def foreign_answer(play: ClientPlay) -> Script[None]:
     play.say(sent, "REPLY", play.reply_header(sent) | foreign, (b"not this",))
     yield from play.pause(QUIET_S, "foreign-answer")
     play.reply(sent, SMALL)
-    play.judge_outcome("foreign-answer", (yield from play.outcome("foreign-answer")), "reply", SMALL)
+    yield from play.ends("foreign-answer", "reply", SMALL)
     play.book.passed("foreign-answer")
 
 
@@ -121,7 +121,7 @@ def after_last(play: ClientPlay) -> Script[None]:
     play.reply(sent, SMALL)
     play.reply(sent, (b"a second answer",))
     play.error(sent, "failed")
-    play.judge_outcome("after-last", (yield from play.outcome("after-last")), "reply", SMALL)
+    yield from play.ends("after-last", "reply", SMALL)
     yield from there_and_back(play, "after-last", (b"as always",))
 
 
@@ -147,7 +147,7 @@ def stream(play: ClientPlay) -> Script[None]:
         play.part(sent, seq, piece)
     play.reply(sent)
     whole = tuple(frame for piece in pieces for frame in piece)
-    play.judge_outcome("stream", (yield from play.outcome("stream")), "reply", whole)
+    yield from play.ends("stream", "reply", whole)
     play.book.passed("stream")
 
 
@@ -158,7 +158,7 @@ def post(play: ClientPlay) -> Script[None]:
     play.require("accept", sent.header.get("reply") == "none", "SEND with `reply: none`", sent)
     play.say(sent, "ACCEPT", {"id": sent.id, "message": "conform", "last": True})
     play.settle(sent)
-    play.judge_outcome("accept", (yield from play.outcome("accept")), "accept", ())
+    yield from play.ends("accept", "accept", ())
     play.book.passed("accept")
 
 

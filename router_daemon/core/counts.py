@@ -125,7 +125,7 @@ class Histogram:
         return quantile(self.bounds, self.counts, share)
 
 
-def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
+def quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> float | None:
     """Return the value below which a share of what was counted lies; see `Histogram`. Beyond the last bound: that."""
     wanted, low = share * sum(counts), 0.0
     if not wanted:

@@ -70,9 +70,13 @@ class Outcome:
 
     def quantile(self, which: str, share: float) -> float:
         """Return the nearest rank over all runs; infinite where it lies among those that did not end so."""
-        ordered: Sequence[int] = getattr(self, which)
-        place = max(0, -int(-share * self.runs // 1) - 1)
-        return float(ordered[place]) if place < len(ordered) else inf
+        return nearest_rank(getattr(self, which), self.runs, share)
+
+
+def nearest_rank(ordered: Sequence[int], runs: int, share: float) -> float:
+    """Return the nearest rank over so many runs, of which the others did not end so; infinite where it is of those."""
+    place = max(0, -int(-share * runs // 1) - 1)
+    return float(ordered[place]) if place < len(ordered) else inf
 
 
 _AA: Final = Trial("A/A", True)

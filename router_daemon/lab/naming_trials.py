@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +20,7 @@ import numpy as np
 from router_daemon.core.comparison import Comparison
 from router_daemon.core.guard import Side, naming_needed
 from router_daemon.core.settings import RolloutSettings
-from router_daemon.lab.guard_trials import Trial, buckets, draw, failing_rate, in_time
+from router_daemon.lab.guard_trials import Trial, buckets, draw, failing_rate, in_time, nearest_rank
 
 ROUTES: Final = 8
 SHARE: Final = 0.05
@@ -46,8 +45,7 @@ class Naming:
 
     def quantile(self, share: float) -> float:
         """Return the nearest rank over all runs; infinite where it lies among those that did not end so."""
-        place = max(0, -int(-share * self.runs // 1) - 1)
-        return float(self.answers[place]) if place < len(self.answers) else inf
+        return nearest_rank(self.answers, self.runs, share)
 
 
 _AA: Final = Trial("A/A", True)

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from router_daemon.cli import asking
 from router_daemon.cli.top.reading import Labels, Reading, Samples
+from router_daemon.core.counts import quantile as counted_quantile
 
 WINDOW_S: Final = 5.0
 MOST_READINGS: Final = 64
@@ -120,14 +121,10 @@ def done_of(row: asking.Row) -> Done:
 def quantile_of(share: float, cumulative: Mapping[float, float]) -> float | None:
     """Return a quantile from how many values are at or below each bound; None where there are none."""
     bounds = sorted(cumulative)
-    total = cumulative[bounds[-1]] if bounds else 0.0
-    if total <= 0.0:
+    if not bounds or cumulative[bounds[-1]] <= 0.0:
         return None
-    rank = share * total
-    for (lower, below), (upper, until) in pairwise([(0.0, 0.0), *((bound, cumulative[bound]) for bound in bounds)]):
-        if until >= rank and until > below:
-            return lower if upper == inf else lower + (upper - lower) * max(0.0, rank - below) / (until - below)
-    return None
+    counts = [until - below for below, until in pairwise([0.0, *(cumulative[bound] for bound in bounds)])]
+    return counted_quantile([bound for bound in bounds if bound < inf], counts, share)
 
 
 def _labels(labels: Mapping[str, str]) -> Labels:
