@@ -269,6 +269,7 @@ class Broker:
         for message in self.dispatcher.messages:
             assert not message.ended
             assert message.out == sum(delivery.out for delivery in message.deliveries)
+            assert message.excused == sum(delivery.excused for delivery in message.deliveries)
             assert message.out > 0 or message.line is not None or message.resume_at < inf
             assert message.bucket is not None
             tried = [backend.name for backend in message.tried()]

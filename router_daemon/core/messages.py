@@ -90,7 +90,7 @@ class Message(Struct, eq=False):
         copies: it may run on several backends at once.
         reruns: it may have a second delivery after one that may have run.
         route: whose policy decides for it, and where its outcome is counted.
-        out: deliveries that may still answer.
+        out: deliveries that may still answer. excused: those that had not begun (many, where all say `busy` at once).
         answered: some head has answered while others are out still (`reply: all`).
         answering: the head whose stream has begun, with `reply` other than `all`.
         spent: it may have run and must not run again.
@@ -123,6 +123,7 @@ class Message(Struct, eq=False):
     route: Route
     deliveries: list[Delivery] = []
     out: int = 0
+    excused: int = 0
     answered: bool = False
     answering: Delivery | None = None
     rejected: bool = False
@@ -149,7 +150,10 @@ class Message(Struct, eq=False):
 
     def tried(self) -> list[Backend]:
         """Return the backends that count towards `heads`: all but those that did not begin."""
-        return [delivery.backend for delivery in self.deliveries if not delivery.excused]
+        deliveries = self.deliveries
+        if self.excused == len(deliveries):
+            return []
+        return [delivery.backend for delivery in deliveries if not delivery.excused]
 
     def noted(self) -> Notes:
         """Return the notes, begun where there are none."""

@@ -320,6 +320,7 @@ class Settler:
             message.spent = message.spent or not message.reruns
         else:
             delivery.excused = True
+            message.excused += 1
         if message.request.reply == "all":
             self._head_error(delivery, code, message.reason)
             if message.out == 0:
