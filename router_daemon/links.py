@@ -44,8 +44,8 @@ class _Dialled(_Connection):
         if here and here == there:
             self.transport.abort()
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+    def received(self, data: bytes | memoryview) -> None:
+        super().received(data)
         if self.opened_at is None and self.reader.ready:
             self.opened_at = self.side.loop.time()
             self.met = True

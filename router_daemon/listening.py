@@ -7,12 +7,33 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from router_daemon.errors import StartError
 from router_daemon.transport import free_path
 
 BACKLOG: Final = 1024
 
 
-async def open_port(place: str) -> socket.socket:
+async def open_listener(address: str, made: list[Path]) -> tuple[socket.socket, str]:
+    """Listen on an address; return the socket, which does not block, and the address with the port that it got.
+
+    Args:
+        address: `tcp://HOST:PORT` or `ipc://PATH`.
+        made: what is to be removed in the end is added to it.
+
+    Raises:
+        StartError: it cannot be listened on.
+    """
+    kind, _, place = address.partition("://")
+    try:
+        listener = _open_path(address, made) if kind == "ipc" else await _open_port(place)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be looked up
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StartError(f"cannot listen on {address}: {reason.partition(' (while')[0]}") from None
+    listener.setblocking(False)
+    return listener, address if kind == "ipc" else f"tcp://{place.rpartition(':')[0]}:{listener.getsockname()[1]}"
+
+
+async def _open_port(place: str) -> socket.socket:
     """Listen on `HOST:PORT` as libzmq does: `*` and names are IPv4, brackets are IPv6 and `[::]` is both."""
     host, _, port = place.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
@@ -30,8 +51,8 @@ async def open_port(place: str) -> socket.socket:
     return listener
 
 
-def open_path(address: str, made: list[Path]) -> socket.socket:
-    """Listen on `ipc://PATH`; what is to be removed in the end is added to `made`."""
+def _open_path(address: str, made: list[Path]) -> socket.socket:
+    """Listen on `ipc://PATH`."""
     free_path(address)
     path = address.removeprefix("ipc://")
     abstract = path.startswith("@")  # libzmq's sign for a name outside the file system

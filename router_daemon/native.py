@@ -17,7 +17,7 @@ Rules:
 - We PING a silent peer and close the connection after `TIMEOUT_S` without a byte. The PING names no time to live: with
   one, libzmq cuts a peer that sends but gets no answer. A peer of ZMTP 3.0 need not know PING and may be silent; the
   kernel's keep-alive finds out when it is dead.
-- We accept by ourselves, as at some errors of accept(2) uvloop stops listening for good, and asyncio logs a thousand
+- We accept by ourselves: at some errors of accept(2) uvloop stops listening for good, and asyncio logs a thousand
   tracebacks when it runs out of descriptors.
 """
 
@@ -38,12 +38,13 @@ import structlog
 from router_daemon.core.actions import Action, Deliver, Error, Piece, Pong
 from router_daemon.core.events import Event, Gone, Undelivered
 from router_daemon.core.types import Peer, Side
-from router_daemon.errors import ProtocolError, StartError
-from router_daemon.listening import open_path, open_port
+from router_daemon.errors import ProtocolError
+from router_daemon.listening import open_listener
 from router_daemon.transport import PARKED_RESERVE_BYTES, SocketLimits
 from router_daemon.wire import COMMANDS, Decoder, encode_header
 from router_daemon.zmtp import GREETING, LAST_HEADS, PING, SHORT, Reader, append_frames, frame_head, heads_after
 
+READ_BYTES: Final = 262_144
 INBOX_MESSAGES: Final = 512
 INBOX_BYTES: Final = 1_048_576
 TURN_MESSAGES: Final = 64
@@ -65,7 +66,7 @@ _CHEAP: Final = frozenset({Error, Pong})
 _log = structlog.get_logger("router_daemon")
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.BufferedProtocol):
     """One peer."""
 
     kind = b"ROUTER"
@@ -89,7 +90,15 @@ class _Connection(asyncio.Protocol):
         if self.side.closing:
             self.transport.abort()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        return self.side.landing
+
+    def buffer_updated(self, nbytes: int) -> None:
+        came = self.side.landing[:nbytes]
+        self.received(came if self.reader.large else bytes(came))
+
+    def received(self, data: bytes | memoryview) -> None:
+        """Take in what has come; a view is of what the next read overwrites."""
         if self.finished:
             return
         side, reader, inbox = self.side, self.reader, self.inbox
@@ -152,8 +161,7 @@ class _Connection(asyncio.Protocol):
 
     def flush(self) -> None:
         """Write what was collected: pieces that are small on average cost less to copy than to hand over each."""
-        out, size = self.out, self.out_bytes
-        self.out, self.out_bytes = [], 0
+        out, size, self.out, self.out_bytes = self.out, self.out_bytes, [], 0
         if self.cheap >= HOLD_FROM:
             self.hold()
         if size <= JOIN_PIECE_BYTES * len(out):
@@ -211,6 +219,7 @@ class _Side:
         self.loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment] # set by `listen`
         self.closing = False
         self.unread_bytes = limits.unread_bytes
+        self.landing = memoryview(bytearray(READ_BYTES))  # of all connections: what is read is taken in at once
         self._listeners: list[socket.socket] = []
         self._paths: list[Path] = []
         self.adopting: set[asyncio.Task[Any]] = set()
@@ -224,16 +233,10 @@ class _Side:
 
     async def listen(self, address: str, wake: Callable[[], None]) -> str:
         self.loop, self.wake = asyncio.get_running_loop(), wake
-        kind, _, place = address.partition("://")
-        try:
-            listener = open_path(address, self._paths) if kind == "ipc" else await open_port(place)
-        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be looked up
-            reason = getattr(error, "strerror", None) or str(error)
-            raise StartError(f"cannot listen on {address}: {reason.partition(' (while')[0]}") from None
-        listener.setblocking(False)
+        listener, bound = await open_listener(address, self._paths)
         self._listeners.append(listener)
         self._accept_from(listener)
-        return address if kind == "ipc" else f"tcp://{place.rpartition(':')[0]}:{listener.getsockname()[1]}"
+        return bound
 
     def _accept_from(self, listener: socket.socket) -> None:
         if not self.closing:

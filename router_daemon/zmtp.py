@@ -26,6 +26,7 @@ GREETING: Final = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"NULL".ljust(20,
 GREETING_BYTES: Final = 64
 FRAME_LIMIT_FACTOR: Final = 4
 MAX_COMMAND_BYTES: Final = 4_096
+LARGE_BYTES: Final = 16_384
 PEERS_OF: Final = {b"ROUTER": frozenset({b"DEALER", b"REQ", b"ROUTER"}), b"DEALER": frozenset({b"ROUTER"})}
 """Whom a socket of ours talks to: one that listens says ROUTER, one that dials DEALER."""
 
@@ -126,6 +127,8 @@ class Reader:
     """What one connection has sent, turned into messages.
 
     `feed` appends whole messages, each `[peer, frame, ...]`; `replies` collects what has to be sent back (READY, PONG).
+    `large`: it sends large messages, so a view is better fed than bytes, which are copied once more: what a view costs
+    more is paid per frame.
     """
 
     __slots__ = (
@@ -144,6 +147,7 @@ class Reader:
         "_skip_more",
         "_usual",
         "answers_ping",
+        "large",
         "replies",
     )  # fmt: skip
 
@@ -155,7 +159,7 @@ class Reader:
         self._buffer = bytearray()
         self._first = b""  # the first frame of its last message of the common shape, and how that message began
         self._usual = bytes((_MORE, 0, _MORE))
-        self._needed = 0  # bytes that the buffer must hold before looking at it again is worth it; never unchecked
+        self._needed = 0  # bytes that the buffer must hold before looking at it again is worth it; while it has some
         self._greeted = False
         self._ready = False
         self._frames: list[Any] = [peer]
@@ -164,29 +168,40 @@ class Reader:
         self._skip_more = False
         self.replies: list[bytes] = []
         self.answers_ping = False
+        self.large = False
 
     @property
     def ready(self) -> bool:
         """The handshake is done."""
         return self._ready
 
-    def feed(self, data: bytes, into: list[list[Any]]) -> None:
-        """Take in bytes (at least one) and append the messages that they complete.
+    def feed(self, data: bytes | memoryview, into: list[list[Any]]) -> None:
+        """Take in bytes (at least one) and append the messages that they complete; nothing of a view is kept.
 
         Raises:
             ProtocolError: this is no ZMTP peer of a ROUTER, or a frame is beyond all limits. It is not fed again.
         """
-        if self._buffer:
-            if len(self._buffer) + len(data) < self._needed:
-                self._buffer += data
+        at, before = 0, len(into)
+        while buffer := self._buffer:  # take only what that lacks: what follows need not be copied once more
+            rest = self._needed - len(buffer)
+            buffer += memoryview(data)[at : at + rest]
+            if len(buffer) < self._needed:
                 return
-            data = b"".join((self._buffer, data))
-            self._buffer.clear()
-        at = self._greet(data) if not self._greeted else 0
+            at += rest
+            self._buffer = bytearray()
+            self._look(memoryview(buffer) if len(buffer) > LARGE_BYTES else bytes(buffer), 0, into)
+        if at < len(data):
+            self._look(data, at, into)
+        self.large = len(data) > LARGE_BYTES * (len(into) - before + 1)
+
+    def _look(self, data: bytes | memoryview, at: int, into: list[list[Any]]) -> None:
+        """Read from there on, and keep what is incomplete at the end."""
+        if not self._greeted:
+            at = self._greet(bytes(data))
         if self._greeted:
             at = self._parse(data, at, into)
         if at < len(data):
-            self._buffer += data[at:]
+            self._buffer += memoryview(data)[at:]
 
     def _greet(self, data: bytes) -> int:
         """Check the greeting as far as it has come; return how much of the data it was."""
@@ -195,6 +210,7 @@ class Reader:
         if len(data) > 10 and data[10] < 3:
             raise ProtocolError("bad_frames", "ZMTP: version below 3")
         if len(data) < GREETING_BYTES:
+            self._needed = next(size for size in (10, 11, GREETING_BYTES) if len(data) < size)
             return 0
         if data[12:32].rstrip(b"\0") != b"NULL":
             raise ProtocolError("bad_frames", "ZMTP: only the NULL mechanism is offered")
@@ -203,14 +219,15 @@ class Reader:
         self.replies.append(ready(self._kind))
         return GREETING_BYTES
 
-    def _parse(self, data: bytes, at: int, messages: list[list[Any]]) -> int:
+    def _parse(self, data: bytes | memoryview, at: int, messages: list[list[Any]]) -> int:
         """Append whole messages; return where the first incomplete frame begins."""
         end = len(data)
         if self._skip:
             at = self._skip_on(at, end, messages)
-        elif self._ready and len(self._frames) == 1:
+        elif self._ready and len(self._frames) == 1 and isinstance(data, bytes):
             at = self._parse_common(data, at, end, messages)
         frames, most, limit = self._frames, self._most_frames, self._limits.message_bytes
+        resumed = len(frames) > 1
         while at + 2 <= end:
             flags = data[at]
             if flags <= _MORE and self._ready:
@@ -233,19 +250,22 @@ class Reader:
                     frames = self._frames
                     continue
                 if flags & _COMMAND and stop <= end:
-                    self._command(data[body_at:stop])
+                    self._command(bytes(data[body_at:stop]))
                     at = stop
                     continue
             if stop > end:
                 self._needed = stop - at
                 return at
             if len(frames) < most:
-                frames.append(data[body_at:stop])
+                frames.append(bytes(data[body_at:stop]))
             at = stop
             if not flags & _MORE:
                 messages.append(frames)
                 frames = self._frames = [self._peer]
                 self._kept = 0
+                if resumed and isinstance(data, bytes):  # that one came in pieces: those behind it may be common
+                    resumed = False
+                    at = self._parse_common(data, at, end, messages)
         self._needed = 2
         return at
 
@@ -287,7 +307,7 @@ class Reader:
             pass
         return at
 
-    def _head(self, data: bytes, at: int, end: int) -> tuple[int, int]:
+    def _head(self, data: bytes | memoryview, at: int, end: int) -> tuple[int, int]:
         """Return where the body of a long frame or a command begins and ends; a negative end: skip it as it comes."""
         flags = data[at]
         if flags not in _LEGAL_FLAGS:

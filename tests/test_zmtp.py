@@ -362,3 +362,14 @@ def test_a_peer_that_sends_byte_by_byte_costs_no_more_than_its_bytes(monkeypatch
     body = [b"x" * size for size in (0, 1, 255, 256, 50_000)]
     assert fed_by_bytes(reader, message(*body)) == [body]
     assert looks <= 12 * len(body)  # a few for each head and one for each body, not one for each byte
+
+
+def test_who_sends_large_messages_is_taken_for_one_until_it_sends_small_ones() -> None:
+    reader = connected(Limits(body_frames=4, header_bytes=500, message_bytes=1_000_000))
+    large, small = message(b"C", b"h", bytes(100_000)), message(b"C", b"h", bytes(1_000))
+    assert not reader.large
+    for data, is_large in ((large, True), (small * 300, False), (large[:60_000], True), (large[60_000:], True)):
+        fed(reader, data)
+        assert reader.large == is_large, len(data)
+    assert fed(reader, small) == [[b"C", b"h", bytes(1_000)]]
+    assert not reader.large

@@ -35,21 +35,25 @@ def lengths(frames: list[Any]) -> list[Any]:
     return [len(part) if isinstance(part, Skipped) else part for part in frames]
 
 
-def read(chunks: list[bytes], limits: Limits) -> Outcome:
-    """Feed the chunks, and assert that what is kept stays within the limits."""
+def read(chunks: list[bytes], limits: Limits, *, views: bool = False) -> Outcome:
+    """Feed the chunks, as they are or as views of what is overwritten; assert that what is kept is within the limits."""
     reader = Reader(PEER, limits)
     messages: list[list[Any]] = []
     error = None
     for chunk in chunks:
+        landing = bytearray(chunk)
         try:
-            reader.feed(chunk, messages)
+            reader.feed(memoryview(landing) if views else chunk, messages)
         except ProtocolError as fault:
             error = fault.code
             break
+        finally:
+            landing[:] = bytes(len(landing))
         kept = sum(len(part) for part in reader._frames if isinstance(part, bytes))
         assert kept <= limits.message_bytes + 255 * len(reader._frames)
         assert len(reader._frames) <= limits.body_frames + 5
         assert len(reader._buffer) <= max(limits.message_bytes, 4_096) + 9
+    assert all(isinstance(part, bytes | Skipped) for frames in messages for part in frames)
     return Outcome([lengths(frames) for frames in messages], reader.replies, error)
 
 
@@ -82,14 +86,14 @@ def streams(draw: st.DrawFn) -> tuple[bytes, list[list[Any]], list[bytes]]:
 
 
 @look(150)
-@given(streams(), PLACES, st.booleans())
+@given(streams(), PLACES, st.booleans(), st.booleans())
 def test_a_legal_stream_reads_the_same_however_it_is_cut(
-    drawn: tuple[bytes, list[list[Any]], list[bytes]], places: list[int], by_bytes: bool
+    drawn: tuple[bytes, list[list[Any]], list[bytes]], places: list[int], by_bytes: bool, views: bool
 ) -> None:
     stream, messages, contexts = drawn
     data = handshake() + stream
     head = [data[at : at + 1] for at in range(min(len(data), 400))] if by_bytes else []
-    outcome = read(head + cut(data[len(head) :], places), ROOMY)
+    outcome = read(head + cut(data[len(head) :], places), ROOMY, views=views)
     assert outcome.messages == [[PEER, *bodies] for bodies in messages]
     assert outcome.replies[1:] == [pong(context) for context in contexts]
     assert outcome.error is None
@@ -99,13 +103,13 @@ SIZES = st.integers(0, 20) | st.sampled_from((255, 256, 300, 500, 999, 1_000, 1_
 
 
 @look(300)
-@given(st.lists(st.lists(SIZES, min_size=1, max_size=12), max_size=4), PLACES)
-@example([[1_000], [256, 744], [256, 745], [1]], [])
-@example([[4_000, 4_000], [0] * 12, [4_001]], [])
-def test_limits_hold_and_what_is_within_them_is_whole(sizes: list[list[int]], places: list[int]) -> None:
+@given(st.lists(st.lists(SIZES, min_size=1, max_size=12), max_size=4), PLACES, st.booleans())
+@example([[1_000], [256, 744], [256, 745], [1]], [], False)
+@example([[4_000, 4_000], [0] * 12, [4_001]], [], True)
+def test_limits_hold_and_what_is_within_them_is_whole(sizes: list[list[int]], places: list[int], views: bool) -> None:
     sent = [[bytes((index + 1,)) * size for index, size in enumerate(parts)] for parts in sizes]
     data = handshake() + b"".join(message(*bodies) for bodies in sent)
-    outcome = read(cut(data, places), SMALL)
+    outcome = read(cut(data, places), SMALL, views=views)
     beyond = [index for index, parts in enumerate(sizes) if max(parts) > 4 * SMALL.message_bytes]
     assert outcome.error == ("too_large" if beyond else None)
     assert len(outcome.messages) == (beyond[0] if beyond else len(sizes))
