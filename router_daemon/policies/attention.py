@@ -42,7 +42,12 @@ class Attention:
 
     def __init__(self, settings: Settings, rng: Random) -> None:
         self.threshold = settings.threshold
-        self._weights = settings.weights
+        self._weights = weights = settings.weights
+        self._performance, self._reliability = weights.performance, weights.reliability
+        self._ahead = [
+            weights.performance * AT_BEST - weights.capability - weights.priority * priority / PRIORITIES
+            for priority in range(PRIORITIES + 1)
+        ]
         self._profile = settings.profile
         self._settings = settings.attention
         self._rng = rng
@@ -66,7 +71,7 @@ class Attention:
         if tried:
             candidates = [candidate for candidate in candidates if candidate.backend not in tried]
         cost = self._settings.cost_weight * ranking.pool.reference_s
-        fastest, least = None, inf
+        fastest, least, next_s = None, inf, inf
         for candidate in candidates:
             backend = candidate.backend
             if backend.free:
@@ -77,10 +82,22 @@ class Attention:
                 if cost:
                     expected_s += cost * candidate.surcharge
                 if expected_s < least:
-                    fastest, least = candidate, expected_s
+                    next_s, fastest, least = least, candidate, expected_s
+                elif expected_s < next_s:
+                    next_s = expected_s
         if fastest is None:
             return None
-        slowest_s = inf if cost else self._slowest(fastest, least, ranking.priority)
+        slowest_s = inf
+        if not cost:
+            # Beyond that nobody can beat the fastest, not even by never failing: with score(e, S) = fixed + w_p least /
+            # (least + e) + w_r S, from score(e, 1) = score(least, S of the fastest).
+            success = fastest.service.success
+            needed = self._ahead[ranking.priority] + fastest.fixed - self._reliability * (1.0 - success)
+            if needed > 0.0:
+                slowest_s = least * (self._performance / needed - 1.0) * ROUNDING
+            if slowest_s < next_s:  # nobody else can win
+                score = fastest.fixed + self._performance * least / (least + least) + self._reliability * success
+                return fastest if score > self.threshold else None
         return self._best(candidates, least, slowest_s, cost)
 
     def account(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Account:
@@ -102,20 +119,9 @@ class Attention:
             rows.append((candidate, candidate.fixed + performance + reliability, values))
         return ("capability", "performance", "reliability", "priority"), rows
 
-    def _slowest(self, fastest: Candidate, least: float, priority: int) -> float:
-        """Return the expected latency beyond which nobody can beat the fastest, not even by never failing.
-
-        With score(e, S) = fixed + w_p least / (least + e) + w_r S, from score(e, 1) = score(least, S of the fastest).
-        """
-        weights = self._weights
-        most_fixed = weights.capability + weights.priority * priority / PRIORITIES
-        ahead = weights.reliability * (1.0 - fastest.service.success) + most_fixed - fastest.fixed
-        needed = weights.performance * AT_BEST - ahead
-        return least * (weights.performance / needed - 1.0) * ROUNDING if needed > 0.0 else inf
-
     def _best(self, candidates: Sequence[Candidate], least: float, slowest_s: float, cost: float) -> Candidate | None:
         """Return the arg max of the score over those with room; `least` is their shortest expected latency."""
-        performance, reliability = self._weights.performance * least, self._weights.reliability
+        performance, reliability = self._performance * least, self._reliability
         best, best_score, ties = None, self.threshold, 1
         for candidate in candidates:
             service = candidate.service
