@@ -17,6 +17,7 @@ AGAINST_TARGET: Final = 1.5
 """At most this many times the CPU of the policy compared with."""
 TARGETS: Final = {100: 5.0, 1024: 3.0, 65536: 1.4}  # at most this many times the proxy's CPU per round trip
 OTHERS_TOO_MUCH: Final = 0.1  # of the two cores: from here on the machine was not ours
+COPIES_TO_TELL: Final = 1.02  # deliveries per round trip; without copies a few are on their way at either end
 GENERATOR_FULL: Final = 0.93  # from this share of its core on the generator may be what limits the rate,
 BROKER_FREE: Final = 0.90  # unless the broker has less than a tenth of its own core left
 
@@ -185,6 +186,9 @@ def remarks(rows: list[Row], cores: int) -> Iterator[str]:
                     f"- {where}: **the load generator was the bottleneck** ({generator:.0%} of its core, the {name} "
                     f"{share:.0%} of its own): the rate is a lower bound; CPU per round trip stands."
                 )
+            copies = sum(p.deliveries for p in phases) / max(1, sum(p.round_trips for p in phases))
+            if copies >= COPIES_TO_TELL:
+                yield f"- {where}: {copies:.2f} deliveries per round trip, all of which are in its CPU."
             faults = sum(p.faults for p in phases)
             if faults:
                 yield f"- {where}: **{faults} messages were lost or answered wrongly**; these numbers do not count."
