@@ -195,7 +195,7 @@ class RolloutSection(Section):
         le=60_000,
         description="How long a decision may take, in milliseconds. After a longer one the fallback decides the next "
         "100 messages of that route; three such faults in a row open the route's breaker. Ranking 10,000 backends "
-        "takes about 10 ms; the rest is for pauses of the machine, since a longer one that falls into a decision counts.",
+        "takes about 10 ms; the rest is for pauses of the machine: a longer one that falls into a decision counts.",
     )
     fallback: PolicyName = Field(
         default="least_in_flight",
