@@ -88,7 +88,7 @@ class Snapshot:
         pools = broker.registry.pools()  # one without a name where capability is not required; else those with series
         self.pools = [_pool(p, now) for p in pools if not p.capability or p.capability in counts.capabilities]
         self.backends = _backends(broker)
-        self.drained = len(broker.registry.drains.since)
+        self.drained = broker.registry.drains.snapshot(now)
         self.routes = RouteSnapshot(broker)
         self.operating = OperatingSnapshot(broker, now, operations)
         self.traces = None if traces is None else dict(traces)
@@ -259,7 +259,10 @@ def _deliveries(snapshot: Snapshot) -> Iterator[Metric]:
     )
     for name, help_text, column in shown:
         yield gauges(name, help_text, "backend", ((row[0], float(row[column])) for row in snapshot.backends))
-    yield gauge("router_backends_drained", "Names of backends that a person has drained.", snapshot.drained)
+    drained = snapshot.drained
+    yield gauge("router_backends_drained", "Names of backends that a person has drained.", len(drained))
+    oldest_s = max(drained.values(), default=0.0)
+    yield gauge("router_backend_oldest_drain_seconds", "For how long the first of those has been drained.", oldest_s)
     yield counter(
         "router_backend_ejections",
         "How often the backend began to get nothing because it fails.",

@@ -44,9 +44,8 @@ class Attention:
         self.threshold = settings.threshold
         self._weights = weights = settings.weights
         self._performance, self._reliability = weights.performance, weights.reliability
-        self._ahead = [
-            weights.performance * AT_BEST - weights.capability - weights.priority * priority / PRIORITIES
-            for priority in range(PRIORITIES + 1)
+        self._most_fixed = [
+            weights.capability + weights.priority * priority / PRIORITIES for priority in range(PRIORITIES + 1)
         ]
         self._profile = settings.profile
         self._settings = settings.attention
@@ -92,7 +91,8 @@ class Attention:
             # Beyond that nobody can beat the fastest, not even by never failing: with score(e, S) = fixed + w_p least /
             # (least + e) + w_r S, from score(e, 1) = score(least, S of the fastest).
             success = fastest.service.success
-            needed = self._ahead[ranking.priority] + fastest.fixed - self._reliability * (1.0 - success)
+            ahead = self._reliability * (1.0 - success) + self._most_fixed[ranking.priority] - fastest.fixed
+            needed = self._performance * AT_BEST - ahead
             if needed > 0.0:
                 slowest_s = least * (self._performance / needed - 1.0) * ROUNDING
             if slowest_s < next_s:  # nobody else can win
