@@ -159,13 +159,15 @@ def backend(name: str, address: str, *capabilities: str, service_s: float = 0.0,
     return made
 
 
-def broken(address: str) -> Backend:
-    """Return a backend that fails each time."""
+def broken(address: str, breaks: asyncio.Event) -> Backend:
+    """Return a backend that fails each time from then on."""
     made = Backend("broken", address)
 
     @made.handler("work")
-    async def work(_: Delivery) -> bytes:
-        raise RuntimeError("as told")
+    async def work(delivery: Delivery) -> bytes:
+        if breaks.is_set():
+            raise RuntimeError("as told")
+        return delivery.data
 
     return made
 
@@ -181,15 +183,15 @@ async def ask_on(client: Client, capability: str, **keys: Any) -> None:
 
 
 @asynccontextmanager
-async def load(daemons: dict[str, Daemon]) -> AsyncIterator[None]:
-    """Have backends work and clients ask, until the end of the block."""
+async def load(daemons: dict[str, Daemon], breaks: asyncio.Event) -> AsyncIterator[None]:
+    """Have backends work and clients ask, until the end of the block; one of them breaks."""
     near, far = daemons["a"], daemons["b"]
     backends = [
         backend("quick", near.backend, "work", slots=8, embedding=[1.0, 0.0]),
         backend("steady", near.backend, "work", service_s=0.01, slots=8, cost=1.0),
         backend("narrow", near.backend, "narrow", service_s=0.3),
         backend("distant", far.backend, "abroad"),
-        broken(near.backend),
+        broken(near.backend, breaks),
     ]
     async with Client(near.frontend) as client, Client(far.frontend) as other:
         asking = [
@@ -219,14 +221,19 @@ async def tell(admin: str, what: str, **body: Any) -> None:
         assert response.status == 200, await response.text()
 
 
-async def trouble(server: Server, room: Room, admin: str) -> None:
-    """Have happen what is to be seen: a backend lost, a peer that is wrong, a rollout led, stopped and begun again."""
+async def trouble(server: Server, room: Room, admin: str, breaks: asyncio.Event) -> None:
+    """Have happen what is to be seen: backends broken and lost, a peer that is wrong, a rollout led, stopped, begun again.
+
+    A counter that has just appeared has not risen yet: it must have been seen before it does.
+    """
+    await until(lambda: server.has('router_backend_ejections_total{backend="broken"} == 0'))
+    breaks.set()
     lost = room.backend(name="lost", capabilities=["lost"])
     stranger = room.client()
     stranger.command("NONSENSE")
     await until(lambda: server.has('router_backend_up{backend="lost"} == 1'))
     await until(lambda: server.has('router_protocol_errors_total{code="unknown_command"}'))
-    for _ in range(20):  # a counter that has just appeared has not risen yet
+    for _ in range(20):
         stranger.command("NONSENSE")
     lost.close()
     await until(lambda: server.has('router_rollout_percent{route="next"} == 30'))
@@ -300,8 +307,9 @@ def test_every_query_and_every_alert_is_answered_by_a_real_prometheus(
     daemons, admins = start_ring(daemon)
 
     async def watched() -> None:
-        async with load(daemons), prometheus(tmp_path, admins.values()) as server:
-            await trouble(server, open_room(daemons["a"]), admins["a"])
+        breaks = asyncio.Event()
+        async with load(daemons, breaks), prometheus(tmp_path, admins.values()) as server:
+            await trouble(server, open_room(daemons["a"]), admins["a"], breaks)
             fill = await filled(server)
             await all_have_data(server, queries(fill))
             await until_raised(server)
