@@ -366,10 +366,7 @@ def suits(backend: Backend, message: Message) -> bool:
     limit = message.request.max_cost
     if limit is not UNSET and (backend.cost or 0.0) > limit:
         return False
-    deliveries = message.deliveries
-    if message.again or message.excused == len(deliveries):
-        return True
-    return not any(d.backend is backend and not d.excused for d in deliveries)
+    return message.again or backend not in message.tried()
 
 
 def began_at(backend: Backend, message: Message) -> bool:
