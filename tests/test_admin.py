@@ -183,6 +183,7 @@ def test_no_address_is_no_server() -> None:
     async def run() -> None:
         server = AdminServer(make_broker().broker, "")
         await server.start()
+        assert server._runner is None
         await server.stop()
 
     asyncio.run(run())

@@ -118,6 +118,16 @@ def value(families: dict[str, Metric], name: str, **labels: str) -> float:
     return samples[0].value
 
 
+def test_drains_are_counted_and_the_oldest_is_dated() -> None:
+    broker = BrokerFixture()
+    for name in ("a", "b"):
+        broker.broker.members.set_drained(name, True, broker.clock.now)
+        broker.clock.advance(60.0)
+    told = scrape(broker)
+    assert value(told, "router_backends_drained") == 2
+    assert value(told, "router_backend_oldest_drain_seconds") == 120
+
+
 @pytest.fixture(scope="module", params=[False, True], ids=["text", "openmetrics"])
 def families(request: pytest.FixtureRequest) -> dict[str, Metric]:
     return scrape(scripted(), openmetrics=request.param)

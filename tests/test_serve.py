@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from router_daemon.cli import serving as serve
@@ -148,7 +149,9 @@ def test_cancelling_at_any_moment_leaves_nothing_behind() -> None:
             async with asyncio.timeout(WAIT_S):
                 await asyncio.wait([work])
 
+    before = set(psutil.Process().children())
     asyncio.run(main())
+    assert set(psutil.Process().children()) <= before
 
 
 def test_a_program_is_looked_for_where_the_shell_would() -> None:

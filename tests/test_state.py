@@ -234,7 +234,9 @@ def test_a_damaged_file_is_one_warning(tmp_path: Path) -> None:
     assert not broker.broker.registry.remembered()
 
 
-def test_without_a_directory_nothing_happens() -> None:
+def test_without_a_directory_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
     async def run() -> None:
         kept = StateKeeper(BrokerFixture().broker, "", write_every_s=0.01, read_younger_s=1.0)
         kept.restore()
@@ -242,6 +244,7 @@ def test_without_a_directory_nothing_happens() -> None:
         (await kept.finish())()
 
     asyncio.run(run())
+    assert not list(tmp_path.iterdir())
 
 
 # --- the daemon ---
