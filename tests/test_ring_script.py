@@ -106,5 +106,5 @@ def test_a_short_run_answers_every_message_though_the_busiest_daemon_is_killed(e
     assert sent > 50
     assert answered > 0.9 * sent
     assert 0.0 < float(told["hops"]) < 3.0
-    assert float(told["alignment"]) > 0.1
+    assert 0.0 < abs(float(told["alignment"])) < 1.0  # how much of it: the busier the machine, the less it weighs
     assert "more than any other: killed" in done.stdout
