@@ -34,6 +34,14 @@ LIMITS: Final = ("open_messages", "queue_messages", "queue_bytes", "client_messa
 """Those of the configuration that something measured is to be held against."""
 
 
+EXTRA: Final = {
+    "hedges": "Second heads sent to because the first was late.",
+    "retries": "Further heads tried after one had failed.",
+    "explorations": "Messages that went to a backend unused for long, to find out about it.",
+    "holds": "Messages that waited for a full backend while a much slower one had room.",
+}
+
+
 class Snapshot:
     """A consistent copy of what broker and ring count at `now`; cheap, and made on the loop."""
 
@@ -57,7 +65,7 @@ class Snapshot:
             for group, histogram in c.delivery_seconds.items()
         ]
         self.extra = [
-            (c.label, {"hedges": c.hedges, "retries": c.retries, "explorations": c.explorations}, dict(c.refusals))
+            (c.label, {what: getattr(c, what) for what in EXTRA}, dict(c.refusals))
             for c in counts.capabilities.values()
         ]
         self.fallbacks = [(c.label, seen(c.fallbacks)) for c in counts.capabilities.values()]
@@ -202,12 +210,7 @@ def _waiting(snapshot: Snapshot) -> Iterator[Metric]:
 
 def _extra(snapshot: Snapshot) -> Iterator[Metric]:
     """Yield what was done beyond one delivery per message, what was not, and what the budgets still allow."""
-    texts = {
-        "hedges": "Second heads sent to because the first was late.",
-        "retries": "Further heads tried after one had failed.",
-        "explorations": "Messages that went to a backend unused for long, to find out about it.",
-    }
-    for what, text in texts.items():
+    for what, text in EXTRA.items():
         rows = (([label], extra[what]) for label, extra, _ in snapshot.extra)
         yield counter(f"router_{what}", text, ["capability"], rows)
     yield counter(

@@ -62,6 +62,7 @@ class RouteSection(Section):
     cost_weight: float | None = _own(AttentionSection, "cost_weight", ge=0, le=1000)
     scan_most: int | None = _own(AttentionSection, "scan_most", ge=1, le=1_000_000)
     sample: int | None = _own(AttentionSection, "sample", ge=1, le=1_000_000)
+    hold_times: float | None = _own(AttentionSection, "hold_times", ge=0, le=1000)
     tau: float | None = _own(RingAttentionSection, "temperature", ge=1e-6, le=1e6)
     temperature: float | None = _own(RingAttentionSection, "temperature", ge=1e-6, le=1e6)
     scaling: Literal["unit", "raw"] | None = _own(RingAttentionSection, "scaling")
@@ -84,7 +85,7 @@ _RING: Final = (
     *("scaling", "latency", "path_cost", "without_embedding"),
 )
 READS: Final[dict[str, tuple[str, ...]]] = {
-    "attention": (*_SCORE, "reliability", "cost_weight", "scan_most", "sample"),
+    "attention": (*_SCORE, "reliability", "cost_weight", "scan_most", "sample", "hold_times"),
     "paper": (*_SCORE, "reliability"),
     "paper_no_reliability": _SCORE,
     "ring": _RING,

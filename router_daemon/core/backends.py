@@ -35,6 +35,7 @@ class Backend:
 
     Attributes:
         limit, free: deliveries that may be open at once now, and how many more; see the module's rules.
+        full: it may have deliveries, and has as many as that.
         draining: nothing new is sent to it, since it is `leaving` (it said DRAIN) or `drained` (a person said so).
         paused_until: after a NACK `busy`, nothing is sent before this time.
         connected: False once its connection is known to be gone while its session may still come back.
@@ -68,6 +69,7 @@ class Backend:
     pools: tuple[Pool, ...] = ()
     limit: int = 0
     free: int = 0
+    full: bool = False
     draining: bool = False
     leaving: bool = False
     drained: bool = False
@@ -133,6 +135,8 @@ class Backend:
             for pool in self.pools:
                 pool.busy += 1.0
                 pool.free -= 1
+            if not self.free:
+                self._note_full(full=True)
         else:  # a trial: an ejected backend has no place that others could take
             for pool in self.pools:
                 pool.busy += 1.0
@@ -150,6 +154,8 @@ class Backend:
             for pool in self.pools:
                 pool.busy -= 1.0
                 pool.free += 1
+            if self.full:
+                self._note_full(full=False)
         else:  # it holds more than it may now
             for pool in self.pools:
                 pool.busy -= 1.0
@@ -224,6 +230,7 @@ class Backend:
         assert all(pool.members.get(self.name) is self for pool in self.pools)
         assert 0 <= self.limit <= self.places
         assert self.free == max(0, self.limit - len(self.open))
+        assert self.full == (self.limit > 0 and not self.free)
         assert not (self.ejected and self.limit)
 
     def _add(self, sign: int) -> None:
@@ -232,6 +239,7 @@ class Backend:
             pool.slots += sign * info.slots
             pool.places += sign * self.places
             pool.free += sign * self.free
+            pool.full += sign * self.full
             pool.busy += sign * (len(self.open) + self.other)
             pool.warm += sign * info.slots * self.warm
             pool.costly += sign * (self.cost is not None)
@@ -245,3 +253,11 @@ class Backend:
             self.free = free
             for pool in self.pools:
                 pool.free += change
+        full = self.limit > 0 and not free
+        if full != self.full:
+            self._note_full(full=full)
+
+    def _note_full(self, *, full: bool) -> None:
+        self.full = full
+        for pool in self.pools:
+            pool.full += 1 if full else -1

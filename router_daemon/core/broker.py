@@ -10,7 +10,6 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import inf
 from random import Random
 from typing import Any
 
@@ -50,6 +49,7 @@ from router_daemon.core.membership import Claim, Membership
 from router_daemon.core.memory import Profiles, parts
 from router_daemon.core.messages import Delivery, Message
 from router_daemon.core.overrides import Overrides
+from router_daemon.core.pools import Pool
 from router_daemon.core.ranking import Policy
 from router_daemon.core.registry import Registry
 from router_daemon.core.routing import Routes, RouteSpec
@@ -140,11 +140,15 @@ class Broker:
             Gone: self._gone,
             Undelivered: self._undelivered,
         }
-        self._due: dict[type[Any], Callable[[Any, float], None]] = {
+        self._due = self._what_may_be_due()
+
+    def _what_may_be_due(self) -> dict[type[Any], Callable[[Any, float], None]]:
+        return {
             Message: self._settler.message_due,
             Delivery: self._delivery_due,
             Backend: self.members.backend_due,
             Claim: self.members.claim_due,
+            Pool: self.serving.serve_held,
             Housekeeping: self._chores.keep_house,
             Look: self._chores.look,
             Changed: self._rooms.serve_all,
@@ -267,14 +271,7 @@ class Broker:
         assert not self._actions
         assert not self.faults, self.faults
         for message in self.dispatcher.messages:
-            assert not message.ended
-            assert message.out == sum(delivery.out for delivery in message.deliveries)
-            assert message.excused == sum(delivery.excused for delivery in message.deliveries)
-            assert message.out > 0 or message.line is not None or message.resume_at < inf
-            assert message.bucket is not None
-            tried = [backend.name for backend in message.tried()]
-            assert len(tried) <= message.heads
-            assert len(set(tried)) == len(tried) or message.again
+            message.check()
         self._clients.check()
         for backend in self.registry.by_name.values():
             assert backend.bucket is not None

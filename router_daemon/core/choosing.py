@@ -100,7 +100,8 @@ class Chooser:
         request = message.request
         ranking = self.ranking(message, now)
         pool, settings = ranking.pool, self._settings.hedge
-        asked = request.mode == "hedge"
+        # Who was sent to find out about a backend does not wait for that: such messages are few, whatever the load.
+        asked = request.mode == "hedge" or (message.notes is not None and message.notes.risked)
         if not asked and self.hedge_obstacle(pool, now) is not None:
             return None
         if pool.free <= pool.reserved and request.priority != CRITICAL:
@@ -231,7 +232,8 @@ class Chooser:
                 if not other.backend.ejected:
                     pool.explored(self._settings, found=True)
                     ranking.counts.explorations += 1
-                message.noted().risked = True
+                notes = message.noted()
+                notes.risked, notes.late_s = True, first.service.late_s
                 return (other,)
         if not message.deliveries and first is not None and self.is_idle(pool) and may_spread(message, pool):
             return self._spread(message, ranking, tried, now)

@@ -156,6 +156,7 @@ class CapabilityCounts:
         outcomes: how its messages ended: `answered`, `client_gone`, or an error code.
         lost: messages with `reply: none` that were accepted and not done.
         hedges, retries, explorations: further heads while one was out; after one had failed; messages that explored.
+        holds: messages that waited for a full backend while a much slower one had room.
         refusals: by cause, see `REFUSALS`.
         fallbacks: messages that embedding attention had nothing to hold against, see `FALLBACKS`.
         message_seconds: from reading the SEND to its last answer; in fine buckets, for percentiles.
@@ -167,6 +168,7 @@ class CapabilityCounts:
         "explorations",
         "fallbacks",
         "hedges",
+        "holds",
         "label",
         "lost",
         "message_seconds",
@@ -179,7 +181,7 @@ class CapabilityCounts:
         self.label = label
         self.outcomes = dict.fromkeys(MESSAGE_OUTCOMES, 0)
         self.lost = 0
-        self.hedges = self.retries = self.explorations = 0
+        self.hedges = self.retries = self.explorations = self.holds = 0
         self.refusals = dict.fromkeys(REFUSALS, 0)
         self.fallbacks = dict.fromkeys(FALLBACKS, 0)
         self.message_seconds = Histogram(FINE_SECONDS)

@@ -153,7 +153,8 @@ class Decisions:
             if told is None:
                 account = None
             compared = _as_ranked(able, tried) if told is None else told
-        rows = [_row(candidate, "ranked", score, values) for candidate, score, values in compared[1]]
+        verdict = "ranked" if chosen or not hasattr(ranking.policy, "holds") else "slower"
+        rows = [_row(candidate, verdict, score, values) for candidate, score, values in compared[1]]
         if len(rows) < len(ranking.scored):
             _add_others(rows, ranking, able, tried, chosen, kind)
         for head, candidate in enumerate(chosen, 1):

@@ -19,6 +19,7 @@ from router_daemon.core.choosing import Chooser
 from router_daemon.core.counts import MOST_HEADS, MOST_NOTED, Counts
 from router_daemon.core.decisions import Decisions
 from router_daemon.core.health import Health
+from router_daemon.core.holding import Holding
 from router_daemon.core.messages import Message
 from router_daemon.core.patience import Patience
 from router_daemon.core.places import Places
@@ -59,6 +60,7 @@ class Dispatcher:
         self.health = Health(settings, registry, rng, self.places.watch)
         self.messages: dict[Message, None] = {}
         self.waiting = WaitingRoom(settings.queue_messages, settings.queue_bytes, settings.waiting.reserve)
+        self.holding = Holding(chooser, self.waiting, timers)
         self._settings = settings
 
     def configure(self, settings: Settings) -> None:
@@ -76,11 +78,13 @@ class Dispatcher:
     def submit(self, message: Message, now: float) -> None:
         """Open an admitted message: send it, let it wait, or refuse it."""
         ranking, chosen = self.chooser.decide(message, now)
+        message.counts = ranking.counts
+        if ranking.pool.full and chosen and self.holding.holds(message, ranking, chosen, now):
+            chosen = ()
         request, decisions = message.request, self.decisions
         if now >= decisions.sample_at or request.priority == decisions.critical:
             decisions.note(message, ranking, chosen, self.chooser, "first", now)
         ranking.pool.messages += 1
-        message.counts = ranking.counts
         if not chosen:
             refusal = self._nobody(message, ranking, now)
             if refusal is not None:
@@ -146,6 +150,8 @@ class Dispatcher:
         """Send an open message to whom it may go, or let it wait."""
         message.resume_at = inf
         ranking, chosen = self.chooser.decide(message, now)
+        if ranking.pool.full and chosen and self.holding.holds(message, ranking, chosen, now):
+            chosen = ()
         self.decisions.note(message, ranking, chosen, self.chooser, "retry", now)
         if chosen:
             self.deliver(message, ranking, chosen, now)

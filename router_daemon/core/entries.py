@@ -28,9 +28,10 @@ class Row(Record):
 
     Attributes:
         head: 1 for the first head, ...; 0 for who was not chosen.
-        verdict: `chosen`, `ranked` (compared, and others were better), or what stood against it: `tried`, `dear`,
-            `threshold`, `full`, `ejected`, `paused`, `disconnected`, `reserved`, `busy` (no hedge to who is not surely
-            idle), `unseen` (not among those drawn).
+        verdict: `chosen`, `ranked` (compared, and others were better), `slower` (the best with room, or worse, and the
+            message waits for a full one), or what stood against it: `tried`, `dear`, `threshold`, `full`, `ejected`,
+            `paused`, `disconnected`, `reserved`, `busy` (no hedge to who is not surely idle), `unseen` (not among those
+            drawn).
         score, values: as the policy compared it, values in the order of `Decided.terms`; None and () where it did not.
         open, free: deliveries there, and how many more it could have got. other: what it had from elsewhere.
         expected_s, wait_s, service_s, success, samples: what was measured, as of when it was last compared.

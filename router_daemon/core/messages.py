@@ -38,13 +38,15 @@ class Notes:
     Attributes:
         decisions: the first of them; decided: how many there were.
         waited_s: in the waiting room, its present stay there not included.
-        risked: it was sent to find out about a backend. sampled: it is kept, whatever comes of it.
+        risked: it was sent to find out about a backend; late_s: after how long the one that it would have gone to else
+            is late. sampled: it is kept, whatever comes of it.
     """
 
     decisions: list[Decided]
     decided: int = 0
     waited_s: float = 0.0
     risked: bool = False
+    late_s: float = inf
     sampled: bool = False
 
 
@@ -161,6 +163,17 @@ class Message(Struct, eq=False):
         if notes is None:
             notes = self.notes = Notes([])
         return notes
+
+    def check(self) -> None:
+        """Assert what must hold while it is open."""
+        assert not self.ended
+        assert self.out == sum(delivery.out for delivery in self.deliveries)
+        assert self.excused == sum(delivery.excused for delivery in self.deliveries)
+        assert self.out > 0 or self.line is not None or self.resume_at < inf
+        assert self.bucket is not None
+        tried = [backend.name for backend in self.tried()]
+        assert len(tried) <= self.heads
+        assert len(set(tried)) == len(tried) or self.again
 
     def retry(self) -> bool:
         """Tell the client whether sending it again is safe: not where it may have run and may not run twice."""

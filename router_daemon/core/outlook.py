@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
@@ -23,6 +23,10 @@ from router_daemon.core.waiting import CRITICAL
 
 if TYPE_CHECKING:
     from router_daemon.core.broker import Broker
+
+
+SLOWER: Final = "a full backend is faster by far: messages wait for that (attention.hold_times)"
+WAITS: Final = "a full backend is faster by far than those with room"
 
 
 class Outlook:
@@ -63,13 +67,20 @@ class Outlook:
         self._explore_due = pool.messages >= pool.explore_from
         self._risked = self._risk()
         self._limit = inf
-        self.heads = self._choose()
+        self._held = self._is_held()
+        self.heads = {} if self._held else self._choose()
 
     def _risk(self) -> Candidate | None:
         """Return who would get the message to be found out about, before anybody is chosen by rank."""
         if not self._preferred or not self._chooser.may_risk(self._message):
             return None
         return self._chooser.risk(self._ranking, self._preferred[0], self._now)
+
+    def _is_held(self) -> bool:
+        if not self._preferred or self._risked is not None or not self._ranking.pool.full:
+            return False
+        holding = self._broker.dispatcher.holding
+        return holding.wait_s(self._message, self._ranking, self._preferred[0], self._now) is not None
 
     def _choose(self) -> dict[str, int]:
         chosen = list(self._preferred)
@@ -93,7 +104,7 @@ class Outlook:
             return f"score not over the threshold of {self._ranking.policy.threshold:g}"
         if self._objection is not None:
             return f"the policy refuses the message: {self._objection[1]}"
-        return self._obstacle(backend) or "others rank higher"
+        return self._obstacle(backend) or (SLOWER if self._held else "others rank higher")
 
     def _merit(self, candidate: Candidate) -> str:
         if self._risked is None or candidate.backend is not self._risked.backend:
@@ -161,7 +172,7 @@ class Outlook:
             return "refuse", "every backend is full, and the wait would be too long"
         if self._broker.dispatcher.waiting.displaced_by(self._message) is None:
             return "refuse", "every backend is full and the waiting room too"
-        return "wait", "every backend is full"
+        return "wait", WAITS if self._held else "every backend is full"
 
     def auto(self) -> dict[str, Any]:
         """Return what mode auto would do with it now, why, and after how long a hedge would leave."""
@@ -174,7 +185,8 @@ class Outlook:
         busy = f"{pool.busy:.3g} of {pool.slots} slots busy"
         idle = f"{self._broker.settings.auto_idle:.0%}"
         if not self.heads:
-            return {"would": "single", "why": f"{busy}, and no place is free", "hedge_delay_ms": None}
+            why = WAITS if self._held else "no place is free"
+            return {"would": "single", "why": f"{busy}, and {why}", "hedge_delay_ms": None}
         if self._chooser.is_idle(pool) and may_spread(message, pool) and self._risked is None and len(self.heads) > 1:
             return {"would": "fanout", "why": f"{busy}, under {idle}: all heads at once", "hedge_delay_ms": None}
         why = f"{busy}, not under {idle}"
@@ -206,9 +218,11 @@ class Outlook:
         pool, settings = self._ranking.pool, self._broker.settings.hedge
         first = next((c for c in self.rows if self.heads.get(c.backend.name) == 1), self.rows[0])
         delay_s = first.service.late_s
+        obstacle = self._chooser.hedge_obstacle(pool, self._now)
+        if self._risked is not None:  # as it would be late where the message would have gone else, and in any case
+            delay_s, obstacle = min(delay_s, self._preferred[0].service.late_s), None
         if delay_s == inf:
             return None, f"fewer than {settings.samples} answers are known"
-        obstacle = self._chooser.hedge_obstacle(pool, self._now)
         words = {
             "off": "hedge.share is 0",
             "load": f"{pool.busy:.3g} of {pool.slots} slots busy, not under {settings.load_below:.0%}",

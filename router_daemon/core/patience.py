@@ -5,7 +5,8 @@ Rules (design: routing), with late = m + deviations dev, the mean and the mean d
   samples, else the first term; all that is left for the last candidate, for all heads at once, and for what may not run
   twice. A configured timeout, for all or for the capability, replaces it.
 - `first_ms` of the message is a hard limit: it holds for the last candidate, too.
-- Hedge: `late` after the delivery; `service` says what stands in for it where too little is known.
+- Hedge: `late` after the delivery; `service` says what stands in for it where too little is known. Of a message that is
+  to find out about a backend: when the one that it would have gone to else would be late, if that is sooner.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ class Patience:
             if limit_at < due:
                 due = limit_at
             if message.copies and message.mode in MAY_HEDGE:
-                hedge_at = message.hedge_at = now + service.late_s
+                late_s, notes = service.late_s, message.notes
+                if notes is not None and notes.late_s < late_s:
+                    late_s = notes.late_s
+                hedge_at = message.hedge_at = now + late_s
                 if hedge_at < due:
                     due = hedge_at
         if message.request.first_ms is not UNSET:

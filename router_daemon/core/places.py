@@ -64,6 +64,8 @@ class Places:
             if backend.ejected:
                 delivery.trial = delivery.complete = True  # it is to decide something, whoever answers first
                 backend.on_trial()
+            elif message.notes is not None and message.notes.risked and not deliveries:
+                delivery.complete = True  # it is to be measured
             deliveries.append(delivery)
             header = DeliverHeader(
                 number,

@@ -13,7 +13,7 @@ from collections import deque
 from copy import copy
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from router_daemon.core.settings import HedgeSettings, Settings
 
@@ -85,6 +85,7 @@ class Pool:
         slots, places: sums of the members' slots, and of slots + prefetch.
         reserved: of `places`, what only critical messages may take.
         free: how many deliveries could be opened now.
+        full: members that may have deliveries, and have as many as that.
         passed_over: somebody who may not go to all waits, perhaps only because of what is kept for critical messages.
         busy: open deliveries, and what members reported to have from elsewhere.
         warm: slots of members past their slow start.
@@ -95,6 +96,7 @@ class Pool:
         reference_s, samples: mean latency of its successes (ref_c), and how many there were.
         stream_s: mean time for which they held their slot after that: of a stream, from its first piece to its end.
         explore_from: from that many messages on the next one looks for somebody who has been unused for long.
+        bucket: its place in a timer wheel, while somebody waits for a faster member than has room.
     """
 
     capability: str
@@ -106,6 +108,7 @@ class Pool:
     places: int = 0
     reserved: int = 0
     free: int = 0
+    full: int = 0
     passed_over: bool = False
     busy: float = 0.0
     warm: int = 0
@@ -122,6 +125,7 @@ class Pool:
     troubles: float = 0.0
     troubles_from: float = 0.0
     rate_notes: deque[tuple[float, int]] = field(default_factory=deque)
+    bucket: dict[Any, None] | None = None
 
     def detached(self) -> Pool:
         """Return a copy that may be looked at in any way, for people, without changing this one."""
@@ -133,18 +137,19 @@ class Pool:
 
     def check(self) -> None:
         """Assert that the sums are those of the members."""
-        slots = places = free = warm = costly = ejected = 0
+        slots = places = free = full = warm = costly = ejected = 0
         busy = 0.0
         for backend in self.members.values():  # once for all: tests do this after every step
             assert self in backend.pools
             slots += backend.info.slots
             places += backend.places
             free += backend.free
+            full += backend.full
             busy += len(backend.open) + backend.other
             warm += backend.info.slots if backend.warm else 0
             costly += backend.cost is not None
             ejected += backend.ejected
-        assert (self.slots, self.places, self.free) == (slots, places, free)
+        assert (self.slots, self.places, self.free, self.full) == (slots, places, free, full)
         assert (self.warm, self.costly, self.ejected) == (warm, costly, ejected)
         assert abs(self.busy - busy) < 1e-6 * (1 + self.busy)
         assert all(backend.ejected and self.members.get(backend.name) is backend for backend in self.trials)

@@ -60,6 +60,11 @@ class Serving:
                     break  # of ten thousand members each would be asked
                 self.serve(backend, now)
 
+    def serve_held(self, pool: Pool, now: float) -> None:
+        """Look again for those who wait for somebody faster than who has room: it may hang, or be gone."""
+        while any(self._serve_one(m, now) for m in self._waiting.next_for((pool.capability,), now, lambda _: True)):
+            pass
+
     def serve_dearer(self, backend: Backend, now: float) -> None:
         """Look again for those whose first head was at a backend that costs more now: so may their further ones."""
         capabilities, began = self._registry.offers(backend), partial(began_at, backend)
@@ -71,7 +76,7 @@ class Serving:
         if self._dispatcher.overdue(message, now):
             return True
         ranking, chosen = self._chooser.decide(message, now)
-        if not chosen:
+        if not chosen or (ranking.pool.full and self._dispatcher.holding.holds(message, ranking, chosen, now)):
             note_reserve(message, ranking.pool)
             return self._dispatcher.objects(message, ranking, now)
         if message.deadline - now < self._chooser.shortest_s(message, ranking, now):

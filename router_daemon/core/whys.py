@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MOST_MATCHES: Final = 20
 VERDICTS: Final = {
     "ranked": "others were better",
+    "slower": "a full one is faster by far: it waits for that",
     "tried": "it had been tried",
     "dear": "it costs too much",
     "threshold": "score not over the threshold",

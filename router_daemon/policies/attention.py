@@ -12,6 +12,9 @@ Rules:
   cost more than it finds. Where none of those has room, all are looked at, from a random one on, until one has.
 - The score is worked out only for those who are fast enough that it could be the best.
 - Ties are broken at random.
+- A message waits for a full backend that is better by far, rather than take the best with room: where the score would
+  choose the full one at `hold_times` the latency that waiting for it comes to (`holds`): so many times, since what is
+  expected of who is not free yet is less sure than a place that is there.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from random import Random
 from router_daemon.core.backends import Backend
 from router_daemon.core.events import Request
 from router_daemon.core.ranking import PRIORITIES, Account, Candidate, Ranking, first_free
+from router_daemon.core.service import LEAST_S
 from router_daemon.core.settings import Settings
 
 AT_BEST = 0.5
@@ -99,6 +103,40 @@ class Attention:
                 score = fastest.fixed + self._performance * least / (least + least) + self._reliability * success
                 return fastest if score > self.threshold else None
         return self._best(candidates, least, slowest_s, cost)
+
+    def holds(
+        self, ranking: Ranking, choice: Candidate, tried: Sequence[Backend], ahead: int, now: float
+    ) -> float | None:
+        """Return for how long (s) a message may wait for a full backend rather than go to who was chosen; None: not.
+
+        With E_f the latency to expect at a full backend f, were it sent there now, and `ahead` messages that wait for
+        any of them: E = min E_f + ahead / sum(slots_f / service_f). It waits where f scores more than the choice with
+        hold_times E for its latency; and until the choice's latency over hold_times has gone by, since a backend that
+        is silent for so long is no better any more.
+        """
+        settings, candidates = self._settings, ranking.candidates
+        times = settings.hold_times
+        if len(candidates) > settings.scan_most:
+            candidates = list(dict.fromkeys(self._drawn[1]))
+        cost = settings.cost_weight * ranking.pool.reference_s
+        most_s = choice.service.expected_s + cost * choice.surcharge
+        best, least, rate = None, inf, 0.0
+        for candidate in candidates:
+            service = candidate.service
+            if candidate.backend.full and service.samples and times * service.service_s < most_s:
+                service.bring_up_to_date(now, self._profile, settings)
+                expected_s = service.expected_s + cost * candidate.surcharge
+                if times * expected_s < most_s and candidate.backend not in tried:
+                    rate += candidate.backend.info.slots / max(service.service_s, LEAST_S)
+                    if expected_s < least:
+                        best, least = candidate, expected_s
+        if best is None:
+            return None
+        waiting_s = times * (least + ahead / rate)
+        fastest_s = min(waiting_s, most_s)
+        gain = self._performance * (fastest_s / (fastest_s + waiting_s) - fastest_s / (fastest_s + most_s))
+        gain += best.fixed - choice.fixed + self._reliability * (best.service.success - choice.service.success)
+        return most_s / times if gain > 0.0 else None
 
     def account(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Account:
         """Return score and terms of those whom `pick` has just looked at; nobody where it drew others since."""

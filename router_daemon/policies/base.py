@@ -50,7 +50,7 @@ NAMES: Final = tuple(_MAKERS)
 _ALL: Final = {"cache_ttl_s": "cache_ttl_s"}
 _SCORE: Final = _ALL | {"threshold": "threshold"}
 _WEIGHTS: Final = {key: f"weights.{key}" for key in ("capability", "performance", "reliability", "priority")}
-_SCAN: Final = {key: f"attention.{key}" for key in ("cost_weight", "scan_most", "sample")}
+_SCAN: Final = {key: f"attention.{key}" for key in ("cost_weight", "scan_most", "sample", "hold_times")}
 _RING: Final = (
     _ALL
     | {"tau": "ring_attention.temperature"}
