@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from core_kit import outcomes
-from routing_kit import learn, make, name_of, occupy, pool, send, send_one, service
+from core_kit import delivery_outcomes, outcomes
+from routing_kit import learn, make, name_of, occupy, pool, room_only_at, send, send_one, service
 from test_core_outlook import explain
 from test_core_why import EVERYTHING, row, why_one
 
@@ -67,6 +67,7 @@ def test_without_that_whoever_has_room_gets_it(hold_times: float) -> None:
     occupy(fixture, "fast", 1)
     assert name_of(send_one(fixture, 1)) == "slow"
     assert fixture.broker.counts.capabilities["c"].holds == 0
+    assert sum(fixture.broker.routes.stable.faults.values()) == 0
 
 
 def test_it_waits_behind_so_many_as_the_fast_one_does_meanwhile_and_no_more() -> None:
@@ -116,10 +117,9 @@ def test_nobody_waits_for_one_that_is_not_known() -> None:
 
 def test_nobody_waits_for_one_that_it_has_tried() -> None:
     fixture = unequal()
-    deliver = send_one(fixture, 1)
-    assert name_of(deliver) == "fast"
-    fixture.advance(FAST_S)
-    (second,) = only(fixture.nack(deliver), Deliver)
+    assert name_of(send_one(fixture, 1, first_ms=100)) == "fast"
+    (second,) = only(fixture.advance(0.11), Deliver)  # the place is taken until it answers
+    assert fixture.backend("fast").full
     assert name_of(second) == "slow"
 
 
@@ -152,18 +152,95 @@ def test_one_that_may_not_cost_what_the_fast_one_does_goes_to_the_slow_one() -> 
     assert send(fixture, 2) == []
 
 
-def test_nobody_is_refused_or_displaced_for_waiting() -> None:
-    fixture = unequal(queue_messages=1)
+@pytest.mark.parametrize("limits", [{"queue_messages": 4}, {"queue_bytes": 40}], ids=["messages", "bytes"])
+def test_nobody_is_refused_or_displaced_for_waiting_since_half_the_room_is_left_free(limits: dict[str, Any]) -> None:
+    fixture = unequal(**limits)
     occupy(fixture, "fast", 1)
-    assert send(fixture, 1, priority=1) == []
-    assert name_of(send_one(fixture, 2, priority=3)) == "slow"  # there is no room to wait
-    assert held(fixture) == 1
+    for number in range(2):
+        assert only(fixture.send("c", b"0123456789", client_id=number, priority=1), Deliver) == []
+    (deliver,) = only(fixture.send("c", b"0123456789", client_id=2, priority=3), Deliver)
+    assert name_of(deliver) == "slow"
+    assert held(fixture) == 2
 
 
 def test_nor_where_waiting_takes_too_much_of_the_time_to_live() -> None:
     fixture = unequal(waiting=WaitingSettings(reserve=0.0, longest=0.0))
     occupy(fixture, "fast", 1)
     assert name_of(send_one(fixture, 1)) == "slow"
+
+
+def test_whoever_comes_first_keeps_nobody_waiting_for_longer_than_was_said() -> None:
+    """Critical messages keep the fast one busy; another one waits for a quarter of what the slow one takes, and no more."""
+    fixture = unequal()
+    (running,) = occupy(fixture, "fast", 1)
+    assert send(fixture, 1, priority=1) == []
+    begun, number = fixture.clock.now, 100
+    sent: list[Deliver] = []
+    while not sent:
+        assert send(fixture, number, priority=4) == []
+        number += 1
+        sent = [d for d in only(fixture.advance(FAST_S), Deliver) if name_of(d) == "slow"]
+        (running,) = only(fixture.ack(running), Deliver)
+        assert running.header.priority == 4
+        fixture.broker.check()
+    assert [deliver.header.priority for deliver in sent] == [1]
+    assert fixture.clock.now - begun == pytest.approx(service(fixture, "slow").expected_s / 4.0, abs=2 * FAST_S)
+
+
+def test_the_first_of_several_moments_counts() -> None:
+    """Held for long against the one of 15 s, then for less against the one of 2 s, which has got room meanwhile."""
+    fixture = unequal()
+    fixture.register("slowest", "c", slots=2)
+    learn(fixture, "slowest", 15.0, 3)
+    (taken, *_) = occupy(fixture, "slow", 8)
+    with room_only_at(fixture, "fast"):
+        send_one(fixture, 2, heads=1)
+    assert send(fixture, 1) == []
+    assert pool(fixture).held_until - fixture.clock.now > 3.0
+    fixture.advance(0.1)
+    assert only(fixture.ack(taken), Deliver) == []
+    assert pool(fixture).held_until - fixture.clock.now < 2.0 * WORTH_S
+    (deliver,) = only(fixture.advance(2.0 * WORTH_S), Deliver)
+    assert name_of(deliver) == "slow"
+
+
+def test_those_that_name_a_backend_do_not_hide_the_others_from_a_look() -> None:
+    patient = WaitingSettings(reserve=0.0, longest=1.0)
+    fixture = unequal(backend_override=True, waiting=patient, default_ttl_ms=300_000)
+    learn(fixture, "slow", 20.0, 50)  # so that 40 before it are not too many
+    occupy(fixture, "fast", 1)
+    for number in range(40):
+        assert send(fixture, number, backend="fast") == []
+    fixture.update(b"fast", cost=1.0)
+    assert send(fixture, 50, max_cost=2.0) == []
+    (deliver,) = only(fixture.advance(10.0), Deliver)
+    assert name_of(deliver) == "slow"
+
+
+def test_it_works_where_capabilities_are_no_filter() -> None:
+    fixture = unequal(require_capability=False)
+    occupy(fixture, "fast", 1)
+    assert send(fixture, 1) == []
+    (deliver,) = only(fixture.advance(2.0 * WORTH_S), Deliver)
+    assert name_of(deliver) == "slow"
+
+
+def test_cost_is_no_speed() -> None:
+    """Two that are as fast: however much cheaper the full one is, nobody waits for it."""
+    fixture = unequal(learnt=False, attention=AttentionSettings(cost_weight=1.0))
+    for name, cost in (("fast", 0.01), ("slow", 10.0)):
+        learn(fixture, name, FAST_S, 20)
+        fixture.update(name.encode(), cost=cost)
+    occupy(fixture, "fast", 1)
+    assert name_of(send_one(fixture, 1)) == "slow"
+
+
+def test_a_policy_that_says_no_time_has_chosen() -> None:
+    fixture = unequal()
+    occupy(fixture, "fast", 1)
+    fixture.broker.policy.holds = lambda *_: float("nan")  # type: ignore[attr-defined]
+    assert name_of(send_one(fixture, 1)) == "slow"
+    assert sum(fixture.broker.routes.stable.faults.values()) == 1
 
 
 def test_in_mode_fanout_the_first_head_waits_and_the_further_ones_do_not() -> None:
@@ -174,10 +251,16 @@ def test_in_mode_fanout_the_first_head_waits_and_the_further_ones_do_not() -> No
     assert [name_of(deliver) for deliver in only(fixture.ack(first), Deliver)] == ["fast", "slow"]
 
 
-def test_more_than_are_looked_at_are_waited_for_as_they_are_drawn() -> None:
-    fixture = unequal(attention=AttentionSettings(scan_most=1, sample=32))
-    occupy(fixture, "fast", 1)
-    assert send(fixture, 1) == []
+def test_of_more_than_are_looked_at_those_that_were_drawn_are_waited_for() -> None:
+    """Of 40 fast ones and one that is slow, 2 are drawn: mostly nobody with room, so that the slow one is the choice."""
+    fixture = unequal(attention=AttentionSettings(scan_most=2, sample=2))
+    for number in range(39):
+        fixture.register(f"fast{number}", "c", slots=1)
+        learn(fixture, f"fast{number}", FAST_S)
+    for number, name in enumerate(["fast", *(f"fast{number}" for number in range(39))]):
+        with room_only_at(fixture, name):
+            send_one(fixture, 100 + number, heads=1)
+    assert [send(fixture, number) for number in range(5)] == [[]] * 5
 
 
 def test_a_policy_that_fails_to_say_has_chosen() -> None:
@@ -233,9 +316,14 @@ def explores(**settings: Any) -> tuple[BrokerFixture, Deliver]:
     raise AssertionError("nobody has looked how the slow one does")
 
 
-@pytest.mark.parametrize("hedge", [HedgeSettings(), HedgeSettings(share=0.0)], ids=["default", "no other hedges"])
+@pytest.mark.parametrize(
+    "hedge",
+    [HedgeSettings(), HedgeSettings(most=0.0), HedgeSettings(load_below=0.0)],
+    ids=["default", "budget", "load"],
+)
 def test_it_is_hedged_as_if_it_had_gone_to_the_best(hedge: HedgeSettings) -> None:
     fixture, deliver = explores(hedge=hedge)
+    answered = outcomes(fixture)["answered"]
     late_s = service(fixture, "fast").late_s
     assert only(fixture.advance(late_s - 0.002), Deliver) == []
     (second,) = only(fixture.advance(0.004), Deliver)
@@ -246,7 +334,42 @@ def test_it_is_hedged_as_if_it_had_gone_to_the_best(hedge: HedgeSettings) -> Non
     assert only(answers, CancelDelivery) == []  # the other one is to be measured
     samples = service(fixture, "slow").samples
     fixture.advance(SLOW_S)
-    fixture.ack(deliver)
+    late = fixture.ack(deliver)
     assert service(fixture, "slow").samples == samples + 1
-    assert only(answers, Error) == []
-    assert outcomes(fixture)["answered"] >= 1
+    assert only(late, Error) + only(late, Reply) == []
+    assert outcomes(fixture)["answered"] == answered + 1
+
+
+def test_where_the_best_is_busy_then_it_asks_again() -> None:
+    fixture, deliver = explores()
+    taken = occupy(fixture, "fast", 1)
+    late_s = service(fixture, "fast").late_s
+    assert only(fixture.advance(late_s + 0.002), Deliver) == []
+    fixture.ack(taken[0])
+    (second,) = only(fixture.advance(2.0 * late_s + 0.002), Deliver)
+    assert name_of(second) == "fast"
+    fixture.ack(second)
+    fixture.ack(deliver)
+    fixture.broker.check()
+
+
+def test_not_where_hedges_are_off() -> None:
+    fixture, _ = explores(hedge=HedgeSettings(share=0.0))
+    assert only(fixture.advance(SLOW_S), Deliver) == []
+
+
+def test_what_follows_a_failure_is_no_exploration() -> None:
+    fixture, deliver = explores(hedge=HedgeSettings(most=0.0))
+    fixture.register("idle", "c")
+    assert len(only(fixture.nack(deliver), Deliver)) == 1
+    assert only(fixture.advance(service(fixture, "fast").late_s + 0.002), Deliver) == []
+
+
+def test_a_failure_counts_though_another_one_has_answered() -> None:
+    fixture, deliver = explores()
+    (second,) = only(fixture.advance(service(fixture, "fast").late_s + 0.002), Deliver)
+    fixture.ack(second)
+    before = fixture.backend("slow").profile.success
+    fixture.nack(deliver)
+    assert delivery_outcomes(fixture, "slow")["failed"] == 1
+    assert fixture.backend("slow").profile.success < before

@@ -110,10 +110,11 @@ class AttentionSection(Section):
         default=4.0,
         ge=0,
         le=1000,
-        description="A message waits for a full backend, though another has room, where this many times the latency that "
-        "waiting comes to is still the better score. 0: whoever has room gets it. With backends of 20 ms beside 2, 8 "
-        "and 30 s, at a load of 0.7, the 99th percentile was 7.9 s with 0, 1.3 with 4, 2.9 with 10; with 2, where what "
-        "is estimated is less sure, messages waited that had better gone (docs/compare.md).",
+        description="A message waits for a full backend, though another has room, where the full one would score "
+        "better even at this many times the latency to expect of it, the wait included; and for no longer than the "
+        "latency of the one with room over this. Under 1: whoever has room gets it. With backends of 20 ms beside 2, 8 "
+        "and 30 s, at a load of 0.7, the 99th percentile was 7.9 s with 0, 1.0 with 4, 2.9 with 10; with 2, where "
+        "estimates are less sure, messages waited that had better gone (docs/compare.md).",
     )
 
 
@@ -178,7 +179,7 @@ class HedgeSection(Section):
         ge=0,
         le=1,
         description="Hedges per message, at most, by a budget of each capability that starts empty. 0: no hedges but "
-        "those that a message asks for with mode hedge, which cost no budget.",
+        "those that a message asks for with mode hedge, which cost no budget; nor do those of messages that explore.",
     )
     most: float = Field(default=10.0, ge=0, le=1_000_000, description="The most that is saved up.")
     deviations: float = Field(
@@ -191,7 +192,8 @@ class HedgeSection(Section):
         default=0.7,
         ge=0,
         le=1,
-        description="Hedges leave only while less than this share of the capability's slots is taken.",
+        description="Hedges leave only while less than this share of the capability's slots is taken, but for those "
+        "of messages that explore.",
     )
     trouble_below: float = Field(
         default=0.1,

@@ -100,9 +100,10 @@ class Chooser:
         request = message.request
         ranking = self.ranking(message, now)
         pool, settings = ranking.pool, self._settings.hedge
-        # Who was sent to find out about a backend does not wait for that: such messages are few, whatever the load.
-        asked = request.mode == "hedge" or (message.notes is not None and message.notes.risked)
-        if not asked and self.hedge_obstacle(pool, now) is not None:
+        asked = request.mode == "hedge"
+        obstacle = None if asked else self.hedge_obstacle(pool, now)
+        exploring = message.exploring
+        if obstacle is not None and (obstacle == "off" or not exploring):  # those are few, whatever the load
             return None
         if pool.free <= pool.reserved and request.priority != CRITICAL:
             return None
@@ -112,7 +113,7 @@ class Chooser:
         except Exception as fault:  # noqa: BLE001 - whatever a policy raises; a hedge is a favour
             message.route.stumbled(fault, now)
             return None
-        if candidate is not None and not asked and settings.share:
+        if candidate is not None and not asked and not exploring and settings.share:
             pool.hedges.spend()
         return candidate
 

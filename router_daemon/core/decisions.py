@@ -153,7 +153,7 @@ class Decisions:
             if told is None:
                 account = None
             compared = _as_ranked(able, tried) if told is None else told
-        verdict = "ranked" if chosen or not hasattr(ranking.policy, "holds") else "slower"
+        verdict = "slower" if not chosen and pool.full and hasattr(ranking.policy, "holds") else "ranked"
         rows = [_row(candidate, verdict, score, values) for candidate, score, values in compared[1]]
         if len(rows) < len(ranking.scored):
             _add_others(rows, ranking, able, tried, chosen, kind)

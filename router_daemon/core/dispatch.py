@@ -176,6 +176,10 @@ class Dispatcher:
             ranking = self.chooser.ranking(message, now)
             self.decisions.note(message, ranking, (candidate,), self.chooser, "hedge", now)
             self.deliver(message, ranking, (candidate,), now)
+        elif message.exploring:  # whoever would do it sooner is busy: a little later, and less and less often
+            notes = message.noted()
+            notes.late_s *= 2.0
+            message.hedge_at = now + notes.late_s
 
     # --- where nobody has room ---
 

@@ -1,31 +1,31 @@
 """Whether a message waits for a full backend though another one has room: where that is the sooner answer by far.
 
 Rules:
-- The policy says whether (`Holds`); of one that does not, no message waits while somebody has room.
-- Nobody is held for nothing: not where a new message would wait too long for its time to live, or would have to make
-  room to wait; not one that names its backend, or is to find out about one.
+- The policy says whether, and for how long in all (`Holds`); of one that does not, no message waits while somebody has
+  room. After that time who has room gets it, so nobody starves behind those who come first.
+- Nobody is held for nothing: not where a new message would wait too long for its time to live, or the waiting room is
+  half full; not one that names its backend, or is to find out about one.
 - Who is held is looked at again whenever a place becomes free, as all who wait; and, since who is waited for may hang,
-  after the time that the policy gave, by one timer for the whole capability.
+  when the first of them has waited for long enough, by one timer for the whole capability.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from math import inf
+from typing import TypeAlias
 
 from router_daemon.core.backends import Backend
 from router_daemon.core.choosing import Chooser
 from router_daemon.core.messages import Message
-from router_daemon.core.ranking import Candidate, Ranking
+from router_daemon.core.ranking import Candidate, NonsenseError, Ranking
 from router_daemon.core.timers import Timers
 from router_daemon.core.waiting import WaitingRoom
 
 Holds: TypeAlias = Callable[[Ranking, Candidate, Sequence[Backend], int, float], "float | None"]
 """A policy's `holds`, which a policy may have beside what `Policy` asks for: told whom it has just picked, the backends
-tried, how many messages wait before this one, and the time, it returns for how many seconds the message may wait for a
-full backend instead; None: not at all. It changes nothing."""
-FREELY: Final[list[Message]] = []
-"""Whom a message has to displace that may wait."""
+tried, how many messages wait before this one, and the time, it returns for how many seconds the message may wait in all
+for a full backend instead; None: not at all. It changes nothing."""
 
 
 class Holding:
@@ -41,33 +41,40 @@ class Holding:
 
         To be asked where some backend of the capability is full (`Pool.full`); else the answer is no.
         """
-        wait_s = self.wait_s(message, ranking, chosen[0], now)
-        if wait_s is None:
+        left_s = self.left_s(message, ranking, chosen[0], now)
+        if left_s is None:
             return False
         if message.line is None:
             message.counts.holds += 1
-        if ranking.pool.bucket is None:
-            self._timers.schedule(ranking.pool, now + wait_s, now)
+        pool, due = ranking.pool, now + left_s
+        if pool.bucket is None or due < pool.held_until:
+            pool.held_until = due
+            self._timers.schedule(pool, due, now)
         return True
 
-    def wait_s(self, message: Message, ranking: Ranking, choice: Candidate, now: float) -> float | None:
-        """Return for how long a message may wait rather than go to who was just chosen; None: not at all."""
+    def left_s(self, message: Message, ranking: Ranking, choice: Candidate, now: float) -> float | None:
+        """Return for how much longer a message may wait, not go to who was just chosen for it; None: not at all."""
         ask: Holds | None = getattr(ranking.policy, "holds", None)
         if ask is None or message.named or choice.backend.ejected:
             return None
-        if message.notes is not None and message.notes.risked:
+        if not message.deliveries and message.notes is not None and message.notes.risked:
             return None
-        able, tried = self._chooser.affordable(message, ranking), self._chooser.tried(message)
         new = message.line is None
-        request = message.request
+        if new and not self._waiting.is_roomy(message):
+            return None
+        able, tried, request = self._chooser.affordable(message, ranking), self._chooser.tried(message), message.request
         ahead = self._waiting.ahead(request.capability, request.priority) if new else 0
         try:
             wait_s = ask(able, choice, tried, ahead, now)
+            if wait_s is not None and not 0.0 <= wait_s < inf:
+                raise NonsenseError("holds returned no time")
         except Exception as fault:  # noqa: BLE001 - whatever a policy raises: there is a choice
             message.route.stumbled(fault, now)
             return None
-        if wait_s is not None and new:
-            too_long = not message.deliveries and self._chooser.forecast(message, ranking, ahead, now)[1]
-            if too_long or self._waiting.displaced_by(message) != FREELY:
-                return None
-        return wait_s
+        if wait_s is None:
+            return None
+        if not new:
+            wait_s -= now - message.waits_since
+        elif not message.deliveries and self._chooser.forecast(message, ranking, ahead, now)[1]:
+            return None
+        return wait_s if wait_s > 0.0 else None

@@ -157,6 +157,12 @@ class Message(Struct, eq=False):
             return []
         return [delivery.backend for delivery in deliveries if not delivery.excused]
 
+    @property
+    def exploring(self) -> bool:
+        """Its only head is one that it was sent to so as to find out about it."""
+        deliveries, notes = self.deliveries, self.notes
+        return notes is not None and notes.risked and len(deliveries) == 1 and deliveries[0].complete
+
     def noted(self) -> Notes:
         """Return the notes, begun where there are none."""
         notes = self.notes

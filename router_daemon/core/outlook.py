@@ -80,7 +80,7 @@ class Outlook:
         if not self._preferred or self._risked is not None or not self._ranking.pool.full:
             return False
         holding = self._broker.dispatcher.holding
-        return holding.wait_s(self._message, self._ranking, self._preferred[0], self._now) is not None
+        return holding.left_s(self._message, self._ranking, self._preferred[0], self._now) is not None
 
     def _choose(self) -> dict[str, int]:
         chosen = list(self._preferred)
@@ -220,7 +220,8 @@ class Outlook:
         delay_s = first.service.late_s
         obstacle = self._chooser.hedge_obstacle(pool, self._now)
         if self._risked is not None:  # as it would be late where the message would have gone else, and in any case
-            delay_s, obstacle = min(delay_s, self._preferred[0].service.late_s), None
+            delay_s = min(delay_s, self._preferred[0].service.late_s)
+            obstacle = obstacle if obstacle == "off" else None
         if delay_s == inf:
             return None, f"fewer than {settings.samples} answers are known"
         words = {

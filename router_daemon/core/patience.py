@@ -68,7 +68,7 @@ class Patience:
                 due = limit_at
             if message.copies and message.mode in MAY_HEDGE:
                 late_s, notes = service.late_s, message.notes
-                if notes is not None and notes.late_s < late_s:
+                if notes is not None and alone and notes.late_s < late_s:
                     late_s = notes.late_s
                 hedge_at = message.hedge_at = now + late_s
                 if hedge_at < due:

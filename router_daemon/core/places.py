@@ -64,7 +64,7 @@ class Places:
             if backend.ejected:
                 delivery.trial = delivery.complete = True  # it is to decide something, whoever answers first
                 backend.on_trial()
-            elif message.notes is not None and message.notes.risked and not deliveries:
+            elif not deliveries and count == 1 and message.notes is not None and message.notes.risked:
                 delivery.complete = True  # it is to be measured
             deliveries.append(delivery)
             header = DeliverHeader(

@@ -96,7 +96,8 @@ class Pool:
         reference_s, samples: mean latency of its successes (ref_c), and how many there were.
         stream_s: mean time for which they held their slot after that: of a stream, from its first piece to its end.
         explore_from: from that many messages on the next one looks for somebody who has been unused for long.
-        bucket: its place in a timer wheel, while somebody waits for a faster member than has room.
+        bucket: its place in a timer wheel, while somebody waits for a faster member than has room; held_until: when the
+            first of them has waited for long enough.
     """
 
     capability: str
@@ -126,6 +127,7 @@ class Pool:
     troubles_from: float = 0.0
     rate_notes: deque[tuple[float, int]] = field(default_factory=deque)
     bucket: dict[Any, None] | None = None
+    held_until: float = inf
 
     def detached(self) -> Pool:
         """Return a copy that may be looked at in any way, for people, without changing this one."""

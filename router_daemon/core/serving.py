@@ -61,8 +61,9 @@ class Serving:
                 self.serve(backend, now)
 
     def serve_held(self, pool: Pool, now: float) -> None:
-        """Look again for those who wait for somebody faster than who has room: it may hang, or be gone."""
-        while any(self._serve_one(m, now) for m in self._waiting.next_for((pool.capability,), now, lambda _: True)):
+        """Look again for those who wait for somebody faster than who has room: it may hang, or have too much to do."""
+        capabilities = (pool.capability,) if pool.capability else None  # "": the pool of all
+        while any(self._serve_one(m, now) for m in self._waiting.next_for(capabilities, now, _may_be_held)):
             pass
 
     def serve_dearer(self, backend: Backend, now: float) -> None:
@@ -76,7 +77,9 @@ class Serving:
         if self._dispatcher.overdue(message, now):
             return True
         ranking, chosen = self._chooser.decide(message, now)
-        if not chosen or (ranking.pool.full and self._dispatcher.holding.holds(message, ranking, chosen, now)):
+        if chosen and ranking.pool.full and self._dispatcher.holding.holds(message, ranking, chosen, now):
+            return False
+        if not chosen:
             note_reserve(message, ranking.pool)
             return self._dispatcher.objects(message, ranking, now)
         if message.deadline - now < self._chooser.shortest_s(message, ranking, now):
@@ -103,3 +106,7 @@ class Serving:
                 if not message.ended and not self._chooser.has_untried(message, now):
                     message.reason = message.reason or f"{capability}: {NOBODY['no_backend']}"
                     self._dispatcher.fail(message, "failed" if message.deliveries else "no_backend", now)
+
+
+def _may_be_held(message: Message) -> bool:
+    return not message.named

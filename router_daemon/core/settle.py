@@ -107,7 +107,7 @@ class Settler:
             mean_s = delivery.service.service_s
             pause_s = mean_s if header.retry_after_ms is UNSET else header.retry_after_ms / 1000.0
             self._places.pause(backend, pause_s, now)
-        if message.ended and not (delivery.trial and not delivery.cancelled):
+        if message.ended and not (delivery.complete and not delivery.cancelled):
             self._count(delivery, "cancelled", now)
         elif code == "failed":
             self._blame(delivery, "failed", now)

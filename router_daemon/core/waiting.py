@@ -70,6 +70,11 @@ class WaitingRoom:
         self._max = (max_messages, max_bytes)
         self._max_common = (max_messages - share_of(reserve, max_messages), max_bytes - share_of(reserve, max_bytes))
 
+    def is_roomy(self, message: Message) -> bool:
+        """Tell whether with a message the room is at most half full."""
+        most, most_bytes = self._max_common
+        return 2 * (self.size + 1) <= most and 2 * (self.bytes + message.size) <= most_bytes
+
     def displaced_by(self, message: Message) -> list[Message] | None:
         """Return who has to leave for a message to come in, mostly nobody; None where it cannot."""
         priority = message.request.priority

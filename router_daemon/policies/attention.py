@@ -55,6 +55,7 @@ class Attention:
         self._settings = settings.attention
         self._rng = rng
         self._drawn: tuple[int, Sequence[Candidate]] = 0, ()
+        self._sampled: tuple[Sequence[Candidate], Sequence[Candidate]] = (), ()
 
     def score(self, capability: str, priority: int, backends: Sequence[Backend]) -> list[Candidate]:
         """Return every backend with its score as if it were the fastest, best first."""
@@ -107,36 +108,39 @@ class Attention:
     def holds(
         self, ranking: Ranking, choice: Candidate, tried: Sequence[Backend], ahead: int, now: float
     ) -> float | None:
-        """Return for how long (s) a message may wait for a full backend rather than go to who was chosen; None: not.
+        """Return for how long (s) a message may wait in all for a full backend, not go to who was chosen; None: not.
 
         With E_f the latency to expect at a full backend f, were it sent there now, and `ahead` messages that wait for
         any of them: E = min E_f + ahead / sum(slots_f / service_f). It waits where f scores more than the choice with
-        hold_times E for its latency; and until the choice's latency over hold_times has gone by, since a backend that
-        is silent for so long is no better any more.
+        hold_times E for its latency, and for the choice's latency over hold_times in all: after that it has waited for
+        as long as was hoped to be enough, whatever happens at f.
         """
         settings, candidates = self._settings, ranking.candidates
         times = settings.hold_times
+        if times < 1.0:
+            return None
         if len(candidates) > settings.scan_most:
-            candidates = list(dict.fromkeys(self._drawn[1]))
-        cost = settings.cost_weight * ranking.pool.reference_s
-        most_s = choice.service.expected_s + cost * choice.surcharge
+            of, drawn = self._sampled
+            candidates = list(dict.fromkeys(drawn)) if of is candidates else []
+        choice_s = choice.service.expected_s
         best, least, rate = None, inf, 0.0
         for candidate in candidates:
-            service = candidate.service
-            if candidate.backend.full and service.samples and times * service.service_s < most_s:
+            service, backend = candidate.service, candidate.backend
+            if backend.full and service.samples and times * service.service_s < choice_s:
                 service.bring_up_to_date(now, self._profile, settings)
-                expected_s = service.expected_s + cost * candidate.surcharge
-                if times * expected_s < most_s and candidate.backend not in tried:
-                    rate += candidate.backend.info.slots / max(service.service_s, LEAST_S)
-                    if expected_s < least:
-                        best, least = candidate, expected_s
+                if times * service.expected_s < choice_s and backend not in tried:
+                    rate += min(backend.info.slots, backend.limit) / max(service.service_s, LEAST_S)
+                    if service.expected_s < least:
+                        best, least = candidate, service.expected_s
         if best is None:
             return None
-        waiting_s = times * (least + ahead / rate)
-        fastest_s = min(waiting_s, most_s)
-        gain = self._performance * (fastest_s / (fastest_s + waiting_s) - fastest_s / (fastest_s + most_s))
+        cost = settings.cost_weight * ranking.pool.reference_s
+        waiting_s = times * (least + ahead / rate) + cost * best.surcharge
+        going_s = choice_s + cost * choice.surcharge
+        fastest_s = min(waiting_s, going_s)
+        gain = self._performance * (fastest_s / (fastest_s + waiting_s) - fastest_s / (fastest_s + going_s))
         gain += best.fixed - choice.fixed + self._reliability * (best.service.success - choice.service.success)
-        return most_s / times if gain > 0.0 else None
+        return choice_s / times if gain > 0.0 else None
 
     def account(self, ranking: Ranking, request: Request, tried: Sequence[Backend], now: float) -> Account:
         """Return score and terms of those whom `pick` has just looked at; nobody where it drew others since."""
@@ -215,7 +219,7 @@ class Attention:
         """Return some at random; where none of them has room, the first that has from a random one on."""
         draw, count = self._rng.random, len(candidates)
         some = [candidates[int(draw() * count)] for _ in range(self._settings.sample)]
-        self._drawn = len(tried), some
+        self._drawn, self._sampled = (len(tried), some), (candidates, some)
         if any(candidate.backend.free > 0 and candidate.backend not in tried for candidate in some):
             return some
         start = int(draw() * count)

@@ -100,8 +100,9 @@ def overview() -> list[Json]:
         ),
         graph(
             "Further heads",
-            "Retries after failures, hedges beside a late head, messages that explore.",
-            *((rate(f"router_{what}_total", OF), what) for what in ("retries", "hedges", "explorations")),
+            "Retries after failures, hedges beside a late head, messages that explore. Holds: messages that wait for "
+            "somebody faster than who has room.",
+            *((rate(f"router_{what}_total", OF), what) for what in ("retries", "hedges", "explorations", "holds")),
             unit="ops",
         ),
         graph(
