@@ -212,6 +212,8 @@ class Backend:
         self.pools = pools
         for pool in pools:
             pool.members[self.name] = self
+            if self.full:
+                pool.full[self] = None
         self._add(1)
 
     def leave_pools(self) -> None:
@@ -219,8 +221,8 @@ class Backend:
         self._add(-1)
         for pool in self.pools:
             del pool.members[self.name]
-            pool.trials.pop(self, None)
-            pool.stale.pop(self, None)
+            for some in (pool.trials, pool.stale, pool.full):
+                some.pop(self, None)
         self.pools = ()
 
     def check(self) -> None:
@@ -239,7 +241,6 @@ class Backend:
             pool.slots += sign * info.slots
             pool.places += sign * self.places
             pool.free += sign * self.free
-            pool.full += sign * self.full
             pool.busy += sign * (len(self.open) + self.other)
             pool.warm += sign * info.slots * self.warm
             pool.costly += sign * (self.cost is not None)
@@ -260,4 +261,7 @@ class Backend:
     def _note_full(self, *, full: bool) -> None:
         self.full = full
         for pool in self.pools:
-            pool.full += 1 if full else -1
+            if full:
+                pool.full[self] = None
+            else:
+                del pool.full[self]

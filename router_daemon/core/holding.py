@@ -1,8 +1,8 @@
 """Whether a message waits for a full backend though another one has room: where that is the sooner answer by far.
 
 Rules:
-- The policy says whether, and for how long in all (`Holds`); of one that does not, no message waits while somebody has
-  room. After that time who has room gets it, so nobody starves behind those who come first.
+- The policy says whether, and for how long in all (`MayHold`); of one that does not, no message waits while somebody
+  has room. After that time who has room gets it, so nobody starves behind those who come first.
 - Nobody is held for nothing: not where a new message would wait too long for its time to live, or the waiting room is
   half full; not one that names its backend, or is to find out about one.
 - Who is held is looked at again whenever a place becomes free, as all who wait; and, since who is waited for may hang,
@@ -15,17 +15,19 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import TypeAlias
 
-from router_daemon.core.backends import Backend
 from router_daemon.core.choosing import Chooser
 from router_daemon.core.messages import Message
 from router_daemon.core.ranking import Candidate, NonsenseError, Ranking
 from router_daemon.core.timers import Timers
 from router_daemon.core.waiting import WaitingRoom
 
-Holds: TypeAlias = Callable[[Ranking, Candidate, Sequence[Backend], int, float], "float | None"]
-"""A policy's `holds`, which a policy may have beside what `Policy` asks for: told whom it has just picked, the backends
-tried, how many messages wait before this one, and the time, it returns for how many seconds the message may wait in all
-for a full backend instead; None: not at all. It changes nothing."""
+MayHold: TypeAlias = Callable[[Ranking, Candidate], bool]
+"""A policy's `may_hold`: whether `holds` is worth asking after this choice. Under load that is after most, so it has to
+be quick. A policy may have both beside what `Policy` asks for; they change nothing.
+
+`holds(ranking, choice, tried, ahead, now)`, told whom the policy has just picked, the backends tried, how many messages
+wait before this one, and the time, returns for how many seconds the message may wait in all for a full backend instead;
+None: not at all."""
 
 
 class Holding:
@@ -54,8 +56,16 @@ class Holding:
 
     def left_s(self, message: Message, ranking: Ranking, choice: Candidate, now: float) -> float | None:
         """Return for how much longer a message may wait, not go to who was just chosen for it; None: not at all."""
-        ask: Holds | None = getattr(ranking.policy, "holds", None)
-        if ask is None or message.named or choice.backend.ejected:
+        may: MayHold | None = getattr(ranking.policy, "may_hold", None)
+        if may is None:
+            return None
+        try:
+            if not may(ranking, choice):
+                return None
+        except Exception as fault:  # noqa: BLE001 - whatever a policy raises: there is a choice
+            message.route.stumbled(fault, now)
+            return None
+        if message.named or choice.backend.ejected:
             return None
         if not message.deliveries and message.notes is not None and message.notes.risked:
             return None
@@ -65,7 +75,7 @@ class Holding:
         able, tried, request = self._chooser.affordable(message, ranking), self._chooser.tried(message), message.request
         ahead = self._waiting.ahead(request.capability, request.priority) if new else 0
         try:
-            wait_s = ask(able, choice, tried, ahead, now)
+            wait_s: float | None = ranking.policy.holds(able, choice, tried, ahead, now)  # type: ignore[attr-defined]
             if wait_s is not None and not 0.0 <= wait_s < inf:
                 raise NonsenseError("holds returned no time")
         except Exception as fault:  # noqa: BLE001 - whatever a policy raises: there is a choice

@@ -109,12 +109,12 @@ class Pool:
     places: int = 0
     reserved: int = 0
     free: int = 0
-    full: int = 0
     passed_over: bool = False
     busy: float = 0.0
     warm: int = 0
     costly: int = 0
     ejected: int = 0
+    full: dict[Backend, None] = field(default_factory=dict)
     trials: dict[Backend, None] = field(default_factory=dict)
     stale: dict[Backend, None] = field(default_factory=dict)
     messages: int = 0
@@ -139,19 +139,19 @@ class Pool:
 
     def check(self) -> None:
         """Assert that the sums are those of the members."""
-        slots = places = free = full = warm = costly = ejected = 0
+        slots = places = free = warm = costly = ejected = 0
         busy = 0.0
         for backend in self.members.values():  # once for all: tests do this after every step
             assert self in backend.pools
             slots += backend.info.slots
             places += backend.places
             free += backend.free
-            full += backend.full
             busy += len(backend.open) + backend.other
             warm += backend.info.slots if backend.warm else 0
             costly += backend.cost is not None
             ejected += backend.ejected
-        assert (self.slots, self.places, self.free, self.full) == (slots, places, free, full)
+        assert (self.slots, self.places, self.free) == (slots, places, free)
+        assert set(self.full) == {backend for backend in self.members.values() if backend.full}
         assert (self.warm, self.costly, self.ejected) == (warm, costly, ejected)
         assert abs(self.busy - busy) < 1e-6 * (1 + self.busy)
         assert all(backend.ejected and self.members.get(backend.name) is backend for backend in self.trials)

@@ -105,6 +105,16 @@ class Attention:
                 return fastest if score > self.threshold else None
         return self._best(candidates, least, slowest_s, cost)
 
+    def may_hold(self, ranking: Ranking, choice: Candidate) -> bool:
+        """Tell, quickly, whether there is any full backend that `holds` could say yes for."""
+        times, choice_s, capability = self._settings.hold_times, choice.service.expected_s, ranking.capability
+        if times >= 1.0:
+            for backend in ranking.pool.full:
+                service = backend.services.get(capability)
+                if service is not None and times * service.service_s < choice_s:
+                    return True
+        return False
+
     def holds(
         self, ranking: Ranking, choice: Candidate, tried: Sequence[Backend], ahead: int, now: float
     ) -> float | None:
@@ -117,8 +127,6 @@ class Attention:
         """
         settings, candidates = self._settings, ranking.candidates
         times = settings.hold_times
-        if times < 1.0:
-            return None
         if len(candidates) > settings.scan_most:
             of, drawn = self._sampled
             candidates = list(dict.fromkeys(drawn)) if of is candidates else []
