@@ -32,14 +32,24 @@ class Served:
         self._thread.start()
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(10)
+        self.go_away()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
 
     def go_away(self) -> None:
         """Be not there for a while."""
-        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+
+    async def _end(self) -> None:
+        """Stop the server, and what had been accepted and not begun by then: nobody would close its socket."""
+        await self._server.stop()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        for _ in range(2):  # a closed transport lets go of its socket in the next round
+            await asyncio.sleep(0)
 
     def come_back(self, broker: BrokerFixture | None = None) -> None:
         """Be there again, at the same address; with another broker, as after a restart."""
