@@ -18,6 +18,7 @@ from router_daemon.core.settings import (
     RetrySettings,
     WaitingSettings,
 )
+from router_daemon.policies.attention import Attention
 from router_daemon.testing import BrokerFixture, only
 
 NO_EXPLORATION = ExplorationSettings(share=0.0)
@@ -261,6 +262,26 @@ def test_of_more_than_are_looked_at_those_that_were_drawn_are_waited_for() -> No
         with room_only_at(fixture, name):
             send_one(fixture, 100 + number, heads=1)
     assert [send(fixture, number) for number in range(5)] == [[]] * 5
+
+
+@pytest.mark.parametrize(("scan_most", "walks"), [(2, True), (1, False)])
+def test_of_many_full_ones_none_is_looked_at_to_tell_whether_to_ask(scan_most: int, walks: bool) -> None:
+    """Two full ones, as slow as the choice: a walk through them says no; `holds` is asked without one beyond `scan_most`."""
+    fixture = unequal(learnt=False, attention=AttentionSettings(scan_most=scan_most))
+    fixture.register("full", "c", slots=1)
+    for number, name in enumerate(("fast", "full")):
+        learn(fixture, name, FAST_S, 20)
+        with room_only_at(fixture, name):
+            send_one(fixture, 100 + number, heads=1)
+    learn(fixture, "slow", FAST_S, 20)
+    now, policy = fixture.clock.now, fixture.broker.policy
+    assert isinstance(policy, Attention)
+    ranking = fixture.broker.rankings.get("c", 2, now)
+    (choice,) = (candidate for candidate in ranking.candidates if candidate.backend.name == "slow")
+    choice.service.bring_up_to_date(now, fixture.settings.profile, fixture.settings.attention)
+    assert policy.may_hold(ranking, choice) is not walks
+    assert policy.holds(ranking, choice, (), 0, now) is None
+    assert name_of(send_one(fixture, 1)) == "slow"
 
 
 def test_a_policy_that_fails_to_say_has_chosen() -> None:

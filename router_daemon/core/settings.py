@@ -57,7 +57,7 @@ class AttentionSettings:
         cost_weight: of a backend's cost over that of the cheapest; 0 ignores cost.
         scarcity: how much more a failure counts when no retries are left.
         scan_most: up to so many candidates each is looked at; of more, `sample` drawn at random.
-        hold_times: a message waits for a full backend that is so many times as fast as those with room; 0: never.
+        hold_times: a message waits for a full backend that is so many times as fast as those with room; under 1: never.
     """
 
     silence_services: float = 5.0

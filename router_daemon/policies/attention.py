@@ -106,10 +106,13 @@ class Attention:
         return self._best(candidates, least, slowest_s, cost)
 
     def may_hold(self, ranking: Ranking, choice: Candidate) -> bool:
-        """Tell, quickly, whether there is any full backend that `holds` could say yes for."""
+        """Tell, quickly, whether there may be a full backend that `holds` says yes for; of many full ones there may."""
         times, choice_s, capability = self._settings.hold_times, choice.service.expected_s, ranking.capability
+        full = ranking.pool.full
         if times >= 1.0:
-            for backend in ranking.pool.full:
+            if len(full) > self._settings.scan_most:
+                return True
+            for backend in full:
                 service = backend.services.get(capability)
                 if service is not None and times * service.service_s < choice_s:
                     return True
