@@ -54,7 +54,7 @@ def run_on(loop: str) -> Run:
 
         with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
             runner.run(bounded())
-        assert faults == []
+        assert faults == [], faults
 
     return run
 
